@@ -1,1 +1,15 @@
-//! Pure core.
+//! Tagout's pure core: documents, signatures, the rule, the ledger, leases and the log.
+//!
+//! No I/O, no clock, no randomness, no async. Nodes and every SDK decide with this code and no other.
+
+pub mod authority;
+pub mod command;
+pub mod digest;
+pub mod envelope;
+pub mod limits;
+pub mod log;
+pub mod note;
+pub mod rule;
+pub mod scope;
+pub mod sshsig;
+pub mod strict;

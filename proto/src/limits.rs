@@ -1,0 +1,52 @@
+//! Every bound of the formats, in one place. Units are in the names; sizes are bytes on the wire.
+
+/// A stop must stay small: the disk reserve of S10 is counted in stops.
+pub const STOP_MAX_BYTES: usize = 4 * 1024;
+/// Any other command, the authority document included.
+pub const COMMAND_MAX_BYTES: usize = 32 * 1024;
+/// Signatures beside one document (C2SP signed-note asks verifiers for 16 as well).
+pub const SIGNATURES_MAX: usize = 16;
+/// One armored SSHSIG; an Ed25519 one has about 300 bytes, a FIDO2 one about 400.
+pub const SIGNATURE_MAX_BYTES: usize = 1024;
+/// How deep JSON may nest; the deepest document of ours has 4 levels.
+pub const JSON_DEPTH_MAX: usize = 8;
+
+pub const SCOPE_SEGMENTS_MAX: usize = 8;
+pub const SCOPE_SEGMENT_MAX_BYTES: usize = 64;
+
+pub const COMMAND_ID_MAX_BYTES: usize = 128;
+pub const REASON_MAX_BYTES: usize = 1024;
+pub const CASE_MAX_BYTES: usize = 128;
+pub const NAME_MAX_BYTES: usize = 64;
+
+/// Lock ids that one release or start may list.
+pub const LOCK_IDS_MAX: usize = 400;
+/// Sub-scopes that may be started one by one, in waves, before the lock's whole scope is.
+pub const WAVES_PER_LOCK_MAX: usize = 1024;
+/// Unexpired grants kept per scope; a view carries all that cover an agent.
+pub const GRANTS_PER_SCOPE_MAX: usize = 8;
+/// A drain may last this long at most.
+pub const DRAIN_MAX_MS: u64 = 60 * 60 * 1000;
+
+/// One log entry: the length prefix of an entry bundle has 16 bits (C2SP tlog-tiles).
+pub const ENTRY_MAX_BYTES: usize = 65_535;
+
+pub const PRINCIPALS_MAX: usize = 128;
+pub const KEYS_PER_PRINCIPAL_MAX: usize = 8;
+pub const ROLES_MAX: usize = 64;
+pub const NODES_MAX: usize = 9;
+pub const ROOT_KEYS_MAX: usize = 16;
+
+/// How long a lease lets a guard allow calls, from the making of its nonce.
+pub const TTL_MIN_MS: u64 = 2_000;
+pub const TTL_DEFAULT_MS: u64 = 10_000;
+pub const TTL_MAX_MS: u64 = 60_000;
+/// How long calls in flight may outlive a lapsed lease.
+pub const LAPSE_GRACE_DEFAULT_MS: u64 = 20_000;
+pub const LAPSE_GRACE_MAX_MS: u64 = 120_000;
+
+/// Agents in one lease request, and locks it may ask about.
+pub const AGENTS_PER_LEASE_MAX: usize = 1024;
+pub const KNOWN_PER_LEASE_MAX: usize = 256;
+/// Lease requests answered with one read and one signature.
+pub const LEASE_BATCH_MAX: usize = 1024;
