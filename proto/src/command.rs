@@ -134,7 +134,7 @@ pub struct Stop {
 
 /// The stop categories of IEC 60204-1: at once; after an orderly end; with power kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "mode")]
+#[serde(rename_all = "lowercase")]
 pub enum StopMode {
     /// Category 0: now; calls in flight are cut.
     Halt,

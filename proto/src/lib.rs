@@ -13,3 +13,5 @@ pub mod rule;
 pub mod scope;
 pub mod sshsig;
 pub mod strict;
+pub mod view;
+pub mod wire;

@@ -1,0 +1,194 @@
+//! The JSON bodies of the node's HTTP API that are not documents of their own. Times are Unix milliseconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::authority::Limits;
+use crate::command::ActionKind;
+use crate::digest::Digest;
+use crate::envelope::Envelope;
+use crate::ledger::{Epoch, GrantSummary, LockRecord};
+use crate::rule::Verdict;
+use crate::scope::Scope;
+
+/// Every error, as `application/problem+json` (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A stable name for programs, such as `unsigned` or `below-threshold`.
+    pub code: String,
+    pub status: u16,
+    pub title: String,
+    /// What is wrong and what to do about it.
+    pub detail: String,
+}
+
+/// `POST /v1/commands` and `POST /agent/shutdown`: 201 when it took effect now, 200 when it had before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandAnswer {
+    pub action: ActionKind,
+    pub scope: Scope,
+    /// SHA-256 of the command's bytes; a stop's lock id.
+    pub digest: Digest,
+    /// Its entry in the log.
+    pub index: u64,
+    pub time_ms: u64,
+    pub repeated: bool,
+    pub reach: Reach,
+}
+
+/// What a scope holds, as far as this node knows: agents with a grant of their own or seen by a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    pub agents: u64,
+    pub instances: u64,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub deployment: String,
+    pub node: String,
+    pub epoch: Epoch,
+    pub log_size: u64,
+    pub log_root: Digest,
+    pub authority_version: u64,
+    pub limits: Limits,
+    pub time_ms: u64,
+    pub locks: u64,
+    /// Unexpired ones, by scope.
+    pub grants: Vec<GrantSummary>,
+}
+
+/// `GET /v1/authority`: every version from the genesis on, each to be verified by the reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityChain {
+    pub authority: Vec<Envelope>,
+}
+
+/// `GET /v1/agents?scope=…`: agents at or below the scope.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agents {
+    pub agents: Vec<Agent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    pub scope: Scope,
+    pub verdict: Verdict,
+    /// Every lock that holds it, on it or above it.
+    pub locks: Vec<Digest>,
+    /// When its last grant ends; absent without one.
+    pub consent_until_ms: Option<u64>,
+    pub instances: Vec<Instance>,
+}
+
+/// A process that holds a guard for the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub instance: String,
+    /// How long ago its last lease was issued.
+    pub seen_ms_ago: u64,
+}
+
+/// `GET /v1/locks?scope=…`: locks on the scope, above it or below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locks {
+    pub locks: Vec<LockRecord>,
+}
+
+/// `GET /v1/locks/{id}/reach?after=VERSION`: answered once there is a newer version, or after 20 s as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopReach {
+    pub lock: Digest,
+    pub version: u64,
+    /// Milliseconds since the stop was committed on this node.
+    pub age_ms: u64,
+    /// After so many milliseconds no lease from before the stop is alive anywhere (S3).
+    pub bounded_after_ms: u64,
+    pub instances: Vec<InstanceReach>,
+    /// Every instance has confirmed, or the bound has passed.
+    pub settled: bool,
+    /// The outcome's entry in the log, once it is there.
+    pub outcome_index: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReach {
+    pub agent: Scope,
+    pub instance: String,
+    pub state: ReachState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum ReachState {
+    /// Its lease may still be alive.
+    Waiting,
+    /// It said so itself: no new calls, calls in flight are cut.
+    Confirmed {
+        /// From commit to the confirmation's arrival, by the node's clock.
+        after_ms: u64,
+        /// From the stop's arrival to the guard's closing, by the instance's clock, in microseconds.
+        closed_us: u64,
+        /// From the stop's arrival until the last call in flight was cut, in microseconds.
+        cut_us: u64,
+        calls_cut: u64,
+        by: StopPath,
+    },
+    /// Silent, but its last lease from before the stop is dead (S3).
+    Bounded,
+}
+
+/// How a stop reached a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopPath {
+    Push,
+    Lease,
+}
+
+/// `POST /v1/confirmations`. Step ⑧ of a stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    pub lock: Digest,
+    pub agent: Scope,
+    pub instance: String,
+    pub closed_us: u64,
+    pub cut_us: u64,
+    pub calls_cut: u64,
+    pub by: StopPath,
+}
+
+/// The data of an `event: stop` of `GET /v1/events?scope=a,b`. Step ⑥ of a stop.
+///
+/// The other events are `hello` (once, `Renew` as data) and `renew` (`Renew` as data).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopEvent {
+    pub stop: Envelope,
+    pub index: u64,
+    pub time_ms: u64,
+}
+
+/// The data of an `event: renew`: something was given, or (`deny`) stops may have been missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    pub log_size: u64,
+    /// Deny until a lease made after this has come.
+    pub deny: bool,
+}
+
+/// The document of an `outcome` entry. Step ⑨ of a stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub tagout: u64,
+    pub outcome: Digest,
+    /// The node that observed it.
+    pub node: String,
+    pub bounded_after_ms: u64,
+    pub confirmed: u64,
+    pub bounded: u64,
+    pub slowest_ms: Option<u64>,
+    pub calls_cut: u64,
+    /// The first of them; the counts above hold for all.
+    pub instances: Vec<InstanceReach>,
+}
