@@ -1,0 +1,335 @@
+//! Step ① of a stop: the operator's own SSH key signs the exact bytes of a command, on the operator's machine.
+//!
+//! What comes out is an SSHSIG signature (OpenSSH `PROTOCOL.sshsig`), the same that `ssh-keygen -Y sign` makes,
+//! so anyone can verify it with `ssh-keygen -Y verify`. The key is in a file ([`key_file`]) or in an ssh-agent
+//! ([`agent`]). Everything here blocks: asynchronous callers use `spawn_blocking`.
+
+mod agent;
+mod key_file;
+mod wire;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use sha2::{Digest, Sha512};
+use zeroize::Zeroizing;
+
+pub use self::key_file::generate;
+pub use self::wire::{KeyKind, PublicKey};
+
+use self::agent::Agent;
+use self::key_file::{KeyFile, PrivateFile};
+use self::wire::{Reader, put_string};
+
+/// The environment variable with the key file's passphrase, for machines where nobody can be asked.
+pub const PASSPHRASE_VARIABLE: &str = "TAGOUT_KEY_PASSPHRASE";
+
+/// A key that can sign: it is loaded from a file, or an agent holds it.
+#[derive(Debug)]
+pub struct Signer {
+    public: PublicKey,
+    holder: Holder,
+}
+
+#[derive(Debug)]
+enum Holder {
+    File { path: PathBuf, key: SigningKey },
+    Agent(Agent),
+}
+
+/// Where [`Signer::open_with`] finds an agent and a passphrase.
+#[derive(Default)]
+pub struct Surroundings {
+    /// The agent's socket, `SSH_AUTH_SOCK`.
+    pub agent_socket: Option<PathBuf>,
+    /// A passphrase given beforehand. It wins over asking.
+    pub passphrase: Option<Zeroizing<String>>,
+    /// Whether a person may be asked on the terminal.
+    pub may_ask: bool,
+}
+
+impl Surroundings {
+    /// Those of this process: `SSH_AUTH_SOCK`, `TAGOUT_KEY_PASSPHRASE` and its terminal, if it has one.
+    pub fn of_process() -> Self {
+        Self {
+            agent_socket: std::env::var_os("SSH_AUTH_SOCK")
+                .filter(|socket| !socket.is_empty())
+                .map(PathBuf::from),
+            passphrase: std::env::var(PASSPHRASE_VARIABLE).ok().map(Zeroizing::new),
+            may_ask: true,
+        }
+    }
+
+    fn agent(&self) -> Result<Agent, SignError> {
+        self.agent_socket.clone().map(Agent::at).ok_or(SignError::NoAgent)
+    }
+
+    fn passphrase_for(&self, path: &Path) -> Result<Zeroizing<String>, SignError> {
+        if let Some(passphrase) = &self.passphrase {
+            return Ok(passphrase.clone());
+        }
+        // The question goes to the terminal itself, so it works while standard input is a document.
+        let asked =
+            self.may_ask.then(|| rpassword::prompt_password(format!("Passphrase for {}: ", path.display())));
+        match asked {
+            Some(Ok(passphrase)) => Ok(Zeroizing::new(passphrase)),
+            Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(SignError::Read { path: path.to_owned(), source: error })
+            }
+            Some(Err(_)) | None => Err(SignError::PassphraseNeeded { path: path.to_owned() }),
+        }
+    }
+}
+
+impl Signer {
+    /// Opens the key that `spec` names: the path of a private key file; the path of a public key file whose
+    /// private half an agent holds; `agent:SHA256:…` (a fingerprint) or `agent:…` (a comment).
+    ///
+    /// A key file with a passphrase is not opened if the agent holds its key: then the agent signs, and nobody
+    /// is asked for anything.
+    ///
+    /// # Errors
+    /// A sentence that says what to do, for every way in which the key cannot be used.
+    pub fn open(spec: &str) -> Result<Self, SignError> {
+        Self::open_with(spec, &Surroundings::of_process())
+    }
+
+    /// As [`Signer::open`], with the agent and passphrase given by the caller.
+    ///
+    /// # Errors
+    /// As [`Signer::open`].
+    pub fn open_with(spec: &str, surroundings: &Surroundings) -> Result<Self, SignError> {
+        if let Some(wanted) = spec.strip_prefix("agent:") {
+            let agent = surroundings.agent()?;
+            let public = agent.find_by_name(wanted)?;
+            return Ok(Self { public, holder: Holder::Agent(agent) });
+        }
+
+        let path = expand_home(spec);
+        match KeyFile::read(&path)? {
+            KeyFile::Public(public) => {
+                let agent = surroundings.agent()?;
+                let public = agent.find(&public)?;
+                Ok(Self { public, holder: Holder::Agent(agent) })
+            }
+            KeyFile::Private(file) => Self::from_private_file(path, file, surroundings),
+        }
+    }
+
+    fn from_private_file(
+        path: PathBuf,
+        file: PrivateFile,
+        surroundings: &Surroundings,
+    ) -> Result<Self, SignError> {
+        let in_agent = || {
+            let agent = surroundings.agent().ok()?;
+            let public = agent.find(file.public()).ok()?;
+            Some(Self { public, holder: Holder::Agent(agent) })
+        };
+        let unlocked = match file.public().kind() {
+            // The file of a security key holds only a handle: the token signs, through an agent.
+            KeyKind::SecurityKey => return in_agent().ok_or(SignError::SecurityKeyNeedsAgent { path }),
+            KeyKind::Ed25519 if !file.is_encrypted() => file.unlock(&path, None)?,
+            KeyKind::Ed25519 => {
+                if let Some(signer) = in_agent() {
+                    return Ok(signer);
+                }
+                let passphrase = surroundings.passphrase_for(&path)?;
+                file.unlock(&path, Some(&passphrase))?
+            }
+        };
+        Ok(Self { public: unlocked.public, holder: Holder::File { path, key: unlocked.key } })
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// `SHA256:…`, as `ssh-keygen -l` shows it.
+    pub fn fingerprint(&self) -> String {
+        self.public.fingerprint()
+    }
+
+    /// Where the private half is, in words.
+    pub fn held_by(&self) -> String {
+        match &self.holder {
+            Holder::File { path, .. } => format!("the key file {}", path.display()),
+            Holder::Agent(agent) => format!("the agent at {}", agent.socket().display()),
+        }
+    }
+
+    /// Signs exactly these bytes for `namespace` and returns the armored SSHSIG signature.
+    ///
+    /// # Errors
+    /// If the agent is gone, refuses, or returns a signature that does not verify; or if `namespace` is empty.
+    pub fn sign(&self, namespace: &str, message: &[u8]) -> Result<String, SignError> {
+        if namespace.is_empty() {
+            return Err(SignError::EmptyNamespace);
+        }
+        let to_sign = signed_data(namespace, message);
+        let signature = match &self.holder {
+            Holder::File { key, .. } => {
+                let mut blob = Vec::new();
+                put_string(&mut blob, KeyKind::Ed25519.name().as_bytes());
+                put_string(&mut blob, &key.sign(&to_sign).to_bytes());
+                blob
+            }
+            Holder::Agent(agent) => {
+                let blob = agent.sign(&self.public, &to_sign)?;
+                check_agent_signature(&self.public, &to_sign, &blob)?;
+                blob
+            }
+        };
+        Ok(armored(&self.public, namespace, &signature))
+    }
+}
+
+/// What the key signs: the message's hash, bound to the namespace, so that a signature made for one purpose is
+/// none for another.
+fn signed_data(namespace: &str, message: &[u8]) -> Vec<u8> {
+    let mut data = b"SSHSIG".to_vec();
+    put_string(&mut data, namespace.as_bytes());
+    put_string(&mut data, b"");
+    put_string(&mut data, b"sha512");
+    put_string(&mut data, &Sha512::digest(message));
+    data
+}
+
+fn armored(public: &PublicKey, namespace: &str, signature: &[u8]) -> String {
+    const COLUMNS: usize = 70;
+
+    let mut blob = b"SSHSIG".to_vec();
+    blob.extend(1_u32.to_be_bytes());
+    put_string(&mut blob, public.blob());
+    put_string(&mut blob, namespace.as_bytes());
+    put_string(&mut blob, b"");
+    put_string(&mut blob, b"sha512");
+    put_string(&mut blob, signature);
+
+    let encoded = BASE64.encode(&blob);
+    let mut text = String::from("-----BEGIN SSH SIGNATURE-----\n");
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(COLUMNS));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
+    }
+    text.push_str("-----END SSH SIGNATURE-----\n");
+    text
+}
+
+/// A signature that will not verify is better refused here, where the operator sees which agent made it, than
+/// by a node. What the flags of a security key must say is the authority's business, so nodes check that.
+fn check_agent_signature(public: &PublicKey, signed: &[u8], blob: &[u8]) -> Result<(), SignError> {
+    let wrong = |what| SignError::AgentAnswer { what };
+    let mut reader = Reader(blob);
+    let kind = reader.string().ok_or(wrong("its signature is cut short"))?;
+    let signature = reader.string().ok_or(wrong("its signature is cut short"))?;
+    if kind != public.kind().name().as_bytes() {
+        return Err(wrong("its signature is of another kind than the key"));
+    }
+    let signature =
+        Signature::from_slice(signature).map_err(|_| wrong("its signature has a wrong length"))?;
+    if public.kind() == KeyKind::Ed25519 {
+        let verified = VerifyingKey::from_bytes(&public.bytes())
+            .and_then(|key| key.verify_strict(signed, &signature))
+            .is_ok();
+        if !verified || !reader.0.is_empty() {
+            return Err(wrong("its signature does not verify"));
+        }
+    }
+    Ok(())
+}
+
+/// A `~/` in front, for specs that come from a configuration file, where no shell replaces it.
+fn expand_home(spec: &str) -> PathBuf {
+    match (spec.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(spec),
+    }
+}
+
+/// Why a key cannot sign or could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignError {
+    #[error(
+        "there is no key at {path}: name an existing Ed25519 key, or make one with `ssh-keygen -t ed25519 -f {path}`",
+        path = path.display()
+    )]
+    NoSuchKey { path: PathBuf },
+    #[error("cannot read the key {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "the key file {path} can be read by others (its permissions are {mode:04o}): run `chmod 600 {path}`, and \
+         replace the key if somebody else may have copied it",
+        path = path.display()
+    )]
+    OpenToOthers { path: PathBuf, mode: u32 },
+    #[error(
+        "{path} is not an OpenSSH key: give the path of a key made by `ssh-keygen -t ed25519`, of its `.pub` file if \
+         an agent holds it, or `agent:` and a fingerprint",
+        path = path.display()
+    )]
+    NotAKey { path: PathBuf },
+    #[error(
+        "{path} is a {found} key, and Tagout takes only Ed25519 keys: make one with `ssh-keygen -t ed25519` and have \
+         its public half put into the authority",
+        path = path.display()
+    )]
+    WrongKind { path: PathBuf, found: String },
+    #[error("the key file {} is damaged: restore it from a copy, or use another key ({what})", path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error(
+        "{path} needs a passphrase and there is no terminal to ask on: set TAGOUT_KEY_PASSPHRASE, or load the key \
+         into an agent with `ssh-add {path}`",
+        path = path.display()
+    )]
+    PassphraseNeeded { path: PathBuf },
+    #[error("this is not the passphrase of {}: try again", path.display())]
+    WrongPassphrase { path: PathBuf },
+    #[error(
+        "{path} belongs to a security key, which signs through an agent: plug it in, run `ssh-add {path}` and try \
+         again, or sign with `ssh-keygen -Y sign`",
+        path = path.display()
+    )]
+    SecurityKeyNeedsAgent { path: PathBuf },
+    #[error(
+        "this key is in an ssh-agent and SSH_AUTH_SOCK is not set: start an agent with `eval \"$(ssh-agent)\"` and \
+         load the key with `ssh-add`, or give the path of a private key file"
+    )]
+    NoAgent,
+    #[error("cannot reach the ssh-agent at {}: start one with `eval \"$(ssh-agent)\"`", socket.display())]
+    AgentUnreachable { socket: PathBuf, source: io::Error },
+    #[error("the ssh-agent at {} has not answered in time: unlock it or touch the security key, then try again", socket.display())]
+    AgentSilent { socket: PathBuf },
+    #[error(
+        "the ssh-agent refused to sign: it may be locked (`ssh-add -X`), want a confirmation, or miss its security key"
+    )]
+    AgentRefused,
+    #[error("the ssh-agent gave a wrong answer: {what}; use another agent, or the key file")]
+    AgentAnswer { what: &'static str },
+    #[error("the ssh-agent does not hold {wanted}; it holds {held}. Load the key with `ssh-add`")]
+    AgentLacksKey { wanted: String, held: String },
+    #[error("the ssh-agent holds several keys called {wanted}: name one by its fingerprint, agent:{first}")]
+    AgentAmbiguous { wanted: String, first: String },
+    #[error(
+        "{} exists already and is left as it is: choose another name, or move it away first", path.display()
+    )]
+    Exists { path: PathBuf },
+    #[error("cannot write the key {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("a key's comment is one line of at most {max_bytes} bytes without control characters")]
+    BadComment { max_bytes: usize },
+    #[error("cannot draw a key from the operating system's randomness: {0}")]
+    Randomness(getrandom::Error),
+    #[error("a signature needs a namespace, such as tagout-command")]
+    EmptyNamespace,
+}
+
+#[cfg(test)]
+mod tests;

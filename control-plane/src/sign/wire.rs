@@ -1,0 +1,155 @@
+//! The SSH wire encoding (RFC 4251 section 5), as far as keys and signatures need it, and public keys in it.
+
+use std::fmt;
+
+use data_encoding::{BASE64, BASE64_NOPAD};
+use sha2::{Digest, Sha256};
+
+/// The kinds of key with which Tagout's principals sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// `ssh-ed25519`
+    Ed25519,
+    /// `sk-ssh-ed25519@openssh.com`: an Ed25519 key inside a FIDO2 token.
+    SecurityKey,
+}
+
+impl KeyKind {
+    /// Its name in OpenSSH's formats.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ssh-ed25519",
+            Self::SecurityKey => "sk-ssh-ed25519@openssh.com",
+        }
+    }
+}
+
+/// A public key, kept as the bytes that OpenSSH writes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    blob: Vec<u8>,
+    kind: KeyKind,
+    bytes: [u8; 32],
+    comment: String,
+}
+
+/// Why bytes are no public key that can be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotUsable {
+    Malformed,
+    WrongKind(String),
+}
+
+impl PublicKey {
+    /// The 32 bytes of the Ed25519 key.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.bytes
+    }
+
+    /// Plain Ed25519, or inside a security key.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// The comment, often `user@host`; empty if there is none.
+    pub fn comment(&self) -> &str {
+        &self.comment
+    }
+
+    /// The key as the one line of a `.pub` file, without the newline.
+    pub fn line(&self) -> String {
+        let line = format!("{} {} {}", self.kind.name(), BASE64.encode(&self.blob), self.comment);
+        line.trim_end().to_owned()
+    }
+
+    /// `SHA256:…`, as `ssh-keygen -l` shows it.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.blob)
+    }
+
+    pub(super) fn blob(&self) -> &[u8] {
+        &self.blob
+    }
+
+    pub(super) fn same_key(&self, other: &Self) -> bool {
+        self.blob == other.blob
+    }
+
+    pub(super) fn ed25519(bytes: [u8; 32], comment: String) -> Self {
+        let mut blob = Vec::new();
+        put_string(&mut blob, KeyKind::Ed25519.name().as_bytes());
+        put_string(&mut blob, &bytes);
+        Self { blob, kind: KeyKind::Ed25519, bytes, comment }
+    }
+
+    pub(super) fn from_blob(blob: &[u8], comment: String) -> Result<Self, NotUsable> {
+        let mut reader = Reader(blob);
+        let name = reader.string().ok_or(NotUsable::Malformed)?;
+        let kind = [KeyKind::Ed25519, KeyKind::SecurityKey]
+            .into_iter()
+            .find(|kind| kind.name().as_bytes() == name)
+            .ok_or_else(|| {
+                NotUsable::WrongKind(String::from_utf8_lossy(name).escape_default().to_string())
+            })?;
+        let bytes = reader.string().and_then(|key| key.try_into().ok()).ok_or(NotUsable::Malformed)?;
+        if kind == KeyKind::SecurityKey {
+            reader.string().ok_or(NotUsable::Malformed)?; // the application, such as `ssh:`
+        }
+        if !reader.0.is_empty() {
+            return Err(NotUsable::Malformed);
+        }
+        Ok(Self { blob: blob.to_vec(), kind, bytes, comment })
+    }
+
+    pub(super) fn from_line(line: &str) -> Result<Self, NotUsable> {
+        let mut words = line.trim().splitn(3, [' ', '\t']);
+        let (Some(name), Some(encoded)) = (words.next(), words.next()) else {
+            return Err(NotUsable::Malformed);
+        };
+        let comment = words.next().unwrap_or_default().trim();
+        if comment.contains(char::is_control) {
+            return Err(NotUsable::Malformed);
+        }
+        let blob = BASE64.decode(encoded.as_bytes()).map_err(|_| NotUsable::Malformed)?;
+        let key = Self::from_blob(&blob, comment.to_owned())?;
+        if key.kind.name() != name {
+            return Err(NotUsable::Malformed);
+        }
+        Ok(key)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({})", self.line())
+    }
+}
+
+/// The name by which OpenSSH shows a key of any kind.
+pub(super) fn fingerprint(blob: &[u8]) -> String {
+    format!("SHA256:{}", BASE64_NOPAD.encode(&Sha256::digest(blob)))
+}
+
+pub(super) fn put_string(out: &mut Vec<u8>, string: &[u8]) {
+    let length = u32::try_from(string.len()).expect("strings here are far below 4 GiB");
+    out.extend(length.to_be_bytes());
+    out.extend(string);
+}
+
+/// Reads what [`put_string`] writes. `None` means that the bytes end too early.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        let (head, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(u32::from_be_bytes(*head))
+    }
+
+    pub(super) fn string(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(head)
+    }
+}
