@@ -271,7 +271,9 @@ mod tests {
                 text.lines().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| format!("{l}\n")).collect();
             assert!(Lease::parse(&without).is_err(), "line {at} is missing");
         }
-        for (good, bad) in [("ttl_ms 10000", "ttl_ms 010000"), ("rule 1", "rule 1 2"), ("epoch 1 ", "epoch +1 ")] {
+        for (good, bad) in
+            [("ttl_ms 10000", "ttl_ms 010000"), ("rule 1", "rule 1 2"), ("epoch 1 ", "epoch +1 ")]
+        {
             assert!(Lease::parse(&format!("{}\n", text.replace(good, bad))).is_err(), "{bad}");
         }
         assert!(Lease::parse(&format!("{text}\nmore 1\n")).is_err());

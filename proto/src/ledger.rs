@@ -129,7 +129,9 @@ pub enum Refusal {
     WrongDeployment { theirs: String, ours: String },
     #[error(transparent)]
     Unauthorised(#[from] Unauthorised),
-    #[error("this command was used at entry {index} and its lock released at entry {released_at}: sign a new one")]
+    #[error(
+        "this command was used at entry {index} and its lock released at entry {released_at}: sign a new one"
+    )]
     Used { index: u64, released_at: u64 },
     #[error("no lock {0} is in force; `tagout status` lists those that are")]
     NoSuchLock(Digest),
@@ -252,14 +254,16 @@ impl Ledger {
     pub fn apply(&mut self, proposal: &Proposal) -> Applied {
         let refused = |refusal| Applied { answer: Err(refusal), entry: None, effect: None };
         match proposal.kind {
-            EntryKind::Command if self.authority.is_none() => match Authority::genesis(&proposal.envelope, self.pinned) {
-                Ok(genesis) => {
-                    let applied = self.append(proposal);
-                    self.authority = Some(genesis);
-                    applied
+            EntryKind::Command if self.authority.is_none() => {
+                match Authority::genesis(&proposal.envelope, self.pinned) {
+                    Ok(genesis) => {
+                        let applied = self.append(proposal);
+                        self.authority = Some(genesis);
+                        applied
+                    }
+                    Err(error) => refused(error.into()),
                 }
-                Err(error) => refused(error.into()),
-            },
+            }
             EntryKind::Command => match self.judge(&proposal.envelope, proposal.time_ms) {
                 Ok(Judged::New { command, signers }) => self.take_effect(proposal, command, signers),
                 Ok(Judged::Repeated(receipt)) => Applied { answer: Ok(receipt), entry: None, effect: None },
@@ -268,9 +272,14 @@ impl Ledger {
             // Written by a node about what it saw: it changes no state, so it needs no signature of a person.
             EntryKind::Outcome if self.authority.is_some() => self.append(proposal),
             EntryKind::Outcome => refused(Refusal::NoGenesis),
-            EntryKind::Trip | EntryKind::Proposal | EntryKind::Drill | EntryKind::Restore | EntryKind::RuleVersion => {
-                refused(Refusal::Malformed(format!("this build takes no {} entries: upgrade it", proposal.kind.name())))
-            }
+            EntryKind::Trip
+            | EntryKind::Proposal
+            | EntryKind::Drill
+            | EntryKind::Restore
+            | EntryKind::RuleVersion => refused(Refusal::Malformed(format!(
+                "this build takes no {} entries: upgrade it",
+                proposal.kind.name()
+            ))),
         }
     }
 
@@ -359,7 +368,8 @@ impl Ledger {
         if grant.expires_at_ms <= time_ms {
             return Err(Refusal::Expired(crate::strict::format_instant_ms(grant.expires_at_ms)));
         }
-        let unexpired = self.grants.get(&grant.scope).into_iter().flatten().filter(|g| time_ms < g.expires_at_ms);
+        let unexpired =
+            self.grants.get(&grant.scope).into_iter().flatten().filter(|g| time_ms < g.expires_at_ms);
         if unexpired.count() >= GRANTS_PER_SCOPE_MAX {
             return Err(Refusal::TooManyGrants { scope: grant.scope.clone() });
         }
@@ -369,7 +379,8 @@ impl Ledger {
     fn take_effect(&mut self, proposal: &Proposal, command: Command, signers: Vec<String>) -> Applied {
         let applied = self.append(proposal);
         let Ok(receipt) = applied.answer.clone() else { return applied };
-        self.used.insert(receipt.digest, Used { index: receipt.index, time_ms: receipt.time_ms, ended: None });
+        self.used
+            .insert(receipt.digest, Used { index: receipt.index, time_ms: receipt.time_ms, ended: None });
         let effect = match command.action {
             Action::Stop(stop) => self.place(stop, signers, &receipt),
             Action::Release(release) => self.release(release, receipt.index),
@@ -444,15 +455,24 @@ impl Ledger {
         let time_ms = proposal.time_ms;
         let envelope = proposal.envelope.clone();
         let digest = envelope.digest();
-        let bytes = match (Entry { kind: proposal.kind, index, time_ms, prev: self.prev, envelope }).encode() {
+        let bytes = match (Entry { kind: proposal.kind, index, time_ms, prev: self.prev, envelope }).encode()
+        {
             Ok(bytes) => bytes,
             Err(error) => {
-                return Applied { answer: Err(Refusal::TooLarge(error.to_string())), entry: None, effect: None };
+                return Applied {
+                    answer: Err(Refusal::TooLarge(error.to_string())),
+                    entry: None,
+                    effect: None,
+                };
             }
         };
         self.prev = Digest::of(&bytes);
         self.frontier.push(leaf_hash(&bytes));
-        Applied { answer: Ok(Receipt { index, time_ms, digest, repeated: false }), entry: Some(bytes), effect: None }
+        Applied {
+            answer: Ok(Receipt { index, time_ms, digest, repeated: false }),
+            entry: Some(bytes),
+            effect: None,
+        }
     }
 
     /// All that a guard of `agent` needs to know, as of `now_ms`.
@@ -469,7 +489,8 @@ impl Ledger {
                 let best = strongest.entry(*rank).or_insert((*order, *id));
                 *best = (*best).min((*order, *id));
             }
-            let unexpired = self.grants.get(&scope).into_iter().flatten().filter(|g| now_ms < g.expires_at_ms);
+            let unexpired =
+                self.grants.get(&scope).into_iter().flatten().filter(|g| now_ms < g.expires_at_ms);
             grants.extend(unexpired.map(|g| g.envelope.clone()));
         }
         let locks = strongest.values().map(|(_, id)| self.locks[id].view(*id)).collect();
@@ -505,7 +526,10 @@ impl Ledger {
     pub fn locks_touching(&self, scope: &Scope) -> Vec<LockRecord> {
         let mut locks: Vec<_> = (self.locks.iter())
             .filter(|(_, lock)| lock.scope.covers(scope) || scope.covers(&lock.scope))
-            .map(|(id, lock)| LockRecord { lock: lock.view(*id), started: lock.waves.keys().cloned().collect() })
+            .map(|(id, lock)| LockRecord {
+                lock: lock.view(*id),
+                started: lock.waves.keys().cloned().collect(),
+            })
             .collect();
         locks.sort_by_key(|record| record.lock.index);
         locks
@@ -584,4 +608,3 @@ impl Lock {
         self.released_at.is_some() && self.wave_for(agent).is_some()
     }
 }
-

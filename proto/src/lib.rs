@@ -6,6 +6,8 @@ pub mod authority;
 pub mod command;
 pub mod digest;
 pub mod envelope;
+pub mod lease;
+pub mod ledger;
 pub mod limits;
 pub mod log;
 pub mod note;
