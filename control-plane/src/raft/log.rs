@@ -1,0 +1,303 @@
+//! The log as openraft uses it: all of it in memory for reading, and one thread that makes it durable.
+//!
+//! The thread owns the disk. It takes what has gathered since its last commit, writes all of that as one commit, and
+//! then reports it in order: while the disk is busy with one commit, the next one grows. That is the group commit, and
+//! it needs no timer.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use super::OnFailure;
+use super::types::{Entry, LogId, Types, Vote, decode, encode};
+use crate::store::{LogDisk, Loaded, Op, Purged};
+
+/// How much one commit gathers.
+const GATHERED_JOBS: usize = 1024;
+const GATHERED_BYTES: usize = 8 << 20;
+
+/// The log in memory. It runs ahead of the disk by what the thread has not committed yet; openraft counts an entry as
+/// stored only once its callback came.
+#[derive(Default)]
+struct Memory {
+    entries: BTreeMap<u64, Entry>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+}
+
+/// Given to openraft, which calls it from one task.
+pub(super) struct Log {
+    memory: Arc<RwLock<Memory>>,
+    jobs: Sender<Job>,
+}
+
+#[derive(Clone)]
+pub(super) struct Reader {
+    memory: Arc<RwLock<Memory>>,
+}
+
+/// Stops the writer thread, after everything that was given to it before.
+pub(super) struct Writer {
+    jobs: Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+enum Job {
+    Append { entries: Vec<Entry>, flushed: IOFlushed<Types> },
+    Vote { vote: Vote, done: Done },
+    Committed(Option<LogId>),
+    TruncateAfter { keep: Option<u64>, done: Done },
+    Purge { id: LogId, done: Done },
+    Stop,
+}
+
+type Done = oneshot::Sender<io::Result<()>>;
+
+/// Starts the writer thread on a disk, with what was loaded from it.
+pub(super) fn start(
+    disk: Box<dyn LogDisk>,
+    loaded: &Loaded,
+    on_failure: OnFailure,
+) -> io::Result<(Log, Writer)> {
+    let memory = Memory {
+        entries: loaded.entries.iter().map(|(i, bytes)| Ok((*i, decode(bytes)?))).collect::<io::Result<_>>()?,
+        purged: loaded.purged.as_ref().map(|purged| decode(&purged.id)).transpose()?,
+        vote: loaded.vote.as_deref().map(decode).transpose()?,
+        committed: loaded.committed.as_deref().map(decode).transpose()?,
+    };
+    let memory = Arc::new(RwLock::new(memory));
+    let (jobs, inbox) = channel();
+    let thread = std::thread::Builder::new()
+        .name("raft-log".into())
+        .spawn(move || write_until_stopped(disk, &inbox, &on_failure))?;
+    Ok((Log { memory, jobs: jobs.clone() }, Writer { jobs, thread }))
+}
+
+impl Writer {
+    /// Blocks until everything queued is durable and the disk is closed.
+    pub(super) fn stop(self) {
+        // Both fail only when the thread ended before, which it reported itself.
+        let _ = self.jobs.send(Job::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+fn write_until_stopped(disk: Box<dyn LogDisk>, inbox: &Receiver<Job>, on_failure: &OnFailure) {
+    // The committed position waits here for the next commit that has another reason: nothing depends on it being
+    // fresh, since a restart finds out again how far the log is committed.
+    let mut committed = None;
+    let mut stopped = false;
+    while !stopped {
+        let Ok(first) = inbox.recv() else { return };
+        let mut commit = Commit::default();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                Job::Stop => stopped = true,
+                Job::Committed(id) => committed = Some(id),
+                job => commit.add(job),
+            }
+            let full = commit.jobs >= GATHERED_JOBS || commit.bytes >= GATHERED_BYTES;
+            next = if stopped || full { None } else { inbox.try_recv().ok() };
+        }
+        if (stopped || !commit.ops.is_empty())
+            && let Some(id) = committed.take()
+        {
+            commit.save_committed(id);
+        }
+        let result = commit.encoded.and_then(|()| write(disk.as_ref(), &commit.ops));
+        if let Err(error) = &result {
+            // A failed commit proves nothing about what is on the disk, and a second fsync would report success for
+            // pages that the first one lost. Nobody has been told of these entries, and nobody will be: the process
+            // ends here, and the next start reads what the disk really has.
+            on_failure(error);
+            stopped = true;
+        }
+        for waiting in commit.waiting {
+            waiting.report(&result);
+        }
+    }
+}
+
+fn write(disk: &dyn LogDisk, ops: &[Op]) -> io::Result<()> {
+    if ops.is_empty() {
+        return Ok(());
+    }
+    catch_unwind(AssertUnwindSafe(|| disk.commit(ops)))
+        .unwrap_or_else(|_| Err(io::Error::other("the log store panicked; the message is above")))
+}
+
+/// What goes to the disk at once.
+struct Commit {
+    ops: Vec<Op>,
+    waiting: Vec<Waiting>,
+    jobs: usize,
+    bytes: usize,
+    /// The first thing that could not be turned into bytes.
+    encoded: io::Result<()>,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { ops: Vec::new(), waiting: Vec::new(), jobs: 0, bytes: 0, encoded: Ok(()) }
+    }
+}
+
+enum Waiting {
+    Append(IOFlushed<Types>),
+    Call(Done),
+}
+
+impl Commit {
+    fn add(&mut self, job: Job) {
+        self.jobs += 1;
+        match job {
+            Job::Append { entries, flushed } => {
+                for entry in entries {
+                    self.push(encode(&entry).map(|bytes| Op::Append { index: entry.index(), entry: bytes }));
+                }
+                self.waiting.push(Waiting::Append(flushed));
+            }
+            Job::Vote { vote, done } => {
+                self.push(encode(&vote).map(Op::SaveVote));
+                self.waiting.push(Waiting::Call(done));
+            }
+            Job::TruncateAfter { keep, done } => {
+                self.push(Ok(Op::TruncateAfter(keep)));
+                self.waiting.push(Waiting::Call(done));
+            }
+            Job::Purge { id, done } => {
+                self.push(encode(&id).map(|bytes| Op::Purge(Purged { index: id.index(), id: bytes })));
+                self.waiting.push(Waiting::Call(done));
+            }
+            Job::Committed(_) | Job::Stop => {}
+        }
+    }
+
+    fn save_committed(&mut self, id: Option<LogId>) {
+        let bytes = id.map(|id| encode(&id)).transpose();
+        self.push(bytes.map(Op::SaveCommitted));
+    }
+
+    fn push(&mut self, op: io::Result<Op>) {
+        match op {
+            Ok(op) => {
+                if let Op::Append { entry, .. } = &op {
+                    self.bytes += entry.len();
+                }
+                self.ops.push(op);
+            }
+            Err(e) => self.encoded = Err(e),
+        }
+    }
+}
+
+impl Waiting {
+    fn report(self, result: &io::Result<()>) {
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+        };
+        match self {
+            Self::Append(flushed) => flushed.io_completed(result),
+            // The caller may have been dropped at shutdown.
+            Self::Call(done) => drop(done.send(result)),
+        }
+    }
+}
+
+fn writer_is_gone() -> io::Error {
+    io::Error::other("the log writer has stopped")
+}
+
+impl Log {
+    fn send(&self, job: Job) -> io::Result<()> {
+        self.jobs.send(job).map_err(|_| writer_is_gone())
+    }
+
+    async fn call(&self, job: impl FnOnce(Done) -> Job) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
+        self.send(job(done))?;
+        answer.await.unwrap_or_else(|_| Err(writer_is_gone()))
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Reader;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let memory = self.memory.read();
+        let last = memory.entries.values().next_back().map(|entry| entry.log_id());
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last.or(memory.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Reader {
+        Reader { memory: self.memory.clone() }
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.call(|done| Job::Vote { vote: *vote, done }).await?;
+        self.memory.write().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.memory.write().committed = committed;
+        self.send(Job::Committed(committed))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.memory.read().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        self.memory.write().entries.extend(entries.iter().map(|entry| (entry.index(), entry.clone())));
+        self.send(Job::Append { entries, flushed })
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let keep = last.map(|id| id.index());
+        self.memory.write().entries.split_off(&keep.map_or(0, |keep| keep + 1));
+        self.call(|done| Job::TruncateAfter { keep, done }).await
+    }
+
+    /// openraft asks for this only behind a snapshot that is durable, and the machine's snapshot waited until the audit
+    /// log held everything up to it: so no entry leaves this log that a restart would need for the one or the other.
+    async fn purge(&mut self, id: LogId) -> Result<(), io::Error> {
+        {
+            let mut memory = self.memory.write();
+            memory.entries = memory.entries.split_off(&(id.index() + 1));
+            memory.purged = Some(id);
+        }
+        self.call(|done| Job::Purge { id, done }).await
+    }
+}
+
+impl RaftLogReader<Types> for Reader {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        Ok(self.memory.read().entries.range(range).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.memory.read().vote)
+    }
+}

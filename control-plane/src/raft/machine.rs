@@ -1,0 +1,121 @@
+//! The state machine as openraft uses it, over a [`Machine`].
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use futures_util::{Stream, TryStreamExt};
+use openraft::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use parking_lot::Mutex;
+
+use super::Machine;
+use super::snapshot::Snapshots;
+use super::types::{Answer, LogId, Membership, Snapshot, SnapshotMeta, Types};
+
+pub(super) struct StateMachine {
+    pub(super) machine: Arc<dyn Machine>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: Membership,
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = Vec<u8>;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + Send,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let answer = match entry.payload {
+                EntryPayload::Blank => Vec::new(),
+                // A panic halfway leaves a state that no other node has. It becomes an error here, and that ends the
+                // process.
+                EntryPayload::Normal(proposal) => {
+                    catch_unwind(AssertUnwindSafe(|| self.machine.apply(&proposal.0))).map_err(|_| {
+                        io::Error::other(format!("applying entry {} panicked", entry.log_id.index()))
+                    })?
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = Membership::new(Some(entry.log_id), membership);
+                    Vec::new()
+                }
+            };
+            self.applied = Some(entry.log_id);
+            if let Some(responder) = responder {
+                responder.send(Answer(answer));
+            }
+            // A long run of entries comes from memory and would never give up the thread by itself.
+            tokio::task::coop::consume_budget().await;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        // Before anything was applied there is nothing to snapshot.
+        self.applied?;
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
+            bytes: Mutex::new(Some(self.machine.snapshot())),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Vec<u8>) -> Result<(), io::Error> {
+        let (machine, snapshots, for_disk) = (self.machine.clone(), self.snapshots.clone(), meta.clone());
+        blocking(move || {
+            // The file first: a crash after it restarts from it, and one before it leaves everything as it was.
+            snapshots.write(&for_disk, &data)?;
+            machine.restore(&data)
+        })
+        .await?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        blocking(move || snapshots.current()).await
+    }
+}
+
+pub(super) struct Builder {
+    meta: SnapshotMeta,
+    /// In a mutex only because openraft wants the builder to be `Sync`, which the closure need not be.
+    bytes: Mutex<Option<SlowPart>>,
+    snapshots: Arc<Snapshots>,
+}
+
+type SlowPart = Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send>;
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Vec<u8>;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let bytes = self.bytes.get_mut().take().ok_or_else(|| io::Error::other("this snapshot was built before"))?;
+        let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
+        blocking(move || {
+            // The machine gives its bytes only once the audit log holds everything they stand for. Purging follows
+            // the snapshot, so the log keeps what either of the two still needs: min(snapshot, checkpointed).
+            let data = bytes()?;
+            snapshots.write(&meta, &data)?;
+            Ok(Snapshot { meta, snapshot: data })
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+}
