@@ -26,6 +26,11 @@ impl Frontier {
         self.size
     }
 
+    /// A frontier from the roots of its perfect subtrees, largest first; `None` unless there is one per one bit of `size`.
+    pub fn from_peaks(size: u64, peaks: Vec<Digest>) -> Option<Self> {
+        (peaks.len() == size.count_ones() as usize).then_some(Self { size, peaks })
+    }
+
     pub fn push(&mut self, leaf: Digest) {
         let mut hash = leaf;
         // Each trailing one bit of the size is a peak of equal height that the new one merges with.
