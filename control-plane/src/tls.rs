@@ -44,6 +44,8 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long sent bytes may stay unacknowledged before the kernel gives up on the peer.
 const UNACKNOWLEDGED_MS: u32 = 30_000;
+/// How long a peer without open requests may take to close its side once it was asked to.
+const GOODBYE: Duration = Duration::from_secs(1);
 const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -292,25 +294,16 @@ async fn serve_http(
         biased;
         () = shared.cut.cancelled() => return Ok(()),
         ended = connection.as_mut() => return ended,
-        () = shared.shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-        }
-        () = activity.becomes_idle(shared.limits.idle_timeout) => {
-            // The goodbye is a courtesy with a deadline of its own: a silent peer would never answer it.
-            connection.as_mut().graceful_shutdown();
-            let goodbye = timeout(shared.limits.handshake_timeout, connection.as_mut());
-            tokio::select! {
-                biased;
-                () = shared.cut.cancelled() => {}
-                ended = goodbye => if let Ok(ended) = ended { return ended },
-            }
-            return Ok(());
-        }
+        () = shared.shutdown.cancelled() => {}
+        () = activity.becomes_idle(shared.limits.idle_timeout) => {}
     }
+    connection.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
         () = shared.cut.cancelled() => Ok(()),
         ended = connection => ended,
+        // Open requests go on; but a silent peer would never answer the goodbye.
+        () = activity.becomes_idle(GOODBYE) => Ok(()),
     }
 }
 

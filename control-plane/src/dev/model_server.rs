@@ -195,7 +195,11 @@ async fn chat_completions(
     let request = match request {
         Ok(Json(request)) => request,
         Err(rejection) => {
-            return refusal(rejection.status(), "invalid_request_error", &rejection.body_text());
+            let status = match rejection.status() {
+                StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST, // as OpenAI answers
+                status => status,
+            };
+            return refusal(status, "invalid_request_error", &rejection.body_text());
         }
     };
     let Ok(slot) = Arc::clone(&desk.open_calls).try_acquire_owned() else {
@@ -546,7 +550,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shutdown_ends_streams_without_calling_them_cut() {
+    async fn shutdown_ends_what_is_open_without_calling_it_cut() {
         let server = start(Duration::from_secs(3600)).await;
         let mut stream =
             ask(&server, "e", json!({"messages": messages(), "stream": true})).send().await.unwrap();
@@ -554,6 +558,11 @@ mod tests {
         let counters = server.counters.clone();
         server.shutdown().await;
         while stream.chunk().await.expect("an end in good order").is_some() {}
+        let server_of_a_call = start(Duration::from_secs(3600)).await;
+        let call = tokio::spawn(ask(&server_of_a_call, "f", json!({"messages": messages()})).send());
+        server_of_a_call.wait_for(|counters| counters.contains_key("f")).await;
+        server_of_a_call.shutdown().await;
+        assert_eq!(call.await.unwrap().unwrap().status(), 503);
         assert_eq!(counters.borrow()["e"], AgentCounters { requests: 1, ..Default::default() });
     }
 
@@ -565,7 +574,7 @@ mod tests {
         assert_eq!(nameless.status(), 401);
         let broken =
             client().post(&url).bearer_auth("f").json(&json!({"stream": "yes"})).send().await.unwrap();
-        assert_eq!(broken.status(), 422);
+        assert_eq!(broken.status(), 400);
         let error: Value = broken.json().await.unwrap();
         assert_eq!(error["error"]["type"], "invalid_request_error");
         let large = client().post(&url).bearer_auth("f").body(vec![b' '; MAX_BODY_BYTES + 1]);

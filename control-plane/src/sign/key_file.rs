@@ -23,7 +23,7 @@ const BCRYPT_ROUNDS: u32 = 24;
 /// What is in a key file.
 pub(super) enum KeyFile {
     Public(PublicKey),
-    Private(PrivateFile),
+    Private(Box<PrivateFile>),
 }
 
 impl KeyFile {
@@ -50,7 +50,7 @@ impl KeyFile {
         if metadata.uid() == rustix::process::getuid().as_raw() && mode & 0o077 != 0 {
             return Err(SignError::OpenToOthers { path: path.to_owned(), mode });
         }
-        PrivateFile::parse(path, &text).map(Self::Private)
+        PrivateFile::parse(path, &text).map(|file| Self::Private(Box::new(file)))
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) struct PrivateFile {
 /// A private key that is ready to sign.
 pub(super) struct Unlocked {
     pub(super) public: PublicKey,
-    pub(super) key: SigningKey,
+    pub(super) key: Box<SigningKey>,
 }
 
 impl PrivateFile {
@@ -109,7 +109,7 @@ impl PrivateFile {
             None => &self.key,
         };
         let pair = key.key_data().ed25519().ok_or_else(|| damaged("it holds no Ed25519 key".to_owned()))?;
-        let signing = SigningKey::from_bytes(pair.private.as_ref());
+        let signing = Box::new(SigningKey::from_bytes(pair.private.as_ref()));
         // Signing with one half while naming another would give the private key away.
         if signing.verifying_key().to_bytes() != self.public.bytes() {
             return Err(damaged("its public half belongs to another key".to_owned()));
@@ -119,8 +119,8 @@ impl PrivateFile {
     }
 }
 
-/// Makes a new Ed25519 key pair: `path` (mode 0600) and `path.pub`, with a passphrase if one is given. Never
-/// replaces a file.
+/// Makes a new Ed25519 key pair: `path` (mode 0600) and `path.pub`, with a passphrase if one is given that is
+/// not empty. Never replaces a file.
 ///
 /// # Errors
 /// If one of the two files exists already, or cannot be written; then none is left behind.
@@ -140,7 +140,7 @@ pub fn generate(path: &Path, comment: &str, passphrase: Option<&str>) -> Result<
         private: Ed25519PrivateKey::from_bytes(&seed),
     };
     let mut key = PrivateKey::new(KeypairData::Ed25519(pair), comment).map_err(unlike_openssh)?;
-    if let Some(passphrase) = passphrase {
+    if let Some(passphrase) = passphrase.filter(|passphrase| !passphrase.is_empty()) {
         let mut salt = vec![0; 16];
         getrandom::fill(&mut salt).map_err(SignError::Randomness)?;
         let check = getrandom::u32().map_err(SignError::Randomness)?;
@@ -180,7 +180,8 @@ fn read_bounded(path: &Path) -> io::Result<(Zeroizing<String>, fs::Metadata)> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is far too large for a key"));
     }
-    let mut text = Zeroizing::new(String::new());
+    // Room for all of it at once: growing would leave copies behind that nobody wipes.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE_BYTES as usize + 1));
     file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
     Ok((text, metadata))
 }

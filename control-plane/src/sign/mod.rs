@@ -35,7 +35,7 @@ pub struct Signer {
 
 #[derive(Debug)]
 enum Holder {
-    File { path: PathBuf, key: SigningKey },
+    File { path: PathBuf, key: Box<SigningKey> },
     Agent(Agent),
 }
 
@@ -57,7 +57,10 @@ impl Surroundings {
             agent_socket: std::env::var_os("SSH_AUTH_SOCK")
                 .filter(|socket| !socket.is_empty())
                 .map(PathBuf::from),
-            passphrase: std::env::var(PASSPHRASE_VARIABLE).ok().map(Zeroizing::new),
+            passphrase: std::env::var(PASSPHRASE_VARIABLE)
+                .ok()
+                .filter(|passphrase| !passphrase.is_empty())
+                .map(Zeroizing::new),
             may_ask: true,
         }
     }
@@ -114,13 +117,13 @@ impl Signer {
                 let public = agent.find(&public)?;
                 Ok(Self { public, holder: Holder::Agent(agent) })
             }
-            KeyFile::Private(file) => Self::from_private_file(path, file, surroundings),
+            KeyFile::Private(file) => Self::from_private_file(path, &file, surroundings),
         }
     }
 
     fn from_private_file(
         path: PathBuf,
-        file: PrivateFile,
+        file: &PrivateFile,
         surroundings: &Surroundings,
     ) -> Result<Self, SignError> {
         let in_agent = || {
