@@ -22,7 +22,9 @@ pub enum EnvelopeError {
     Unsigned,
     #[error("{0} signatures were given, at most {SIGNATURES_MAX} are allowed")]
     TooManySignatures(usize),
-    #[error("a signature has {0} bytes, at most {SIGNATURE_MAX_BYTES} are allowed")]
+    #[error(
+        "a signature has {0} bytes, at most {SIGNATURE_MAX_BYTES} are allowed; one by an Ed25519 key has about 300 (an RSA key does not do)"
+    )]
     SignatureTooLarge(usize),
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::Deployment;
 use crate::digest::Digest;
 use crate::envelope::Envelope;
+use crate::limits::{INSTANT_MAX_MS, LAPSE_GRACE_MAX_MS, TTL_MAX_MS};
 use crate::log::tree::{leaf_hash, verify_inclusion};
 use crate::note::{NoteError, NoteSigner, VerifierKey};
 use crate::scope::Scope;
@@ -143,7 +144,8 @@ impl Lease {
         }
         let mut field = |name: &str| {
             let rest = lines.next()?.strip_prefix(name)?.strip_prefix(' ')?;
-            Some(rest.split_once(' ').unwrap_or((rest, "")))
+            // A space at the end would be a second spelling.
+            (!rest.ends_with(' ')).then(|| rest.split_once(' ').unwrap_or((rest, "")))
         };
         let parsed = (|| {
             let deployment = alone(field("deployment")?)?.parse().ok()?;
@@ -172,6 +174,13 @@ impl Lease {
             })
         })();
         match (parsed, lines.next()) {
+            // S3 is a promise about the largest ttl that an authority can allow, and guards add these numbers up.
+            (Some(lease), None) if lease.ttl_ms > TTL_MAX_MS || lease.lapse_grace_ms > LAPSE_GRACE_MAX_MS => {
+                Err(LeaseError::Malformed("its ttl or lapse grace is longer than any authority allows"))
+            }
+            (Some(lease), None) if lease.time_ms > INSTANT_MAX_MS => {
+                Err(LeaseError::Malformed("its time is after the year 9999"))
+            }
             (Some(lease), None) => Ok(lease),
             _ => Err(LeaseError::Malformed("a line of it is missing, out of place or misspelt")),
         }
@@ -271,9 +280,16 @@ mod tests {
                 text.lines().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| format!("{l}\n")).collect();
             assert!(Lease::parse(&without).is_err(), "line {at} is missing");
         }
-        for (good, bad) in
-            [("ttl_ms 10000", "ttl_ms 010000"), ("rule 1", "rule 1 2"), ("epoch 1 ", "epoch +1 ")]
-        {
+        for (good, bad) in [
+            ("ttl_ms 10000", "ttl_ms 010000"),
+            ("ttl_ms 10000", "ttl_ms 10000 "),
+            ("ttl_ms 10000", "ttl_ms 60001"),
+            ("lapse_grace_ms 20000", "lapse_grace_ms 120001"),
+            ("time_ms 1795359600000", "time_ms 253402300800000"),
+            ("rule 1", "rule 1 2"),
+            ("epoch 1 ", "epoch +1 "),
+        ] {
+            assert!(text.contains(good), "{good}");
             assert!(Lease::parse(&format!("{}\n", text.replace(good, bad))).is_err(), "{bad}");
         }
         assert!(Lease::parse(&format!("{text}\nmore 1\n")).is_err());

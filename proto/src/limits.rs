@@ -28,6 +28,9 @@ pub const GRANTS_PER_SCOPE_MAX: usize = 8;
 /// A drain may last this long at most.
 pub const DRAIN_MAX_MS: u64 = 60 * 60 * 1000;
 
+/// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
+pub const INSTANT_MAX_MS: u64 = 253_402_300_799_999;
+
 /// One log entry: the length prefix of an entry bundle has 16 bits (C2SP tlog-tiles).
 pub const ENTRY_MAX_BYTES: usize = 65_535;
 

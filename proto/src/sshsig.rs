@@ -25,7 +25,9 @@ pub enum PublicKey {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SshsigError {
-    #[error("the signature has more than {SIGNATURE_MAX_BYTES} bytes")]
+    #[error(
+        "the signature has more than {SIGNATURE_MAX_BYTES} bytes; one by an Ed25519 key has about 300 (an RSA key does not do)"
+    )]
     TooLarge,
     #[error(
         "the signature is not an armored SSH signature; make one with: ssh-keygen -Y sign -n {NAMESPACE} -f KEY FILE"
@@ -123,10 +125,12 @@ impl SshSignature {
         if armored.len() > SIGNATURE_MAX_BYTES {
             return Err(SshsigError::TooLarge);
         }
+        // Both markers on lines of their own: ssh-keygen reads nothing else, and what is logged must verify with it.
         let body = armored
             .trim_end_matches(['\r', '\n'])
             .strip_prefix(BEGIN)
             .and_then(|rest| rest.strip_suffix(END))
+            .filter(|body| body.starts_with(['\r', '\n']) && body.ends_with('\n'))
             .ok_or(SshsigError::Armor)?;
         let encoded: String = body.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
         let blob = BASE64.decode(encoded.as_bytes()).map_err(|_| SshsigError::Armor)?;

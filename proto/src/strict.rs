@@ -109,6 +109,7 @@ impl<'de> Visitor<'de> for Strict {
         let mut map = BTreeMap::new();
         while let Some(key) = items.next_key::<String>()? {
             if map.contains_key(&key) {
+                let key: String = key.chars().take(64).collect();
                 return Err(de::Error::custom(format_args!("duplicate key {key:?}")));
             }
             let value = items.next_value_seed(self.deeper()?)?;
@@ -288,8 +289,13 @@ pub(crate) fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// RFC 3339 in UTC (`Z`), from 1970 to 9999, as Unix milliseconds.
+/// RFC 3339 in UTC (`Z` or `+00:00`), from 1970 to 9999, as Unix milliseconds.
 pub fn parse_instant_ms(text: &str) -> Option<u64> {
+    // humantime looks for the `+` of an offset only from the end and would take `.5+0530Z` for UTC.
+    let local = text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00"))?;
+    if local.contains(['+', 'Z']) {
+        return None;
+    }
     let instant = humantime::parse_rfc3339(text).ok()?;
     let since = instant.duration_since(std::time::UNIX_EPOCH).ok()?;
     u64::try_from(since.as_millis()).ok()
@@ -297,9 +303,8 @@ pub fn parse_instant_ms(text: &str) -> Option<u64> {
 
 /// The inverse, to the millisecond.
 pub fn format_instant_ms(unix_ms: u64) -> String {
-    /// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
-    const LAST_MS: u64 = 253_402_300_799_999;
-    let instant = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms.min(LAST_MS));
+    let unix_ms = unix_ms.min(crate::limits::INSTANT_MAX_MS);
+    let instant = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
     humantime::format_rfc3339_millis(instant).to_string()
 }
 
@@ -349,12 +354,16 @@ mod tests {
     #[test]
     fn instants_round_trip_and_want_utc() {
         assert_eq!(parse_instant_ms("2026-11-22T15:00:00Z"), Some(1_795_359_600_000));
+        assert_eq!(parse_instant_ms("2026-11-22T15:00:00.250+00:00"), Some(1_795_359_600_250));
         assert_eq!(format_instant_ms(1_795_359_600_000), "2026-11-22T15:00:00.000Z");
         for bad in [
             "2026-11-22 15:00",
             "2026-11-22T15:00:00+01:00",
             "1969-12-31T23:59:59Z",
             "2026-02-30T00:00:00Z",
+            "2026-11-22T15:00:00.5+0530Z",
+            "2026-11-22T15:00:00.5+00:00Z",
+            "2026-11-22T15:00:00",
             "",
         ] {
             assert_eq!(parse_instant_ms(bad), None, "{bad}");

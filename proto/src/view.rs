@@ -74,7 +74,8 @@ impl View {
             put(&mut bytes, lock.tag.reason.as_bytes());
             put_count(&mut bytes, lock.tag.by.len());
             lock.tag.by.iter().for_each(|name| put(&mut bytes, name.as_bytes()));
-            put(&mut bytes, lock.tag.case.as_deref().unwrap_or("").as_bytes());
+            bytes.push(lock.tag.case.is_some().into());
+            lock.tag.case.iter().for_each(|case| put(&mut bytes, case.as_bytes()));
         }
         put_count(&mut bytes, self.grants.len());
         for grant in &self.grants {

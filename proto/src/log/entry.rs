@@ -99,7 +99,11 @@ impl Entry {
         bytes.extend(u32::try_from(document.len()).map_err(|_| too_large(document.len()))?.to_be_bytes());
         bytes.extend(document);
         let signatures = &self.envelope.signatures;
-        bytes.push(u8::try_from(signatures.len()).map_err(|_| EntryError::Malformed("too many signatures"))?);
+        // What decode refuses must never be written: an entry is for ever.
+        if signatures.len() > SIGNATURES_MAX {
+            return Err(EntryError::Malformed("it has more than 16 signatures"));
+        }
+        bytes.push(signatures.len() as u8);
         for signature in signatures {
             bytes.extend(
                 u16::try_from(signature.len()).map_err(|_| too_large(signature.len()))?.to_be_bytes(),

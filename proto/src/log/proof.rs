@@ -41,7 +41,7 @@ impl InclusionProof {
     pub fn parse(text: &str) -> Result<Self, ProofError> {
         let (head, checkpoint) =
             text.split_once("\n\n").ok_or(ProofError::Malformed("it has no blank line"))?;
-        let mut lines = head.lines().peekable();
+        let mut lines = head.split('\n').peekable();
         if lines.next() != Some(HEADER) {
             return Err(ProofError::Malformed("its first line is not c2sp.org/tlog-proof@v1"));
         }
