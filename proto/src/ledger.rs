@@ -179,7 +179,13 @@ impl From<EnvelopeError> for Refusal {
 
 impl From<AuthorityError> for Refusal {
     fn from(error: AuthorityError) -> Self {
-        Self::Malformed(error.to_string())
+        match error {
+            AuthorityError::Envelope(error) => error.into(),
+            AuthorityError::Document(error) => error.into(),
+            AuthorityError::NotThePinnedGenesis { .. } | AuthorityError::RootThreshold { .. } => {
+                Self::Malformed(error.to_string())
+            }
+        }
     }
 }
 
@@ -254,13 +260,9 @@ impl Ledger {
     pub fn apply(&mut self, proposal: &Proposal) -> Applied {
         let refused = |refusal| Applied { answer: Err(refusal), entry: None, effect: None };
         match proposal.kind {
-            EntryKind::Command if self.authority.is_none() => {
+            EntryKind::Command if proposal.envelope.digest() == self.pinned => {
                 match Authority::genesis(&proposal.envelope, self.pinned) {
-                    Ok(genesis) => {
-                        let applied = self.append(proposal);
-                        self.authority = Some(genesis);
-                        applied
-                    }
+                    Ok(genesis) => self.begin(proposal, genesis),
                     Err(error) => refused(error.into()),
                 }
             }
@@ -281,6 +283,20 @@ impl Ledger {
                 proposal.kind.name()
             ))),
         }
+    }
+
+    /// Takes the genesis, once: a new leader may propose it again before it has seen that the last one did.
+    fn begin(&mut self, proposal: &Proposal, genesis: Authority) -> Applied {
+        if let Some(used) = self.used.get(&self.pinned) {
+            let receipt = used.receipt(self.pinned);
+            return Applied { answer: Ok(receipt), entry: None, effect: None };
+        }
+        let applied = self.append(proposal);
+        if let Ok(receipt) = &applied.answer {
+            self.used.insert(receipt.digest, Used::new(receipt));
+            self.authority = Some(genesis);
+        }
+        applied
     }
 
     /// Whether a command would take effect now. Refuses early on arrival, and shows a dry run.
@@ -305,12 +321,7 @@ impl Ledger {
         if let Some(used) = self.used.get(&digest) {
             return match used.released_at(self.locks.get(&digest)) {
                 Some(released_at) => Err(Refusal::Used { index: used.index, released_at }),
-                None => Ok(Judged::Repeated(Receipt {
-                    index: used.index,
-                    time_ms: used.time_ms,
-                    digest,
-                    repeated: true,
-                })),
+                None => Ok(Judged::Repeated(used.receipt(digest))),
             };
         }
         match &command.action {
@@ -379,8 +390,7 @@ impl Ledger {
     fn take_effect(&mut self, proposal: &Proposal, command: Command, signers: Vec<String>) -> Applied {
         let applied = self.append(proposal);
         let Ok(receipt) = applied.answer.clone() else { return applied };
-        self.used
-            .insert(receipt.digest, Used { index: receipt.index, time_ms: receipt.time_ms, ended: None });
+        self.used.insert(receipt.digest, Used::new(&receipt));
         let effect = match command.action {
             Action::Stop(stop) => self.place(stop, signers, &receipt),
             Action::Release(release) => self.release(release, receipt.index),
@@ -573,6 +583,15 @@ enum Judged {
 }
 
 impl Used {
+    fn new(receipt: &Receipt) -> Self {
+        Self { index: receipt.index, time_ms: receipt.time_ms, ended: None }
+    }
+
+    /// The first answer, once more.
+    fn receipt(&self, digest: Digest) -> Receipt {
+        Receipt { index: self.index, time_ms: self.time_ms, digest, repeated: true }
+    }
+
     fn released_at(&self, lock: Option<&Lock>) -> Option<u64> {
         self.ended.map(|(release, _)| release).or(lock.and_then(|l| l.released_at))
     }
@@ -601,7 +620,10 @@ impl Lock {
     }
 
     fn wave_for(&self, agent: &Scope) -> Option<u64> {
-        self.waves.iter().find(|(scope, _)| scope.covers(agent)).map(|(_, index)| *index)
+        if self.waves.is_empty() {
+            return None;
+        }
+        agent.upward().find_map(|scope| self.waves.get(&scope)).copied()
     }
 
     fn started_for(&self, agent: &Scope) -> bool {
