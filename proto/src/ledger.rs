@@ -18,6 +18,7 @@ use crate::rule::{self, Verdict};
 use crate::scope::Scope;
 use crate::strict::DocumentError;
 use crate::view::{LockView, Tag, View};
+use crate::wire::Outcome;
 
 /// What a node asks consensus to append: an entry without its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,8 @@ struct Used {
     time_ms: u64,
     /// For a lock that is gone: the entries that released it and, after a halt or drain, started it.
     ended: Option<(u64, Option<u64>)>,
+    /// The entry that says what the stop achieved.
+    outcome: Option<u64>,
 }
 
 /// What `apply` did.
@@ -153,6 +156,8 @@ pub enum Refusal {
     SeenAhead { theirs: u64, ours: u64 },
     #[error("the grant expired at {0}: sign one that ends later")]
     Expired(String),
+    #[error("the outcome of this stop is in the log already, at entry {0}")]
+    OutcomeKnown(u64),
     #[error("{scope} has {GRANTS_PER_SCOPE_MAX} unexpired grants already; let one end")]
     TooManyGrants { scope: Scope },
 }
@@ -272,8 +277,16 @@ impl Ledger {
                 Err(refusal) => refused(refusal),
             },
             // Written by a node about what it saw: it changes no state, so it needs no signature of a person.
-            EntryKind::Outcome if self.authority.is_some() => self.append(proposal),
-            EntryKind::Outcome => refused(Refusal::NoGenesis),
+            EntryKind::Outcome => match self.judge_outcome(&proposal.envelope) {
+                Ok(lock) => {
+                    let applied = self.append(proposal);
+                    if let (Ok(receipt), Some(used)) = (&applied.answer, self.used.get_mut(&lock)) {
+                        used.outcome = Some(receipt.index);
+                    }
+                    applied
+                }
+                Err(refusal) => refused(refusal),
+            },
             EntryKind::Trip
             | EntryKind::Proposal
             | EntryKind::Drill
@@ -385,6 +398,17 @@ impl Ledger {
             return Err(Refusal::TooManyGrants { scope: grant.scope.clone() });
         }
         Ok(())
+    }
+
+    /// An outcome is about a stop that has none yet; a node that restarted may try a second time.
+    fn judge_outcome(&self, envelope: &Envelope) -> Result<Digest, Refusal> {
+        let outcome: Outcome = serde_json::from_str(&envelope.document)
+            .map_err(|e| Refusal::Malformed(format!("the outcome cannot be read: {e}")))?;
+        match self.used.get(&outcome.outcome) {
+            None => Err(Refusal::NoSuchLock(outcome.outcome)),
+            Some(Used { outcome: Some(index), .. }) => Err(Refusal::OutcomeKnown(*index)),
+            Some(_) => Ok(outcome.outcome),
+        }
     }
 
     fn take_effect(&mut self, proposal: &Proposal, command: Command, signers: Vec<String>) -> Applied {
@@ -550,6 +574,19 @@ impl Ledger {
         Some(LockRecord { lock: lock.view(*id), started: lock.waves.keys().cloned().collect() })
     }
 
+    /// Locks in force whose outcome is not in the log yet.
+    pub fn locks_without_outcome(&self) -> Vec<LockView> {
+        (self.locks.iter())
+            .filter(|(id, _)| self.used.get(id).is_some_and(|used| used.outcome.is_none()))
+            .map(|(id, lock)| lock.view(*id))
+            .collect()
+    }
+
+    /// The entry at which a stop's outcome stands.
+    pub fn outcome_index(&self, id: &Digest) -> Option<u64> {
+        self.used.get(id)?.outcome
+    }
+
     pub fn lock_count(&self) -> usize {
         self.locks.len()
     }
@@ -584,7 +621,7 @@ enum Judged {
 
 impl Used {
     fn new(receipt: &Receipt) -> Self {
-        Self { index: receipt.index, time_ms: receipt.time_ms, ended: None }
+        Self { index: receipt.index, time_ms: receipt.time_ms, ended: None, outcome: None }
     }
 
     /// The first answer, once more.
