@@ -19,6 +19,8 @@ use crate::strict::{self, DocumentError, Fields};
 pub struct Authority {
     pub deployment: Deployment,
     pub version: u64,
+    /// SHA-256 of the document.
+    pub digest: Digest,
     pub principals: Vec<Principal>,
     pub roles: Vec<Role>,
     pub root: Root,
@@ -170,7 +172,8 @@ impl Authority {
         let nodes = fields.objects("nodes", NODES_MAX)?.into_iter().map(node).collect::<Result<_, _>>()?;
         let limits = limits(fields.object("limits")?)?;
         fields.finish()?;
-        let authority = Self { deployment, version, principals, roles, root, nodes, limits };
+        let authority =
+            Self { deployment, version, digest: Digest::of(bytes), principals, roles, root, nodes, limits };
         authority.check()?;
         Ok(authority)
     }

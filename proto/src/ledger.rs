@@ -34,6 +34,8 @@ pub struct Ledger {
     /// The SHA-256 of the only genesis that this ledger takes.
     pinned: Digest,
     authority: Option<Authority>,
+    /// The entries that hold the authority's versions, the genesis first.
+    authorities: Vec<u64>,
     epoch: Epoch,
     frontier: Frontier,
     /// SHA-256 of the newest entry's bytes.
@@ -225,6 +227,7 @@ impl Ledger {
         Self {
             pinned,
             authority: None,
+            authorities: Vec::new(),
             epoch: Epoch { number: 1, id: pinned },
             frontier: Frontier::default(),
             prev: Digest::default(),
@@ -237,6 +240,10 @@ impl Ledger {
 
     pub fn authority(&self) -> Option<&Authority> {
         self.authority.as_ref()
+    }
+
+    pub fn authority_entries(&self) -> &[u64] {
+        &self.authorities
     }
 
     pub fn pinned(&self) -> Digest {
@@ -307,6 +314,7 @@ impl Ledger {
         let applied = self.append(proposal);
         if let Ok(receipt) = &applied.answer {
             self.used.insert(receipt.digest, Used::new(receipt));
+            self.authorities.push(self.size() - 1);
             self.authority = Some(genesis);
         }
         applied
