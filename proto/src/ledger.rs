@@ -577,6 +577,14 @@ impl Ledger {
         locks
     }
 
+    /// The locks that hold `agent`: on it or above it, and not started for it.
+    pub fn locks_on(&self, agent: &Scope) -> Vec<Digest> {
+        (agent.upward().filter_map(|scope| self.by_scope.get(&scope)).flatten())
+            .map(|(_, _, id)| *id)
+            .filter(|id| !self.locks[id].started_for(agent))
+            .collect()
+    }
+
     pub fn lock(&self, id: &Digest) -> Option<LockRecord> {
         let lock = self.locks.get(id)?;
         Some(LockRecord { lock: lock.view(*id), started: lock.waves.keys().cloned().collect() })
