@@ -1,8 +1,26 @@
 //! The node and its parts.
 
+pub mod api;
+pub mod audit;
+pub mod clock;
+pub mod config;
 pub mod dev;
+pub mod instances;
+pub mod leases;
+pub mod node;
+pub mod outcomes;
 pub mod pki;
+pub mod push;
 pub mod raft;
+pub mod replica;
+pub mod service;
 pub mod sign;
 pub mod store;
 pub mod tls;
+
+/// Runs what may wait for a disk away from the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+}

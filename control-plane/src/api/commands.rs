@@ -1,0 +1,280 @@
+//! `POST /v1/commands` and `POST /agent/shutdown`: signed commands by multipart. Step ② of a stop begins here.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Instant;
+
+use axum::extract::multipart::{Multipart, MultipartRejection};
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tagout_proto::command::Command;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
+use tagout_proto::strict::format_instant_ms;
+use tagout_proto::wire::CommandAnswer;
+
+use super::problem::Problem;
+use super::{Api, read};
+use crate::clock;
+use crate::tls::Peer;
+
+const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bearer token never replaces one:\n\
+    ssh-keygen -Y sign -n tagout-command -f ~/.ssh/id_ed25519 stop.json\n\
+    curl --fail-with-body -F command=@stop.json -F signature=@stop.json.sig https://NODE/agent/shutdown\n\
+    (`tagout stop SCOPE --print-curl` writes stop.json and both lines)";
+
+pub async fn command(
+    State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    form: Result<Multipart, MultipartRejection>,
+) -> Response {
+    match form {
+        Ok(form) => accept(&api, peer, form, Form::Full).await,
+        Err(_) => {
+            let detail =
+                format!("send multipart/form-data with the parts command and signature; {HOW_TO_SIGN}");
+            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-multipart", detail).into_response()
+        }
+    }
+}
+
+pub async fn shutdown(
+    State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    form: Result<Multipart, MultipartRejection>,
+) -> Response {
+    match form {
+        Ok(form) => accept(&api, peer, form, Form::Shutdown).await,
+        Err(_) => Problem::new(StatusCode::UNAUTHORIZED, "unsigned", HOW_TO_SIGN).into_response(),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Full,
+    /// A stop, where `agent_id` may stand for `scope`, and `action` and `mode` may be left out.
+    Shutdown,
+}
+
+async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wanted: Form) -> Response {
+    let began = Instant::now();
+    let (envelope, result) = match read_envelope(form).await {
+        Ok(envelope) => {
+            let result = submit(api, &envelope, wanted).await;
+            (Some(envelope), result)
+        }
+        Err(problem) => (None, Err(problem)),
+    };
+    match result {
+        Ok(answer) => {
+            metrics::counter!("tagout_commands_total", "action" => answer.action.name(), "code" => "ok")
+                .increment(1);
+            if !answer.repeated {
+                metrics::histogram!("tagout_commit_seconds", "action" => answer.action.name())
+                    .record(began.elapsed());
+            }
+            tracing::info!(
+                digest = %answer.digest, index = answer.index, action = %answer.action, scope = %answer.scope,
+                repeated = answer.repeated, "command took effect"
+            );
+            let status = if answer.repeated { StatusCode::OK } else { StatusCode::CREATED };
+            (status, axum::Json(answer)).into_response()
+        }
+        Err(problem) => {
+            metrics::counter!("tagout_commands_total", "action" => "refused", "code" => problem.code())
+                .increment(1);
+            api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope.as_ref(), &problem);
+            problem.into_response()
+        }
+    }
+}
+
+async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandAnswer, Problem> {
+    let command =
+        Command::parse(envelope.document.as_bytes()).map_err(tagout_proto::ledger::Refusal::from)?;
+    let (action, scope) = (command.action.kind(), command.action.scope().clone());
+    match wanted {
+        Form::Full if command.shutdown_form => {
+            return Err(Problem::bad_request(
+                "bad-document",
+                "the command must name its action, its mode if it is a stop, and its scope as \"scope\"; only \
+                 POST /agent/shutdown takes the short form",
+            ));
+        }
+        Form::Shutdown if action.loosens() => {
+            return Err(Problem::bad_request(
+                "not-a-stop",
+                format!("a {action} is sent to POST /v1/commands"),
+            ));
+        }
+        Form::Full | Form::Shutdown => {}
+    }
+    let receipt = api.service.submit(envelope.clone()).await?;
+    Ok(CommandAnswer {
+        action,
+        digest: receipt.digest,
+        index: receipt.index,
+        time_ms: receipt.time_ms,
+        repeated: receipt.repeated,
+        reach: read::reach_of(&api.service, &scope),
+        scope,
+    })
+}
+
+/// Reads the parts `command` and `signature`, each within its bound.
+async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
+    let broken = |e: axum::extract::multipart::MultipartError| {
+        let (status, code) = match e.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            _ => (StatusCode::BAD_REQUEST, "bad-multipart"),
+        };
+        Problem::new(status, code, format!("the multipart body cannot be read: {}", e.body_text()))
+    };
+    let mut document = None;
+    let mut signatures = Vec::new();
+    while let Some(mut part) = form.next_field().await.map_err(broken)? {
+        let name = part.name().unwrap_or("").to_owned();
+        let max = match name.as_str() {
+            "command" => COMMAND_MAX_BYTES,
+            "signature" => SIGNATURE_MAX_BYTES,
+            _ => {
+                let shown: String = name.chars().take(40).collect();
+                let detail = format!(
+                    "part {shown:?} is unknown; send one command and 1 to {SIGNATURES_MAX} signature parts"
+                );
+                return Err(Problem::bad_request("bad-multipart", detail));
+            }
+        };
+        let mut bytes = Vec::new();
+        while let Some(chunk) = part.chunk().await.map_err(broken)? {
+            bytes.extend(chunk);
+            if bytes.len() > max {
+                let detail = format!("the {name} part has more than {max} bytes");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
+            }
+        }
+        let text = String::from_utf8(bytes).map_err(|_| {
+            Problem::bad_request("bad-document", format!("the {name} part is not UTF-8 text"))
+        })?;
+        if name == "signature" {
+            if signatures.len() == SIGNATURES_MAX {
+                let detail = format!("more than {SIGNATURES_MAX} signature parts were sent");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
+            }
+            signatures.push(text);
+        } else if document.replace(text).is_some() {
+            return Err(Problem::bad_request(
+                "bad-multipart",
+                "two command parts were sent; send one command at a time",
+            ));
+        }
+    }
+    let document = document.ok_or_else(|| {
+        Problem::bad_request(
+            "bad-multipart",
+            "there is no command part; send the document with -F command=@stop.json",
+        )
+    })?;
+    Ok(Envelope { document, signatures })
+}
+
+/// Refused and forged attempts, as JSON lines apart from the audit log (S8): bounded, and never in a stop's way.
+#[derive(Clone)]
+pub struct SecurityLog {
+    lines: SyncSender<String>,
+}
+
+/// Lines that may wait for the disk; what comes on top is counted and dropped.
+const SECURITY_QUEUE_MAX: usize = 1024;
+/// The file turns over at this size; one older file is kept.
+const SECURITY_FILE_MAX_BYTES: u64 = 8 * 1024 * 1024;
+
+#[derive(Serialize)]
+struct Attempt<'a> {
+    time: String,
+    peer: Option<String>,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    digest: Option<String>,
+    document: Option<&'a str>,
+}
+
+impl SecurityLog {
+    /// Writes to `security.jsonl` in `folder`.
+    pub fn open(folder: &Path) -> std::io::Result<Self> {
+        let path = folder.join("security.jsonl");
+        let mut file = SecurityFile::open(path)?;
+        let (lines, received) = sync_channel::<String>(SECURITY_QUEUE_MAX);
+        std::thread::Builder::new().name("security-log".into()).spawn(move || {
+            for line in received {
+                if let Err(error) = file.append(&line) {
+                    tracing::warn!(%error, "the security log could not be written");
+                }
+            }
+        })?;
+        Ok(Self { lines })
+    }
+
+    fn refused(&self, peer: Option<String>, envelope: Option<&Envelope>, problem: &Problem) {
+        let attempt = Attempt {
+            time: format_instant_ms(clock::wall_ms()),
+            peer,
+            status: problem.status().as_u16(),
+            code: problem.code(),
+            detail: problem.detail(),
+            digest: envelope.map(|e| e.digest().to_string()),
+            document: envelope.map(|e| e.document.as_str()).filter(|d| d.len() <= 4096),
+        };
+        let line = serde_json::to_string(&attempt).expect("an attempt is plain data") + "\n";
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
+            metrics::counter!("tagout_security_log_dropped_total").increment(1);
+        }
+    }
+}
+
+struct SecurityFile {
+    path: PathBuf,
+    file: std::fs::File,
+    size: u64,
+}
+
+impl SecurityFile {
+    fn open(path: PathBuf) -> std::io::Result<Self> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path, file, size })
+    }
+
+    fn append(&mut self, line: &str) -> std::io::Result<()> {
+        if self.size + line.len() as u64 > SECURITY_FILE_MAX_BYTES {
+            std::fs::rename(&self.path, self.path.with_extension("1.jsonl"))?;
+            *self = Self::open(self.path.clone())?;
+        }
+        self.file.write_all(line.as_bytes())?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s8_the_security_log_turns_over_and_stays_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("security.jsonl");
+        let mut file = SecurityFile::open(path.clone()).unwrap();
+        let line = "x".repeat(1024 * 1024 - 1) + "\n";
+        for _ in 0..20 {
+            file.append(&line).unwrap();
+        }
+        let total: u64 =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(total <= 2 * SECURITY_FILE_MAX_BYTES && std::fs::read_dir(dir.path()).unwrap().count() == 2);
+    }
+}

@@ -1,0 +1,62 @@
+//! `GET /v1/events?scope=a,b`: stops as they happen, as server-sent events (WHATWG HTML, section 9.2).
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::Stream;
+use serde::Deserialize;
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::Renew;
+
+use super::Api;
+use super::problem::Problem;
+use crate::push::{self, SCOPES_MAX, SUBSCRIBERS_MAX};
+
+/// A comment goes out after so much silence, so that a dead connection is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize)]
+pub struct Filter {
+    scope: String,
+}
+
+pub async fn events(
+    State(api): State<Api>,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let Query(filter) = filter.map_err(|_| {
+        Problem::bad_request("bad-request", "name what to listen to: ?scope=a/b,c (or scope=* for all)")
+    })?;
+    let scopes = filter.scope.split(',').map(Scope::parse).collect::<Result<Vec<_>, _>>();
+    let scopes = scopes.map_err(|e| Problem::bad_request("bad-scope", e.to_string()))?;
+    if scopes.len() > SCOPES_MAX {
+        let detail = format!("at most {SCOPES_MAX} scopes per connection; listen to a common parent");
+        return Err(Problem::bad_request("bad-request", detail));
+    }
+    let subscription = api.service.hub.subscribe(scopes).ok_or_else(|| {
+        let detail = format!("{SUBSCRIBERS_MAX} guards listen already; leases go on without push");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-listeners", detail)
+    })?;
+    // Subscribed before the size is read: a stop in between is in the queue, or in the size, or in both.
+    let hello = Renew { log_size: api.service.replica.ledger().size(), deny: false };
+    let stream =
+        futures_util::stream::unfold((subscription, Some(hello)), |(subscription, hello)| async move {
+            let event = match hello {
+                Some(hello) => named("hello", &hello),
+                None => match subscription.next().await {
+                    push::Event::Stop(stop) => Event::default().event("stop").data(&*stop),
+                    push::Event::Renew(renew) => named("renew", &renew),
+                },
+            };
+            Some((Ok(event), (subscription, None)))
+        });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn named(name: &str, renew: &Renew) -> Event {
+    Event::default().event(name).data(serde_json::to_string(renew).expect("an event is plain data"))
+}

@@ -1,0 +1,67 @@
+//! The audit log over HTTP, as c2sp.org/tlog-tiles has it, below `/log/`.
+
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tagout_proto::log::tile::TileId;
+
+use super::Api;
+use super::problem::Problem;
+
+/// How long a reader may wait for the checkpoint to cover an entry that it has just seen acknowledged.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+pub struct Wanted {
+    /// Answer once the checkpoint covers so many entries.
+    #[serde(default)]
+    size: u64,
+}
+
+pub async fn checkpoint(
+    State(api): State<Api>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(Wanted { size }) = wanted.map_err(|e| Problem::bad_request("bad-request", e.body_text()))?;
+    if tokio::time::timeout(CHECKPOINT_WAIT, api.service.audit.wait_for(size)).await.is_err() {
+        let detail = format!("the checkpoint does not cover {size} entries yet; try again");
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-checkpoint", detail));
+    }
+    let note = api.service.audit.checkpoint();
+    if note.is_empty() {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no-checkpoint",
+            "the log is empty; try again",
+        ));
+    }
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, note.to_string()).into_response())
+}
+
+pub async fn tile(State(api): State<Api>, Path(path): Path<String>) -> Result<Response, Problem> {
+    let id = TileId::parse(&path).ok_or_else(|| {
+        Problem::bad_request(
+            "bad-tile",
+            "a tile is /log/tile/<level or entries>/<N>[.p/<W>], as in c2sp.org/tlog-tiles",
+        )
+    })?;
+    let audit = api.service.audit.clone();
+    let tile = crate::blocking(move || audit.tile(id)).await.map_err(|e| Problem::internal(&e))?;
+    let tile = tile.ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no-such-tile",
+            "the log has not grown to this tile; see /log/checkpoint",
+        )
+    })?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
+    Ok((headers, tile).into_response())
+}

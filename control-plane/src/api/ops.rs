@@ -1,0 +1,79 @@
+//! Health, readiness and metrics.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use super::Api;
+use super::problem::Problem;
+
+/// The process answers.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The node can issue leases: it reaches a quorum, and the genesis is in its log.
+pub async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
+    let not_ready = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail);
+    let barrier = tokio::time::timeout(Duration::from_secs(2), api.service.consensus.read_barrier()).await;
+    match barrier {
+        Err(_) => Err(not_ready("no quorum answered within 2 s".into())),
+        Ok(Err(error)) => Err(not_ready(error.to_string())),
+        Ok(Ok(())) if api.service.replica.ledger().authority().is_none() => {
+            Err(not_ready("no genesis yet".into()))
+        }
+        Ok(Ok(())) => Ok("ready\n"),
+    }
+}
+
+/// Prometheus text (exposition format 0.0.4).
+pub async fn metrics(State(api): State<Api>) -> Response {
+    let service = &api.service;
+    let status = service.consensus.status();
+    let gauge = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
+    {
+        let ledger = service.replica.ledger();
+        gauge("tagout_log_entries", ledger.size() as f64);
+        gauge("tagout_locks_in_force", ledger.lock_count() as f64);
+    }
+    gauge("tagout_log_checkpointed_entries", service.audit.checkpointed_size() as f64);
+    gauge("tagout_guards_listening", service.hub.subscribers() as f64);
+    gauge("tagout_instances", service.instances.count() as f64);
+    gauge("tagout_raft_term", status.term as f64);
+    gauge("tagout_raft_leader", f64::from(u8::from(status.is_leader)));
+    gauge("tagout_raft_applied_index", status.applied.unwrap_or(0) as f64);
+    let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (headers, api.metrics.0.render()).into_response()
+}
+
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Makes the process's recorder; once per process.
+    pub fn install() -> Result<Self, metrics_exporter_prometheus::BuildError> {
+        let seconds = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(
+                metrics_exporter_prometheus::Matcher::Suffix("_seconds".into()),
+                &seconds,
+            )?
+            .install_recorder()?;
+        metrics::describe_histogram!(
+            "tagout_commit_seconds",
+            metrics::Unit::Seconds,
+            "From a command's arrival to its answer"
+        );
+        metrics::describe_counter!("tagout_commands_total", "Commands by action and outcome code");
+        metrics::describe_gauge!("tagout_guards_listening", "Open event streams");
+        Ok(Self(handle))
+    }
+
+    /// Keeps histograms small.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}

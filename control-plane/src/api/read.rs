@@ -1,0 +1,164 @@
+//! What people read: agents, locks, the reach of a stop, the authority.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use tagout_proto::digest::Digest;
+use tagout_proto::ledger::LockRecord;
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::{Agent, Agents, AuthorityChain, Instance, Locks, Reach, Status, StopReach};
+
+use super::Api;
+use super::problem::Problem;
+use crate::clock;
+use crate::service::Service;
+
+/// An instance counts as there while its last lease may still be alive.
+const SEEN_WITHIN: Duration = Duration::from_millis(tagout_proto::limits::TTL_MAX_MS);
+/// How long a question for news may wait.
+const LONG_POLL: Duration = Duration::from_secs(20);
+
+#[derive(Deserialize)]
+pub struct ScopeFilter {
+    scope: Option<String>,
+}
+
+type ScopeQuery = Result<Query<ScopeFilter>, QueryRejection>;
+
+fn scope_of(query: ScopeQuery) -> Result<Scope, Problem> {
+    let Query(filter) = query.map_err(|e| Problem::bad_request("bad-request", e.body_text()))?;
+    let scope = filter.scope.as_deref().unwrap_or("*");
+    Scope::parse(scope).map_err(|e| Problem::bad_request("bad-scope", e.to_string()))
+}
+
+/// `GET /v1/agents?scope=…`.
+pub async fn agents(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Agents>, Problem> {
+    Ok(Json(Agents { agents: agents_below(&api.service, &scope_of(query)?) }))
+}
+
+/// `GET /v1/locks?scope=…`.
+pub async fn locks(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Locks>, Problem> {
+    Ok(Json(Locks { locks: api.service.replica.ledger().locks_touching(&scope_of(query)?) }))
+}
+
+/// `GET /v1/locks/{id}`.
+pub async fn lock(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<LockRecord>, Problem> {
+    let id = lock_id(&id)?;
+    let record = api.service.replica.ledger().lock(&id);
+    record.map(Json).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no-such-lock",
+            "no such lock is in force; its history is in the log",
+        )
+    })
+}
+
+#[derive(Deserialize)]
+pub struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /v1/locks/{id}/reach?after=VERSION`.
+pub async fn reach(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    after: Result<Query<After>, QueryRejection>,
+) -> Result<Json<StopReach>, Problem> {
+    let id = lock_id(&id)?;
+    let Query(After { after }) = after.map_err(|e| Problem::bad_request("bad-request", e.body_text()))?;
+    let account = api.service.outcomes.account(&id).ok_or_else(|| {
+        let detail =
+            "this stop is not being accounted for (any more); its outcome is in the log: tagout log show";
+        Problem::new(StatusCode::NOT_FOUND, "no-such-stop", detail)
+    })?;
+    // As it is after the wait: the caller asks again.
+    let _ = tokio::time::timeout(LONG_POLL, account.changed_since(after)).await;
+    Ok(Json(account.reach()))
+}
+
+/// `GET /v1/status`.
+pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
+    let time_ms = clock::wall_ms();
+    let ledger = api.service.replica.ledger();
+    let authority = ledger.authority().ok_or(tagout_proto::ledger::Refusal::NoGenesis)?;
+    Ok(Json(Status {
+        deployment: authority.deployment.to_string(),
+        node: api.service.node.to_string(),
+        epoch: ledger.epoch(),
+        log_size: ledger.size(),
+        log_root: ledger.frontier().root(),
+        authority_version: authority.version,
+        limits: authority.limits,
+        time_ms,
+        locks: ledger.lock_count() as u64,
+        grants: ledger.grants(time_ms),
+    }))
+}
+
+/// `GET /v1/authority`.
+pub async fn authority(State(api): State<Api>) -> Result<Json<AuthorityChain>, Problem> {
+    let entries = api.service.replica.ledger().authority_entries().to_vec();
+    let audit = api.service.audit.clone();
+    let authority = crate::blocking(move || {
+        // An entry may be applied and a moment away from the log's memory: the caller asks again.
+        entries
+            .into_iter()
+            .map(|index| audit.entry(index).map(|entry| entry.envelope))
+            .collect::<Result<_, _>>()
+    });
+    Ok(Json(AuthorityChain { authority: authority.await.map_err(|e| Problem::internal(&e))? }))
+}
+
+fn lock_id(text: &str) -> Result<Digest, Problem> {
+    text.parse()
+        .map_err(|_| Problem::bad_request("bad-lock-id", "a lock id is a SHA-256 as 64 lowercase hex digits"))
+}
+
+/// Agents at or below `scope`: seen by a lease, or with a grant of their own.
+fn agents_below(service: &Service, scope: &Scope) -> Vec<Agent> {
+    let now_ms = clock::wall_ms();
+    let mut instances: BTreeMap<Scope, Vec<Instance>> = BTreeMap::new();
+    for (agent, instance) in service.instances.below(scope, SEEN_WITHIN) {
+        instances.entry(agent).or_default().push(instance);
+    }
+    let ledger = service.replica.ledger();
+    let grants = ledger.grants(now_ms);
+    for grant in grants.iter().filter(|g| scope.covers(&g.scope) && !g.scope.is_fleet()) {
+        // A grant for a group is no agent once agents below it are known.
+        let group = instances.keys().any(|agent| grant.scope.covers(agent) && *agent != grant.scope);
+        if !group {
+            instances.entry(grant.scope.clone()).or_default();
+        }
+    }
+    instances
+        .into_iter()
+        .map(|(scope, instances)| Agent {
+            verdict: ledger.verdict(&scope, now_ms),
+            locks: ledger.locks_on(&scope),
+            consent_until_ms: grants.iter().filter(|g| g.scope.covers(&scope)).map(|g| g.expires_at_ms).max(),
+            instances,
+            scope,
+        })
+        .collect()
+}
+
+pub fn reach_of(service: &Service, scope: &Scope) -> Reach {
+    let instances = service.instances.below(scope, SEEN_WITHIN);
+    let agents = {
+        let mut agents: std::collections::BTreeSet<Scope> =
+            instances.iter().map(|(agent, _)| agent.clone()).collect();
+        let grants = service.replica.ledger().grants(clock::wall_ms());
+        let own = grants.into_iter().map(|g| g.scope).filter(|s| scope.covers(s) && !s.is_fleet());
+        let own: Vec<_> = own.filter(|s| !agents.iter().any(|agent| s.covers(agent))).collect();
+        agents.extend(own);
+        agents.len() as u64
+    };
+    Reach { agents, instances: instances.len() as u64 }
+}

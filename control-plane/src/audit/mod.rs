@@ -1,0 +1,41 @@
+//! The audit log on this node's disk. Step ⑤ of a stop.
+//!
+//! ```text
+//! <data>/log/checkpoint                    the signed checkpoint, replaced as a whole, always last
+//! <data>/log/tile/<L>/<N>                  full hash tiles, written once, mode 0444
+//! <data>/log/tile/entries/<N>              full entry bundles, likewise
+//! <data>/log/tile/entries/<N>.p/<W>        the newest partial bundle: what full ones do not hold yet
+//! ```
+//!
+//! A node writes it from the entries that it applied, off the path of the acknowledgement: what was acknowledged is
+//! durable in the Raft log, which is purged only below the checkpoint. After a crash the entries above the checkpoint are
+//! applied again, and those that had reached the disk must then be equal, byte for byte (S9). Partial hash tiles are not
+//! kept: they follow from the entries and the full tiles, and are served from memory.
+
+mod edge;
+mod reader;
+mod writer;
+
+pub use reader::{AuditReader, LAG_MAX};
+pub use writer::{AuditLog, AuditSink};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("the audit log at {path} cannot be {doing}")]
+    Io {
+        doing: &'static str,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "the audit log at {path} is damaged: {what}. Keep the folder for analysis and do not start this node on it; \
+         restore from a backup or another node"
+    )]
+    Damaged { path: String, what: String },
+    #[error(
+        "this node's state differs from its own audit log at entry {index}: it stops rather than serve either. Keep its \
+         data folder for analysis; compare with another node's log with `tagout log verify`"
+    )]
+    Diverged { index: u64 },
+}

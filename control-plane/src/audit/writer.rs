@@ -1,0 +1,357 @@
+//! Writing the log: one thread, entries in, tiles and a checkpoint out.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use parking_lot::{Mutex, RwLock};
+use tagout_proto::digest::Digest;
+use tagout_proto::log::checkpoint::Checkpoint;
+use tagout_proto::log::tile::{
+    TILE_WIDTH, TileId, TileKind, hashes_at, parse_bundle, parse_hashes, subtree_root,
+};
+use tagout_proto::note::NoteSigner;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::AuditError;
+use super::edge::Edge;
+use super::reader::{AuditReader, Checkpointed, Pending};
+use crate::store::files;
+
+/// Entries that one checkpoint may cover.
+const BATCH_MAX: usize = 4 * 1024;
+
+/// An applied entry on its way to the disk.
+struct Job {
+    index: u64,
+    bytes: Vec<u8>,
+    /// The ledger's root after it: what the log's must be.
+    root: Digest,
+}
+
+pub struct AuditLog {
+    jobs: Option<Sender<Job>>,
+    reader: AuditReader,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AuditLog {
+    /// Opens the log in `folder`, checks its edge against its own checkpoint, and starts the writer.
+    ///
+    /// `failed` is called once with the error that ends the writing: the process cannot go on without its log.
+    pub fn open(
+        folder: &Path,
+        origin: String,
+        signer: NoteSigner,
+        failed: impl FnOnce(AuditError) + Send + 'static,
+    ) -> Result<Self, AuditError> {
+        let at = |doing, path: &Path| {
+            let path = path.display().to_string();
+            move |source| AuditError::Io { doing, path, source }
+        };
+        let entries = folder.join("tile").join("entries");
+        files::create_folder(&entries).map_err(at("created", &entries))?;
+        files::sweep_temporaries(folder).map_err(at("cleaned", folder))?;
+        let (edge, note) = load(folder, &origin, &signer)?;
+        let (publish, checkpoint) = watch::channel(Checkpointed { size: edge.size(), note: note.into() });
+        let edge = Arc::new(RwLock::new(edge));
+        let pending = Pending::default();
+        let reader = AuditReader { folder: folder.into(), pending, edge: edge.clone(), checkpoint };
+        let (jobs, queue) = channel();
+        let mut writer = Writer {
+            durable_size: edge.read().size(),
+            reader: reader.clone(),
+            origin,
+            signer,
+            publish,
+            bundle: None,
+        };
+        let thread = std::thread::Builder::new().name("audit-log".into()).spawn(move || {
+            if let Err(error) = writer.run(&queue) {
+                failed(error);
+            }
+        });
+        let thread = thread.map_err(at("written", folder))?;
+        Ok(Self { jobs: Some(jobs), reader, thread: Some(thread) })
+    }
+
+    pub fn reader(&self) -> AuditReader {
+        self.reader.clone()
+    }
+
+    /// A sender for the state machine, which calls it in order for every entry that it applies, again after a restart.
+    pub fn sink(&self) -> AuditSink {
+        AuditSink {
+            jobs: Mutex::new(self.jobs.clone()),
+            pending: self.reader.pending.clone(),
+            checkpoint: self.reader.checkpoint.clone(),
+        }
+    }
+}
+
+impl Drop for AuditLog {
+    /// Writes what is queued. The sinks must be closed by then.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A writer that panicked has reported itself; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The state machine's end of the log.
+pub struct AuditSink {
+    jobs: Mutex<Option<Sender<Job>>>,
+    pending: Pending,
+    checkpoint: watch::Receiver<Checkpointed>,
+}
+
+impl AuditSink {
+    /// Hands an applied entry over, without waiting. Whoever proposes waits for a log that lags (`LAG_MAX`).
+    pub fn append(&self, index: u64, bytes: Vec<u8>, root: Digest) {
+        if let Some(jobs) = self.jobs.lock().as_ref() {
+            self.pending.write().insert(index, bytes.clone());
+            // The writer is gone only when its failure is ending the process already.
+            let _ = jobs.send(Job { index, bytes, root });
+        }
+    }
+
+    pub fn durable(&self) -> Durable {
+        Durable(self.checkpoint.clone())
+    }
+
+    /// Lets the writer end once its queue is empty.
+    pub fn close(&self) {
+        *self.jobs.lock() = None;
+    }
+}
+
+/// Waits for the log to be on disk.
+pub struct Durable(watch::Receiver<Checkpointed>);
+
+impl Durable {
+    /// Blocks until the checkpoint covers `size` entries. Not for async threads.
+    pub fn wait(mut self, size: u64) -> io::Result<()> {
+        let reached = Handle::current().block_on(async { self.0.wait_for(|c| c.size >= size).await.is_ok() });
+        if reached { Ok(()) } else { Err(io::Error::other("the audit log's writer has ended")) }
+    }
+}
+
+struct Writer {
+    /// Entries below this are on disk under a checkpoint.
+    durable_size: u64,
+    reader: AuditReader,
+    origin: String,
+    signer: NoteSigner,
+    publish: watch::Sender<Checkpointed>,
+    /// The full bundle that entries applied again are compared with.
+    bundle: Option<(u64, Vec<Vec<u8>>)>,
+}
+
+impl Writer {
+    fn run(&mut self, queue: &Receiver<Job>) -> Result<(), AuditError> {
+        while let Ok(first) = queue.recv() {
+            let mut root = None;
+            for job in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX - 1)) {
+                let index = job.index;
+                if index < self.durable_size {
+                    self.compare(&job)?;
+                } else {
+                    root = Some(job.root);
+                    self.push(job)?;
+                }
+                self.reader.pending.write().remove(&index);
+            }
+            if let Some(root) = root {
+                self.checkpoint(root)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry that was on disk before the restart must come out of the replay again, byte for byte (S9).
+    fn compare(&mut self, job: &Job) -> Result<(), AuditError> {
+        let diverged = AuditError::Diverged { index: job.index };
+        if let Some(entry) = self.reader.edge.read().entry(job.index) {
+            return if entry == job.bytes { Ok(()) } else { Err(diverged) };
+        }
+        let n = job.index / TILE_WIDTH;
+        if self.bundle.as_ref().is_none_or(|(have, _)| *have != n) {
+            let id = TileId { kind: TileKind::Entries, n, width: TILE_WIDTH as u16 };
+            let bytes = self.reader.tile(id).map_err(|e| self.io("read", e))?.unwrap_or_default();
+            let entries = parse_bundle(&bytes).unwrap_or_default().into_iter().map(<[u8]>::to_vec).collect();
+            self.bundle = Some((n, entries));
+        }
+        let entries = self.bundle.as_ref().map(|(_, entries)| entries);
+        match entries.and_then(|entries| entries.get((job.index % TILE_WIDTH) as usize)) {
+            Some(entry) if *entry == job.bytes => Ok(()),
+            _ => Err(diverged),
+        }
+    }
+
+    /// Takes an entry in and seals the tiles that it fills. A crash here leaves sealed tiles above the checkpoint; the
+    /// replay fills them again with the same bytes.
+    fn push(&mut self, job: Job) -> Result<(), AuditError> {
+        let size = self.reader.edge.read().size();
+        if job.index != size {
+            return Err(self.damaged(format!("entry {} was applied where entry {size} was due", job.index)));
+        }
+        if !(size + 1).is_multiple_of(TILE_WIDTH) {
+            self.reader.edge.write().push(job.bytes);
+            return Ok(());
+        }
+        // Readers see a full tile in the edge or in its file: so the files come first.
+        let mut next = self.reader.edge.read().clone();
+        for (id, bytes) in next.push(job.bytes) {
+            let path = self.reader.path(id);
+            let folder = path.parent().expect("a tile lies in a folder");
+            files::create_folder(folder)
+                .and_then(|()| files::create_once(&path, &bytes))
+                .map_err(|e| self.io("sealed", e))?;
+        }
+        *self.reader.edge.write() = next;
+        Ok(())
+    }
+
+    /// Makes everything up to the edge durable, the signed checkpoint last. A crash before its rename leaves the older
+    /// checkpoint, whose partial bundle is removed only afterwards.
+    fn checkpoint(&mut self, ledger_root: Digest) -> Result<(), AuditError> {
+        let (size, root, bundle) = {
+            let edge = self.reader.edge.read();
+            (edge.size(), edge.root(), edge.bundle(TILE_WIDTH as usize))
+        };
+        if root != ledger_root {
+            return Err(AuditError::Diverged { index: size - 1 });
+        }
+        let width = (size % TILE_WIDTH) as u16;
+        if width > 0 {
+            let path = self.reader.path(TileId { kind: TileKind::Entries, n: size / TILE_WIDTH, width });
+            let folder = path.parent().expect("a partial bundle lies in a folder");
+            files::create_folder(folder)
+                .and_then(|()| files::create_once(&path, &bundle))
+                .map_err(|e| self.io("written", e))?;
+        }
+        let note = Checkpoint { origin: self.origin.clone(), size, root }.sign(&self.signer);
+        let path = self.reader.folder.join("checkpoint");
+        files::replace(&path, note.as_bytes()).map_err(|e| self.io("checkpointed", e))?;
+        let before = std::mem::replace(&mut self.durable_size, size);
+        self.publish.send_replace(Checkpointed { size, note: note.into() });
+        self.remove_partial(before).map_err(|e| self.io("tidied", e))
+    }
+
+    /// Removes the partial bundle of the checkpoint before: each entry of it now stands in a newer or full bundle too.
+    fn remove_partial(&self, size: u64) -> io::Result<()> {
+        let width = (size % TILE_WIDTH) as u16;
+        if width == 0 {
+            return Ok(());
+        }
+        let path = self.reader.path(TileId { kind: TileKind::Entries, n: size / TILE_WIDTH, width });
+        fs::remove_file(&path)?;
+        if self.durable_size / TILE_WIDTH > size / TILE_WIDTH {
+            fs::remove_dir(path.parent().expect("a partial bundle lies in a folder"))?;
+        }
+        Ok(())
+    }
+
+    fn io(&self, doing: &'static str, source: io::Error) -> AuditError {
+        AuditError::Io { doing, path: self.reader.folder.display().to_string(), source }
+    }
+
+    fn damaged(&self, what: String) -> AuditError {
+        AuditError::Damaged { path: self.reader.folder.display().to_string(), what }
+    }
+}
+
+/// The edge that the checkpoint in `folder` vouches for, and the checkpoint itself.
+fn load(folder: &Path, origin: &str, signer: &NoteSigner) -> Result<(Edge, String), AuditError> {
+    let shown = folder.display().to_string();
+    let damaged = |what: String| AuditError::Damaged { path: shown.clone(), what };
+    let read = |path: &Path| match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(AuditError::Io { doing: "read", path: path.display().to_string(), source }),
+    };
+    let Some(note) = read(&folder.join("checkpoint"))? else { return Ok((Edge::default(), String::new())) };
+    let note = String::from_utf8(note).map_err(|_| damaged("its checkpoint is not text".into()))?;
+    let checkpoint = Checkpoint::open(&note, &signer.verifier(), origin)
+        .map_err(|e| damaged(format!("its checkpoint: {e}")))?;
+    let size = checkpoint.size;
+    let tile = |kind, n, width| folder.join("tile").join(TileId { kind, n, width }.to_string());
+
+    // The partial tile of each upper level holds the roots of the full tiles below it that no full tile covers yet.
+    let mut upper_levels = Vec::new();
+    for level in 1u8..=8 {
+        let (below, own) = (level - 1, hashes_at(level, size));
+        if own == 0 {
+            break;
+        }
+        let mut hashes = Vec::new();
+        for n in own / TILE_WIDTH * TILE_WIDTH..own {
+            let path = tile(TileKind::Hashes { level: below }, n, TILE_WIDTH as u16);
+            let full =
+                read(&path)?.and_then(|bytes| parse_hashes(&bytes)).filter(|h| h.len() as u64 == TILE_WIDTH);
+            let full = full.ok_or_else(|| damaged(format!("tile {} is missing or torn", path.display())))?;
+            hashes.push(subtree_root(&full));
+        }
+        upper_levels.push(hashes);
+    }
+
+    let (n, width) = (size / TILE_WIDTH, (size % TILE_WIDTH) as usize);
+    let mut edge = Edge::at_full_tiles(n * TILE_WIDTH, upper_levels);
+    if width > 0 {
+        let partial = read(&tile(TileKind::Entries, n, width as u16))?;
+        let bundle =
+            partial.ok_or_else(|| damaged(format!("the bundle of its last {width} entries is missing")))?;
+        let entries = parse_bundle(&bundle).filter(|entries| entries.len() == width);
+        let entries =
+            entries.ok_or_else(|| damaged(format!("the bundle of its last {width} entries is torn")))?;
+        for entry in entries {
+            edge.push(entry.to_vec());
+        }
+    }
+    if edge.root() != checkpoint.root {
+        return Err(damaged("its entries and tiles do not hash to its own checkpoint".into()));
+    }
+    tidy(folder, size)?;
+    Ok((edge, note))
+}
+
+/// Removes what a crash left at the right edge: temporary files, and partial bundles that the checkpoint does not name.
+/// The replay writes again what is still needed.
+fn tidy(folder: &Path, size: u64) -> Result<(), AuditError> {
+    let tiles = folder.join("tile");
+    let (n, width) = (size / TILE_WIDTH, size % TILE_WIDTH);
+    let io = |source| AuditError::Io { doing: "tidied", path: tiles.display().to_string(), source };
+    let kinds = (0..8).map(|level| TileKind::Hashes { level }).chain([TileKind::Entries]);
+    for kind in kinds {
+        let level = if let TileKind::Hashes { level } = kind { level } else { 0 };
+        let next =
+            TileId { kind, n: hashes_at(level, size) / TILE_WIDTH, width: TILE_WIDTH as u16 }.to_string();
+        let next = tiles.join(next);
+        if let Some(folder) = next.parent().filter(|f| f.is_dir()) {
+            files::sweep_temporaries(folder).map_err(io)?;
+        }
+    }
+    for n in [n.checked_sub(1), Some(n)].into_iter().flatten() {
+        let partial = tiles.join(TileId { kind: TileKind::Entries, n, width: 1 }.to_string());
+        let partials = partial.parent().expect("a partial bundle lies in a folder");
+        if !partials.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(partials).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            if n != size / TILE_WIDTH || *entry.file_name().to_string_lossy() != width.to_string() {
+                fs::remove_file(entry.path()).map_err(io)?;
+            }
+        }
+        if n != size / TILE_WIDTH {
+            fs::remove_dir(partials).map_err(io)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! `tagout.toml`: everything a node is told. Paths are relative to the file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::StoreKind;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// `name:<SHA-256 of the genesis>`: what this node is bound to, for ever.
+    pub deployment: String,
+    /// The node's name in the authority; its key signs leases and checkpoints under it.
+    pub node: String,
+    pub listen: SocketAddr,
+    pub data: PathBuf,
+    pub genesis: PathBuf,
+    pub node_key: PathBuf,
+    pub tls_cert: PathBuf,
+    pub tls_key: PathBuf,
+    #[serde(default)]
+    pub store: StoreKind,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}; name the node's configuration with --config FILE, or make one with `tagout init`", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is not a valid configuration", path.display())]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl NodeConfig {
+    /// Reads the file and makes its paths absolute or relative to the caller's folder.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let mut config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for file in [
+            &mut config.data,
+            &mut config.genesis,
+            &mut config.node_key,
+            &mut config.tls_cert,
+            &mut config.tls_key,
+        ] {
+            *file = folder.join(&file);
+        }
+        Ok(config)
+    }
+
+    /// The file with a line of explanation for each key, as `tagout init` writes it.
+    pub fn documented(&self) -> String {
+        let key = |name: &str, text: &str| format!("{name} = {}\n", toml::Value::String(text.into()));
+        let path = |name: &str, path: &Path| key(name, &path.to_string_lossy());
+        let store = match self.store {
+            StoreKind::Sled => "sled",
+            StoreKind::Segment => "segment",
+        };
+        [
+            "# A Tagout node. Paths are relative to this file. Start it with: tagout serve --config tagout.toml\n".into(),
+            "\n# The deployment that this node serves: its name and the SHA-256 of its genesis. It never changes.\n".into(),
+            key("deployment", &self.deployment),
+            "\n# The signed first authority document: who may do what.\n".into(),
+            path("genesis", &self.genesis),
+            "\n# The node's name in the authority, and the seed of the Ed25519 key that it signs leases and checkpoints with.\n".into(),
+            key("node", &self.node),
+            path("node_key", &self.node_key),
+            "\n# Where the API listens, and its certificate from the deployment's private CA.\n".into(),
+            key("listen", &self.listen.to_string()),
+            path("tls_cert", &self.tls_cert),
+            path("tls_key", &self.tls_key),
+            "\n# The node's state: Raft log, snapshots, audit log, security log. One node, one folder; never copy it to a second one.\n"
+                .into(),
+            path("data", &self.data),
+            "\n# What keeps the Raft log: \"sled\" or \"segment\" (append-only files, faster). A change moves the log at the next start.\n"
+                .into(),
+            key("store", store),
+        ]
+        .concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NodeConfig {
+        NodeConfig {
+            deployment: format!("demo:{}", "0".repeat(64)),
+            node: "demo/node-1".into(),
+            listen: "127.0.0.1:7470".parse().unwrap(),
+            data: "data".into(),
+            genesis: "genesis.json".into(),
+            node_key: "node.key".into(),
+            tls_cert: "node.crt".into(),
+            tls_key: "node.pem".into(),
+            store: StoreKind::Segment,
+        }
+    }
+
+    #[test]
+    fn the_documented_file_reads_back_and_finds_its_neighbours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tagout.toml");
+        std::fs::write(&path, config().documented()).unwrap();
+        let read = NodeConfig::load(&path).unwrap();
+        assert_eq!(read.genesis, dir.path().join("genesis.json"));
+        assert_eq!((read.store, read.listen), (config().store, config().listen));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tagout.toml");
+        std::fs::write(&path, format!("{}lisen = \"x\"\n", config().documented())).unwrap();
+        let error = format!("{:#}", anyhow::Error::from(NodeConfig::load(&path).unwrap_err()));
+        assert!(error.contains("unknown field `lisen`"), "{error}");
+    }
+}

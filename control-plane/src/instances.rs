@@ -1,0 +1,84 @@
+//! Instances: the processes that hold guards, as their lease requests name them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tagout_proto::scope::Scope;
+use tagout_proto::wire;
+use tokio::time::Instant;
+
+/// Remembered (agent, instance) pairs. Beyond that a stop's account counts only the bound, which holds for all.
+pub const INSTANCES_MAX: usize = 100_000;
+/// An instance that has asked for no lease for so long is gone.
+const FORGET_AFTER: Duration = Duration::from_secs(120);
+
+#[derive(Default)]
+pub struct Instances {
+    by_agent: Mutex<ByAgent>,
+}
+
+#[derive(Default)]
+struct ByAgent {
+    seen: BTreeMap<Scope, BTreeMap<String, Instant>>,
+    count: usize,
+}
+
+impl Instances {
+    /// Notes that `instance` is about to get a lease for these agents. Called before the lease's read, so that a stop's
+    /// account never misses a guard whose lease is older than the stop.
+    pub fn note<'a>(&self, instance: &str, agents: impl Iterator<Item = &'a Scope>) {
+        let now = Instant::now();
+        let mut by_agent = self.by_agent.lock();
+        for agent in agents {
+            if let Some(seen) = by_agent.seen.get_mut(agent).and_then(|instances| instances.get_mut(instance))
+            {
+                *seen = now;
+                continue;
+            }
+            if by_agent.count >= INSTANCES_MAX {
+                by_agent.forget(now);
+            }
+            if by_agent.count < INSTANCES_MAX {
+                by_agent.seen.entry(agent.clone()).or_default().insert(instance.into(), now);
+                by_agent.count += 1;
+            }
+        }
+    }
+
+    /// Those at or below `scope` that asked for a lease within the last `within`.
+    pub fn below(&self, scope: &Scope, within: Duration) -> Vec<(Scope, wire::Instance)> {
+        let now = Instant::now();
+        let by_agent = self.by_agent.lock();
+        let mut found = Vec::new();
+        for (agent, instances) in by_agent.seen.iter().filter(|(agent, _)| scope.covers(agent)) {
+            for (instance, seen) in instances {
+                let ago = now.saturating_duration_since(*seen);
+                if ago <= within {
+                    let seen_ms_ago = ago.as_millis().try_into().unwrap_or(u64::MAX);
+                    found.push((agent.clone(), wire::Instance { instance: instance.clone(), seen_ms_ago }));
+                }
+            }
+        }
+        found
+    }
+
+    /// Drops those that are gone.
+    pub fn forget(&self) {
+        self.by_agent.lock().forget(Instant::now());
+    }
+
+    pub fn count(&self) -> usize {
+        self.by_agent.lock().count
+    }
+}
+
+impl ByAgent {
+    fn forget(&mut self, now: Instant) {
+        for instances in self.seen.values_mut() {
+            instances.retain(|_, seen| now.saturating_duration_since(*seen) < FORGET_AFTER);
+        }
+        self.seen.retain(|_, instances| !instances.is_empty());
+        self.count = self.seen.values().map(BTreeMap::len).sum();
+    }
+}

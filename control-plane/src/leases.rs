@@ -1,0 +1,214 @@
+//! Leases: the one authoritative exchange with guards (S3).
+//!
+//! A batch is whatever arrived while the one before was being served. It is frozen before its linearizable read begins, so
+//! the read is after every nonce in it; one read and one signature then answer all of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tagout_proto::command::Deployment;
+use tagout_proto::digest::Digest;
+use tagout_proto::lease::{
+    KnownLock, Lease, LeaseRequest, LeaseResponse, LockAnswer, RULE_VERSION, leaf_hash_of,
+};
+use tagout_proto::ledger::LockStatus;
+use tagout_proto::limits::LEASE_BATCH_MAX;
+use tagout_proto::log::tree;
+use tagout_proto::note::NoteSigner;
+use tagout_proto::view::View;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::audit::AuditReader;
+use crate::clock;
+use crate::instances::Instances;
+use crate::raft::{Consensus, ReadError};
+use crate::replica::Replica;
+
+/// Lease requests that may wait for the batch before theirs.
+const QUEUE_MAX: usize = 16 * 1024;
+
+#[derive(Clone)]
+pub struct Leases {
+    queue: mpsc::Sender<Waiting>,
+}
+
+struct Waiting {
+    request: LeaseRequest,
+    answer: oneshot::Sender<Result<LeaseResponse, Arc<LeaseFailure>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseFailure {
+    #[error("too many lease requests are waiting; try again")]
+    Busy,
+    #[error("the service cannot say now what is so: {0}")]
+    Read(#[source] ReadError),
+    #[error("the service has no genesis yet")]
+    NoGenesis,
+    #[error("the log could not be read")]
+    Log(#[source] std::io::Error),
+    #[error("the node is shutting down")]
+    Gone,
+}
+
+/// What serves the leases: everything that a batch needs.
+pub struct LeaseServer {
+    pub consensus: Consensus,
+    pub replica: Arc<Replica>,
+    pub instances: Arc<Instances>,
+    pub audit: AuditReader,
+    pub signer: Arc<NoteSigner>,
+    /// Gets the stops that guards hold and this service has not seen: they are proposed (S6).
+    pub unknown_stops: mpsc::Sender<tagout_proto::envelope::Envelope>,
+}
+
+impl Leases {
+    /// Asks for a lease; waits for its batch.
+    pub async fn ask(&self, request: LeaseRequest) -> Result<LeaseResponse, Arc<LeaseFailure>> {
+        let (answer, received) = oneshot::channel();
+        self.queue.try_send(Waiting { request, answer }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => LeaseFailure::Busy,
+            mpsc::error::TrySendError::Closed(_) => LeaseFailure::Gone,
+        })?;
+        received.await.unwrap_or_else(|_| Err(LeaseFailure::Gone.into()))
+    }
+
+    pub fn serve(server: LeaseServer) -> Self {
+        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(server.run(receiver));
+        Self { queue }
+    }
+}
+
+impl LeaseServer {
+    async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
+        let server = Arc::new(self);
+        let mut batch = Vec::new();
+        // From here the batch is frozen: `recv_many` gives what has arrived, and what comes later waits for the next.
+        while queue.recv_many(&mut batch, LEASE_BATCH_MAX).await > 0 {
+            for waiting in &batch {
+                let agents = waiting.request.agents.iter().map(|a| &a.scope);
+                server.instances.note(&waiting.request.instance, agents);
+            }
+            metrics::histogram!("tagout_lease_batch_size").record(batch.len() as f64);
+            let frozen = std::mem::take(&mut batch);
+            let read = server.consensus.read_barrier().await;
+            if let Err(error) = read {
+                let failure = Arc::new(LeaseFailure::Read(error));
+                for waiting in frozen {
+                    // A guard that has hung up needs no answer.
+                    let _ = waiting.answer.send(Err(failure.clone()));
+                }
+                continue;
+            }
+            // Views, hashes and perhaps a file read: not for an async thread.
+            let server = server.clone();
+            let answered = tokio::task::spawn_blocking(move || server.answer(frozen)).await;
+            if let Err(error) = answered {
+                tracing::error!(%error, "a batch of leases was lost");
+            }
+        }
+    }
+
+    /// Answers a frozen batch from the state after its read.
+    fn answer(&self, batch: Vec<Waiting>) {
+        match self.build(&batch) {
+            Ok(responses) => {
+                for (waiting, response) in batch.into_iter().zip(responses) {
+                    let _ = waiting.answer.send(Ok(response));
+                }
+            }
+            Err(failure) => {
+                tracing::warn!(error = &failure as &dyn std::error::Error, "a batch of leases was refused");
+                let failure = Arc::new(failure);
+                for waiting in batch {
+                    let _ = waiting.answer.send(Err(failure.clone()));
+                }
+            }
+        }
+    }
+
+    fn build(&self, batch: &[Waiting]) -> Result<Vec<LeaseResponse>, LeaseFailure> {
+        let time_ms = clock::wall_ms();
+        // One lock for the whole batch: its size, root and views are of one moment.
+        let ledger = self.replica.ledger();
+        let authority = ledger.authority().ok_or(LeaseFailure::NoGenesis)?;
+        let views: Vec<Vec<View>> = (batch.iter())
+            .map(|w| w.request.agents.iter().map(|agent| ledger.view(&agent.scope, time_ms)).collect())
+            .collect();
+        let statuses: Vec<Vec<LockStatus>> = (batch.iter())
+            .map(|w| {
+                w.request.known.iter().map(|known| ledger.lock_status(&known.id, &known.agent)).collect()
+            })
+            .collect();
+        let mut lease = Lease {
+            deployment: Deployment::clone(&authority.deployment),
+            epoch_number: ledger.epoch().number,
+            epoch: ledger.epoch().id,
+            authority_version: authority.version,
+            authority: authority.digest,
+            log_size: ledger.size(),
+            log_root: ledger.frontier().root(),
+            time_ms,
+            ttl_ms: authority.limits.ttl_ms,
+            lapse_grace_ms: authority.limits.lapse_grace_ms,
+            rule_version: RULE_VERSION,
+            batch_size: batch.len() as u64,
+            batch_root: Digest::default(),
+        };
+        drop(ledger);
+
+        let mut leaves = Vec::with_capacity(batch.len());
+        let mut responses = Vec::with_capacity(batch.len());
+        for ((waiting, views), statuses) in batch.iter().zip(views).zip(statuses) {
+            let request = &waiting.request;
+            let answers = (request.known.iter().zip(statuses))
+                .map(|(known, status)| self.answer_known(known, status))
+                .collect::<Result<Vec<_>, _>>()?;
+            let digests: Vec<Digest> = views.iter().map(View::digest).collect();
+            let named: Vec<_> = request.known.iter().map(|k| k.id).zip(answers.iter().cloned()).collect();
+            let scopes = request.agents.iter().map(|a| &a.scope);
+            leaves.push(leaf_hash_of(&request.nonce, scopes.zip(digests.iter().copied()), &named));
+            let changed = (request.agents.iter().zip(views).zip(&digests))
+                .map(|((agent, view), digest)| (agent.view.as_ref() != Some(digest)).then_some(view))
+                .collect();
+            responses.push(LeaseResponse {
+                lease: String::new(),
+                leaf_index: 0,
+                path: Vec::new(),
+                views: changed,
+                answers,
+            });
+        }
+        lease.batch_root = tree::root(&leaves);
+        let note = lease.sign(&self.signer);
+        for (index, (response, path)) in responses.iter_mut().zip(tree::prove_all(&leaves)).enumerate() {
+            (response.lease, response.leaf_index, response.path) = (note.clone(), index as u64, path);
+        }
+        Ok(responses)
+    }
+
+    fn answer_known(&self, known: &KnownLock, status: LockStatus) -> Result<LockAnswer, LeaseFailure> {
+        let envelope = |index| self.audit.entry(index).map(|entry| entry.envelope).map_err(LeaseFailure::Log);
+        Ok(match (status, &known.stop) {
+            (LockStatus::Held, _) => LockAnswer::Held { why: "it is in force".into() },
+            (LockStatus::Cleared { stop, release, start }, _) => LockAnswer::Cleared {
+                stop: envelope(stop)?,
+                release: envelope(release)?,
+                start: start.map(envelope).transpose()?,
+            },
+            (LockStatus::Unknown, None) => LockAnswer::SendStop,
+            (LockStatus::Unknown, Some(stop)) if stop.digest() == known.id => {
+                // A full queue loses nothing: the guard sends it again with its next request.
+                let _ = self.unknown_stops.try_send(stop.clone());
+                LockAnswer::Held { why: "this service had not seen it and is committing it".into() }
+            }
+            (LockStatus::Unknown, Some(_)) => {
+                LockAnswer::Held { why: "the bytes sent for it are another stop's".into() }
+            }
+        })
+    }
+}
+
+/// How long a guard's request may wait for its batch before the node says so.
+pub const LEASE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,216 @@
+//! The account of a stop: which instances confirmed it, and when the rest is bounded. Steps ⑧ and ⑨.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tagout_proto::command::{DOCUMENT_VERSION, StopMode};
+use tagout_proto::digest::Digest;
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::{Confirmation, InstanceReach, Outcome, ReachState, StopReach};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::instances::{INSTANCES_MAX, Instances};
+
+/// Settled accounts that are kept for those who ask; the outcome itself is in the log.
+const SETTLED_MAX: usize = 1024;
+/// Instances that an outcome entry lists; its counts hold for all.
+const LISTED_MAX: usize = 64;
+
+pub struct Outcomes {
+    instances: Arc<Instances>,
+    node: String,
+    ttl: Duration,
+    started: Instant,
+    accounts: Mutex<Accounts>,
+    opened: mpsc::UnboundedSender<Arc<Account>>,
+}
+
+#[derive(Default)]
+struct Accounts {
+    by_lock: BTreeMap<Digest, Arc<Account>>,
+    settled: VecDeque<Digest>,
+}
+
+pub struct Account {
+    lock: Digest,
+    committed: Instant,
+    bounded_after: Duration,
+    state: Mutex<AccountState>,
+    version: watch::Sender<u64>,
+}
+
+struct AccountState {
+    instances: BTreeMap<(Scope, String), ReachState>,
+    settled: bool,
+    outcome_index: Option<u64>,
+}
+
+impl Outcomes {
+    /// The receiver gets every account that is opened; `settle` and `finish` end each.
+    pub fn new(
+        instances: Arc<Instances>,
+        node: String,
+        ttl_ms: u64,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Account>>) {
+        let (opened, receiver) = mpsc::unbounded_channel();
+        let (ttl, started) = (Duration::from_millis(ttl_ms), Instant::now());
+        let accounts = Mutex::default();
+        (Arc::new(Self { instances, node, ttl, started, accounts, opened }), receiver)
+    }
+
+    /// Opens the account of a stop that was committed now.
+    pub fn open(&self, lock: Digest, scope: &Scope, stop: StopMode) {
+        // A lease from before the stop lives for ttl at most; a drain grants its time on top.
+        let bounded_after = self.ttl
+            + match stop {
+                StopMode::Drain { drain_ms } => Duration::from_millis(drain_ms),
+                StopMode::Halt | StopMode::Pause => Duration::ZERO,
+            };
+        let instances = (self.instances.below(scope, self.ttl).into_iter())
+            .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
+            .collect();
+        let state = AccountState { instances, settled: false, outcome_index: None };
+        let account = Arc::new(Account {
+            lock,
+            committed: Instant::now(),
+            bounded_after,
+            state: Mutex::new(state),
+            version: watch::Sender::new(1),
+        });
+        self.accounts.lock().by_lock.insert(lock, account.clone());
+        // The receiver ends only with the node.
+        let _ = self.opened.send(account);
+    }
+
+    pub fn account(&self, lock: &Digest) -> Option<Arc<Account>> {
+        self.accounts.lock().by_lock.get(lock).cloned()
+    }
+
+    /// Takes an instance's word that it has stopped; false when no such stop is being accounted for.
+    pub fn confirm(&self, confirmation: Confirmation) -> bool {
+        let Some(account) = self.account(&confirmation.lock) else { return false };
+        let Confirmation { agent, instance, closed_us, cut_us, calls_cut, by, .. } = confirmation;
+        let after_ms = account.age_ms();
+        let mut state = account.state.lock();
+        let listed = state.instances.len() < INSTANCES_MAX;
+        let key = (agent, instance);
+        if state.instances.contains_key(&key) || listed {
+            let confirmed = ReachState::Confirmed { after_ms, closed_us, cut_us, calls_cut, by };
+            match state.instances.get(&key) {
+                Some(ReachState::Confirmed { .. }) => {}
+                _ => {
+                    state.instances.insert(key, confirmed);
+                }
+            }
+        }
+        drop(state);
+        account.version.send_modify(|v| *v += 1);
+        true
+    }
+
+    /// Waits until every instance has confirmed or the bound has passed, and gives the outcome for the log.
+    pub async fn settle(&self, account: &Account) -> Outcome {
+        // A node that started less than a ttl ago may not have met every lease that is alive.
+        let known_from = (self.started + self.ttl).max(account.committed);
+        let mut version = account.version.subscribe();
+        let all_confirmed = async {
+            tokio::time::sleep_until(known_from).await;
+            // The sender lives in the account.
+            let _ = version.wait_for(|_| account.all_confirmed()).await;
+        };
+        let _ = tokio::time::timeout_at(account.committed + account.bounded_after, all_confirmed).await;
+        account.settle(self.node.clone())
+    }
+
+    /// Notes where the outcome stands in the log; the account stays for a while for those who ask.
+    pub fn finish(&self, account: &Account, outcome_index: Option<u64>) {
+        account.state.lock().outcome_index = outcome_index;
+        account.version.send_modify(|v| *v += 1);
+        let mut accounts = self.accounts.lock();
+        accounts.settled.push_back(account.lock);
+        while accounts.settled.len() > SETTLED_MAX {
+            let Some(oldest) = accounts.settled.pop_front() else { break };
+            accounts.by_lock.remove(&oldest);
+        }
+    }
+}
+
+impl Account {
+    fn age_ms(&self) -> u64 {
+        millis(self.committed.elapsed())
+    }
+
+    fn all_confirmed(&self) -> bool {
+        self.state.lock().instances.values().all(|state| matches!(state, ReachState::Confirmed { .. }))
+    }
+
+    fn settle(&self, node: String) -> Outcome {
+        let mut state = self.state.lock();
+        state.settled = true;
+        for instance in state.instances.values_mut().filter(|s| **s == ReachState::Waiting) {
+            *instance = ReachState::Bounded;
+        }
+        let mut outcome = Outcome {
+            tagout: DOCUMENT_VERSION,
+            outcome: self.lock,
+            node,
+            bounded_after_ms: millis(self.bounded_after),
+            confirmed: 0,
+            bounded: 0,
+            slowest_ms: None,
+            calls_cut: 0,
+            instances: state.listed().take(LISTED_MAX).collect(),
+        };
+        for reach in state.instances.values() {
+            match reach {
+                ReachState::Confirmed { after_ms, calls_cut, .. } => {
+                    outcome.confirmed += 1;
+                    outcome.slowest_ms = outcome.slowest_ms.max(Some(*after_ms));
+                    outcome.calls_cut = outcome.calls_cut.saturating_add(*calls_cut);
+                }
+                ReachState::Waiting | ReachState::Bounded => outcome.bounded += 1,
+            }
+        }
+        drop(state);
+        self.version.send_modify(|v| *v += 1);
+        outcome
+    }
+
+    /// The account as it stands.
+    pub fn reach(&self) -> StopReach {
+        let version = *self.version.borrow();
+        let state = self.state.lock();
+        StopReach {
+            lock: self.lock,
+            version,
+            age_ms: self.age_ms(),
+            bounded_after_ms: millis(self.bounded_after),
+            instances: state.listed().collect(),
+            settled: state.settled,
+            outcome_index: state.outcome_index,
+        }
+    }
+
+    /// Waits for a version after `version`.
+    pub async fn changed_since(&self, version: u64) {
+        // The sender lives in the account.
+        let _ = self.version.subscribe().wait_for(|v| *v > version).await;
+    }
+}
+
+impl AccountState {
+    fn listed(&self) -> impl Iterator<Item = InstanceReach> + '_ {
+        self.instances.iter().map(|((agent, instance), state)| InstanceReach {
+            agent: agent.clone(),
+            instance: instance.clone(),
+            state: state.clone(),
+        })
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}

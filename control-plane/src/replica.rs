@@ -1,0 +1,127 @@
+//! The replicated state on this node: committed proposals in, the ledger, the audit log and the pushes out. Step ④.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+use tagout_proto::digest::Digest;
+use tagout_proto::ledger::{Applied, Effect, Ledger, Proposal, Receipt, Refusal};
+use tagout_proto::wire::StopEvent;
+
+use crate::audit::AuditSink;
+use crate::outcomes::Outcomes;
+use crate::push::Hub;
+use crate::raft::Machine;
+
+/// The format of a snapshot's bytes.
+const SNAPSHOT_FORMAT: u8 = 1;
+
+pub struct Replica {
+    ledger: RwLock<Ledger>,
+    audit: AuditSink,
+    hub: Arc<Hub>,
+    outcomes: Arc<Outcomes>,
+    /// False while the log is replayed after a start: what happened then was pushed and accounted for before.
+    live: AtomicBool,
+}
+
+/// What `apply` answers to the proposer.
+pub type Answer = Result<Receipt, Refusal>;
+
+impl Replica {
+    pub fn new(pinned: Digest, audit: AuditSink, hub: Arc<Hub>, outcomes: Arc<Outcomes>) -> Self {
+        let ledger = RwLock::new(Ledger::new(pinned));
+        Self { ledger, audit, hub, outcomes, live: AtomicBool::new(false) }
+    }
+
+    pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.ledger.read()
+    }
+
+    pub fn go_live(&self) {
+        self.live.store(true, Ordering::Release);
+    }
+
+    /// Lets the audit log's writer end after what it has.
+    pub fn close(&self) {
+        self.audit.close();
+    }
+
+    pub fn encode(proposal: &Proposal) -> Vec<u8> {
+        postcard::to_stdvec(proposal).expect("a proposal is plain data")
+    }
+
+    pub fn decode_answer(bytes: &[u8]) -> io::Result<Answer> {
+        postcard::from_bytes(bytes).map_err(io::Error::other)
+    }
+
+    fn publish(&self, proposal: &Proposal, applied: &Applied, log_size: u64) {
+        let Ok(receipt) = &applied.answer else { return };
+        match &applied.effect {
+            Some(Effect::Tightened { lock, scope, stop }) => {
+                // The account is opened before the push, so that no confirmation can come too early for it.
+                self.outcomes.open(*lock, scope, *stop);
+                let stop = proposal.envelope.clone();
+                self.hub
+                    .push_stop(scope, &StopEvent { stop, index: receipt.index, time_ms: receipt.time_ms });
+            }
+            Some(Effect::Loosened { scope }) => self.hub.push_renew(scope, log_size),
+            None => {}
+        }
+    }
+}
+
+impl Machine for Replica {
+    fn apply(&self, proposal: &[u8]) -> Vec<u8> {
+        let answer = match postcard::from_bytes::<Proposal>(proposal) {
+            Ok(proposal) => {
+                let mut ledger = self.ledger.write();
+                let applied = ledger.apply(&proposal);
+                let (size, root) = (ledger.size(), ledger.frontier().root());
+                if let Some(entry) = &applied.entry {
+                    self.audit.append(size - 1, entry.clone(), root);
+                }
+                // From here on every lease shows it; the lock is kept so that pushes leave in the log's order.
+                if self.live.load(Ordering::Acquire) {
+                    self.publish(&proposal, &applied, size);
+                }
+                applied.answer
+            }
+            // Every node refuses the same bytes alike.
+            Err(error) => Err(Refusal::Malformed(format!("the proposal cannot be read: {error}"))),
+        };
+        postcard::to_stdvec(&answer).expect("an answer is plain data")
+    }
+
+    fn snapshot(&self) -> Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send> {
+        let ledger = self.ledger.read().clone();
+        let durable = self.audit.durable();
+        Box::new(move || {
+            // The Raft log may lose these entries afterwards, so the audit log must have them first (S8).
+            durable.wait(ledger.size())?;
+            let bytes = postcard::to_extend(&ledger, vec![SNAPSHOT_FORMAT]).map_err(io::Error::other)?;
+            Ok(bytes)
+        })
+    }
+
+    fn restore(&self, snapshot: &[u8]) -> io::Result<()> {
+        let restored: Ledger = match snapshot.split_first() {
+            Some((&SNAPSHOT_FORMAT, bytes)) => postcard::from_bytes(bytes).map_err(io::Error::other)?,
+            Some((&format, _)) if format > SNAPSHOT_FORMAT => {
+                return Err(io::Error::other(format!(
+                    "the snapshot has format {format}, this build reads {SNAPSHOT_FORMAT}: start the newer version"
+                )));
+            }
+            _ => return Err(io::Error::other("the snapshot's state has no known format")),
+        };
+        let mut ledger = self.ledger.write();
+        if restored.pinned() != ledger.pinned() {
+            return Err(io::Error::other(
+                "the snapshot is of another deployment than the configuration names",
+            ));
+        }
+        *ledger = restored;
+        Ok(())
+    }
+}
