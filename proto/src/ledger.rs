@@ -18,7 +18,6 @@ use crate::rule::{self, Verdict};
 use crate::scope::Scope;
 use crate::strict::DocumentError;
 use crate::view::{LockView, Tag, View};
-use crate::wire::Outcome;
 
 /// What a node asks consensus to append: an entry without its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -410,12 +409,18 @@ impl Ledger {
 
     /// An outcome is about a stop that has none yet; a node that restarted may try a second time.
     fn judge_outcome(&self, envelope: &Envelope) -> Result<Digest, Refusal> {
-        let outcome: Outcome = serde_json::from_str(&envelope.document)
+        /// Nothing else of an outcome decides: builds that know more of its fields must not part ways here (S8).
+        #[derive(Deserialize)]
+        struct OutcomeOf {
+            outcome: Digest,
+        }
+        let OutcomeOf { outcome: lock } = serde_json::from_str(&envelope.document)
             .map_err(|e| Refusal::Malformed(format!("the outcome cannot be read: {e}")))?;
-        match self.used.get(&outcome.outcome) {
-            None => Err(Refusal::NoSuchLock(outcome.outcome)),
+        match self.used.get(&lock) {
             Some(Used { outcome: Some(index), .. }) => Err(Refusal::OutcomeKnown(*index)),
-            Some(_) => Ok(outcome.outcome),
+            Some(used) if used.ended.is_some() || self.locks.contains_key(&lock) => Ok(lock),
+            // Other commands stop nothing.
+            Some(_) | None => Err(Refusal::NoSuchLock(lock)),
         }
     }
 
