@@ -1,0 +1,346 @@
+//! SSHSIG: what we make and read is what OpenSSH makes and reads, and each forgery has an answer of its own.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use data_encoding::BASE64;
+use ed25519_dalek::Signer as _;
+use sha2::{Digest as _, Sha256, Sha512};
+use tagout_proto::limits::SIGNATURE_MAX_BYTES;
+use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature, SshsigError};
+
+use crate::support::{ALICE, BOB, public_key, sign, signing_key};
+
+const MESSAGE: &[u8] = b"{\"tagout\":1}\n";
+
+/// A folder of this test's own, removed when it ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn keygen(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new("ssh-keygen");
+        command
+            .args(arguments)
+            .current_dir(&self.0)
+            .stdin(Stdio::null())
+            .env_remove("SSH_AUTH_SOCK")
+            .output()
+            .unwrap()
+    }
+
+    /// Makes a key of `kind`, signs MESSAGE with it, and gives the public key's line and the signature.
+    fn signed_by_openssh(&self, kind: &[&str], more: &[&str]) -> (String, String) {
+        let name = kind.join("-");
+        let made = self.keygen(&[&["-q", "-N", "", "-C", "someone@host", "-f", &name, "-t"], kind].concat());
+        assert!(made.status.success(), "{made:?}");
+        std::fs::write(self.0.join("message"), MESSAGE).unwrap();
+        let _ = std::fs::remove_file(self.0.join("message.sig"));
+        let signed =
+            self.keygen(&[&["-Y", "sign", "-n", NAMESPACE, "-f", &name], more, &["message"]].concat());
+        assert!(signed.status.success(), "{signed:?}");
+        let read = |file: String| std::fs::read_to_string(self.0.join(file)).unwrap();
+        (read(format!("{name}.pub")), read("message.sig".into()))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn verify(armored: &str, message: &[u8]) -> Result<PublicKey, SshsigError> {
+    SshSignature::parse(armored)?.verify(message)
+}
+
+#[test]
+fn accepts_what_ssh_keygen_signs_with_either_hash() {
+    let folder = Folder::new("accepts");
+    for more in [&[][..], &["-O", "hashalg=sha256"], &["-O", "hashalg=sha512"]] {
+        let _ = std::fs::remove_file(folder.0.join("ed25519"));
+        let (public, armored) = folder.signed_by_openssh(&["ed25519"], more);
+        let key = PublicKey::parse_openssh(&public).unwrap();
+        assert_eq!(verify(&armored, MESSAGE), Ok(key));
+        assert_eq!(verify(&armored.replace('\n', "\r\n"), MESSAGE), Ok(key), "sent by a Windows tool");
+        assert_eq!(verify(armored.trim_end(), MESSAGE), Ok(key));
+        assert_eq!(verify(&armored, MESSAGE.trim_ascii_end()), Err(SshsigError::Mismatch), "curl -d");
+        let listed = folder.keygen(&["-l", "-f", "ed25519.pub"]);
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        assert_eq!(listed.split(' ').nth(1), Some(&*key.fingerprint()));
+        assert_eq!(public.rsplit_once(' ').unwrap().0, key.to_openssh());
+    }
+}
+
+#[test]
+fn refuses_the_other_keys_of_openssh() {
+    let folder = Folder::new("refuses");
+    for (kind, error) in [
+        (&["ecdsa"][..], SshsigError::Algorithm),
+        (&["rsa", "-b", "2048"], SshsigError::Algorithm),
+        (&["rsa", "-b", "3072"], SshsigError::TooLarge),
+    ] {
+        let (public, armored) = folder.signed_by_openssh(kind, &[]);
+        assert_eq!(PublicKey::parse_openssh(&public), Err(SshsigError::Algorithm), "{kind:?}");
+        assert_eq!(verify(&armored, MESSAGE), Err(error), "{kind:?}");
+    }
+}
+
+#[test]
+fn ssh_keygen_verifies_what_we_armor() {
+    let folder = Folder::new("verifies");
+    let allowed = format!("alice {}\nbob {}\n", public_key(ALICE).to_openssh(), public_key(BOB).to_openssh());
+    std::fs::write(folder.0.join("allowed"), allowed).unwrap();
+    std::fs::write(folder.0.join("message"), MESSAGE).unwrap();
+    std::fs::write(folder.0.join("sig"), sign(ALICE, std::str::from_utf8(MESSAGE).unwrap())).unwrap();
+    let verified = |who: &str| {
+        let arguments = ["-Y", "verify", "-f", "allowed", "-I", who, "-n", NAMESPACE, "-s", "sig"];
+        let message = std::fs::File::open(folder.0.join("message")).unwrap();
+        let mut command = Command::new("ssh-keygen");
+        command.args(arguments).current_dir(&folder.0).stdin(message).output().unwrap().status.success()
+    };
+    assert!(verified("alice"));
+    assert!(!verified("bob"));
+    std::fs::write(folder.0.join("message"), b"{\"tagout\":1}").unwrap();
+    assert!(!verified("alice"));
+}
+
+/// A signature in parts, each of which a forger may choose.
+#[derive(Clone)]
+struct Parts {
+    magic: &'static [u8],
+    version: u32,
+    key: Vec<u8>,
+    namespace: &'static [u8],
+    reserved: &'static [u8],
+    hash: &'static [u8],
+    signature: Vec<u8>,
+    trailing: &'static [u8],
+}
+
+impl Parts {
+    fn good() -> Self {
+        Self::signed(NAMESPACE.as_bytes(), b"", b"sha512")
+    }
+
+    /// Alice's true signature over these fields.
+    fn signed(namespace: &'static [u8], reserved: &'static [u8], hash: &'static [u8]) -> Self {
+        let digest = match hash {
+            b"sha256" => Sha256::digest(MESSAGE).to_vec(),
+            _ => Sha512::digest(MESSAGE).to_vec(),
+        };
+        let preimage =
+            [b"SSHSIG", &*string(namespace), &*string(reserved), &*string(hash), &*string(&digest)].concat();
+        let signature = signing_key(ALICE).sign(&preimage).to_bytes();
+        let signature = [string(b"ssh-ed25519"), string(&signature)].concat();
+        let key = public_key(ALICE).blob();
+        Self { magic: b"SSHSIG", version: 1, key, namespace, reserved, hash, signature, trailing: b"" }
+    }
+
+    fn blob(&self) -> Vec<u8> {
+        let mut blob = self.magic.to_vec();
+        blob.extend(self.version.to_be_bytes());
+        for part in [&self.key[..], self.namespace, self.reserved, self.hash, &self.signature] {
+            blob.extend(string(part));
+        }
+        blob.extend(self.trailing);
+        blob
+    }
+}
+
+fn string(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
+}
+
+fn armored(blob: &[u8]) -> String {
+    format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", BASE64.encode(blob))
+}
+
+fn key_blob(algorithm: &[u8], raw: &[u8]) -> Vec<u8> {
+    [string(algorithm), string(raw)].concat()
+}
+
+#[test]
+fn s5_each_forgery_has_its_own_refusal() {
+    use SshsigError::*;
+    let good = Parts::good();
+    assert_eq!(verify(&armored(&good.blob()), MESSAGE), Ok(public_key(ALICE)));
+    assert_eq!(
+        verify(&armored(&Parts::signed(NAMESPACE.as_bytes(), b"", b"sha256").blob()), MESSAGE),
+        Ok(public_key(ALICE)),
+        "sha256 is ssh-keygen's other hash"
+    );
+    let raw = signing_key(ALICE).verifying_key().to_bytes();
+    let good_signature = good.signature[good.signature.len() - 64..].to_vec();
+    let ed25519 = |signature: &[u8]| key_blob(b"ssh-ed25519", signature);
+    // S + L is the same scalar to a lax verifier: the same signature in a second spelling.
+    let order = "edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010";
+    let order = data_encoding::HEXLOWER.decode(order.as_bytes()).unwrap();
+    let mut malleable = good_signature.clone();
+    let mut carry = 0u16;
+    for (byte, add) in malleable[32..].iter_mut().zip(&order) {
+        carry += u16::from(*byte) + u16::from(*add);
+        *byte = carry as u8;
+        carry >>= 8;
+    }
+    let mut small_order = [0; 32];
+    small_order[0] = 1;
+    // y = 2 is on no point of the curve.
+    let mut no_point = [0; 32];
+    no_point[0] = 2;
+    let flipped = |at: usize| {
+        let mut signature = good_signature.clone();
+        signature[at] ^= 1;
+        ed25519(&signature)
+    };
+    let with = |change: &dyn Fn(&mut Parts)| {
+        let mut parts = good.clone();
+        change(&mut parts);
+        parts
+    };
+    for (what, forged, error) in [
+        ("another namespace", Parts::signed(b"git", b"", b"sha512"), Namespace("git".into())),
+        (
+            "a namespace that only looks like ours",
+            Parts::signed(b"tagout-command\0", b"", b"sha512"),
+            Namespace("tagout-command\0".into()),
+        ),
+        (
+            "our namespace over a signature for another",
+            with(&|p| p.signature = Parts::signed(b"git", b"", b"sha512").signature),
+            Mismatch,
+        ),
+        ("sha256 named, sha512 signed", with(&|p| p.hash = b"sha256"), Mismatch),
+        (
+            "a hash that nobody knows",
+            Parts::signed(NAMESPACE.as_bytes(), b"", b"md5"),
+            Malformed("its hash is neither sha256 nor sha512"),
+        ),
+        (
+            "a signed reserved field",
+            Parts::signed(NAMESPACE.as_bytes(), b"x", b"sha512"),
+            Malformed("its reserved field is not empty"),
+        ),
+        ("another magic", with(&|p| p.magic = b"SSHSIX"), Malformed("it does not begin with SSHSIG")),
+        ("version 0", with(&|p| p.version = 0), Malformed("its version is not 1")),
+        ("version 2", with(&|p| p.version = 2), Malformed("its version is not 1")),
+        (
+            "bytes after the end",
+            with(&|p| p.trailing = b"\0"),
+            Malformed("bytes are left over after its end"),
+        ),
+        ("bytes after the key", with(&|p| p.key.push(0)), Malformed("bytes are left over after its end")),
+        (
+            "bytes after the inner signature",
+            with(&|p| p.signature.push(0)),
+            Malformed("bytes are left over after its end"),
+        ),
+        ("an rsa key", with(&|p| p.key = key_blob(b"ssh-rsa", &raw)), Algorithm),
+        ("an ecdsa key", with(&|p| p.key = key_blob(b"ecdsa-sha2-nistp256", &raw)), Algorithm),
+        (
+            "a hardware key, which this build does not take",
+            with(&|p| p.key = key_blob(b"sk-ssh-ed25519@openssh.com", &raw)),
+            Algorithm,
+        ),
+        ("a certificate", with(&|p| p.key = key_blob(b"ssh-ed25519-cert-v01@openssh.com", &raw)), Algorithm),
+        (
+            "a signature that names another algorithm",
+            with(&|p| p.signature = key_blob(b"ssh-rsa", &good_signature)),
+            Algorithm,
+        ),
+        (
+            "a signature that names the hardware algorithm",
+            with(&|p| p.signature = key_blob(b"sk-ssh-ed25519@openssh.com", &good_signature)),
+            Algorithm,
+        ),
+        ("a short key", with(&|p| p.key = ed25519(&raw[..31])), Malformed("an Ed25519 key has 32 bytes")),
+        (
+            "a long key",
+            with(&|p| p.key = ed25519(&[&raw[..], &[0]].concat())),
+            Malformed("an Ed25519 key has 32 bytes"),
+        ),
+        (
+            "a key that is no point",
+            with(&|p| p.key = ed25519(&no_point)),
+            Malformed("the key is no curve point"),
+        ),
+        ("a key of small order", with(&|p| p.key = ed25519(&small_order)), WeakKey),
+        ("the key of zeros, of order 4", with(&|p| p.key = ed25519(&[0; 32])), WeakKey),
+        (
+            "a short signature",
+            with(&|p| p.signature = ed25519(&good_signature[..63])),
+            Malformed("an Ed25519 signature has 64 bytes"),
+        ),
+        ("another's key", with(&|p| p.key = public_key(BOB).blob()), Mismatch),
+        ("a flipped bit of R", with(&|p| p.signature = flipped(0)), Mismatch),
+        ("a flipped bit of S", with(&|p| p.signature = flipped(40)), Mismatch),
+        ("a signature that is not canonical", with(&|p| p.signature = ed25519(&malleable)), Mismatch),
+        ("zeros", with(&|p| p.signature = ed25519(&[0; 64])), Mismatch),
+    ] {
+        assert_eq!(verify(&armored(&forged.blob()), MESSAGE), Err(error), "{what}");
+    }
+    for message in [&b""[..], b"{\"tagout\":1}", b"{\"tagout\":1}\n\n", b"{\"tagout\":2}\n"] {
+        assert_eq!(verify(&armored(&good.blob()), message), Err(Mismatch), "{message:?}");
+    }
+}
+
+#[test]
+fn the_armor_has_the_form_that_ssh_keygen_reads() {
+    let blob = Parts::good().blob();
+    let good = armored(&blob);
+    let body = BASE64.encode(&blob);
+    for bad in [
+        String::new(),
+        body.clone(),
+        good.replace("SSH SIGNATURE", "PGP SIGNATURE"),
+        format!(" {good}"),
+        format!("{good} "),
+        format!("{good}{good}"),
+        format!("-----BEGIN SSH SIGNATURE-----{body}\n-----END SSH SIGNATURE-----\n"),
+        format!("-----BEGIN SSH SIGNATURE-----\n{body}-----END SSH SIGNATURE-----\n"),
+        "-----BEGIN SSH SIGNATURE----------END SSH SIGNATURE-----".into(),
+        good.replace(&body[10..12], " "),
+        good.replace(&body[10..12], "--"),
+    ] {
+        assert_eq!(verify(&bad, MESSAGE), Err(SshsigError::Armor), "{bad}");
+    }
+    let padding = "\n".repeat(SIGNATURE_MAX_BYTES);
+    assert_eq!(verify(&format!("{good}{padding}"), MESSAGE), Err(SshsigError::TooLarge));
+}
+
+#[test]
+fn a_signature_cut_short_at_any_length_is_refused() {
+    let blob = Parts::good().blob();
+    for len in 0..blob.len() {
+        let error = verify(&armored(&blob[..len]), MESSAGE).unwrap_err();
+        let expected = if len < 6 { "it does not begin with SSHSIG" } else { "it ends too early" };
+        assert_eq!(error, SshsigError::Malformed(expected), "{len} bytes");
+    }
+    let armored = armored(&blob);
+    for len in 0..armored.len() - 1 {
+        assert_eq!(verify(&armored[..len], MESSAGE), Err(SshsigError::Armor), "{len} characters");
+    }
+}
+
+#[test]
+fn public_key_lines() {
+    let line = public_key(ALICE).to_openssh();
+    assert_eq!(PublicKey::parse_openssh(&format!("  {line} alice@host more\n")), Ok(public_key(ALICE)));
+    let with_options = format!("namespaces=\"git\" {line}");
+    for (bad, error) in [
+        ("", SshsigError::Algorithm),
+        ("ssh-rsa AAAA", SshsigError::Algorithm),
+        (&*with_options, SshsigError::Algorithm),
+        ("ssh-ed25519", SshsigError::Malformed("the public key line has no key")),
+        ("ssh-ed25519 !", SshsigError::Malformed("the key is not base64")),
+        ("ssh-ed25519 AAAA", SshsigError::Malformed("it ends too early")),
+        (&line[..line.len() - 4], SshsigError::Malformed("it ends too early")),
+    ] {
+        assert_eq!(PublicKey::parse_openssh(bad), Err(error), "{bad}");
+    }
+}

@@ -1,0 +1,246 @@
+//! A small deployment with real keys: three people, an automation, offline root signers, a node, and a ledger.
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Value, json};
+use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::ledger::{Applied, Ledger, Proposal, Receipt, Refusal};
+use tagout_proto::log::entry::{Entry, EntryKind};
+use tagout_proto::note::NoteSigner;
+use tagout_proto::rule::{self, Verdict};
+use tagout_proto::scope::Scope;
+use tagout_proto::sshsig::{self, PublicKey};
+use tagout_proto::strict::format_instant_ms;
+
+/// 2026-11-22T15:00:00Z.
+pub(crate) const T0: u64 = 1_795_359_600_000;
+
+pub(crate) const ALICE: u8 = 1;
+pub(crate) const BOB: u8 = 2;
+pub(crate) const CAROL: u8 = 3;
+/// Alice's second key.
+pub(crate) const ALICE_TOO: u8 = 4;
+/// May tighten and loosen below `team` alone.
+pub(crate) const DORA: u8 = 5;
+/// Automation.
+pub(crate) const BOT: u8 = 6;
+pub(crate) const ROOT_1: u8 = 11;
+pub(crate) const ROOT_2: u8 = 12;
+pub(crate) const ROOT_3: u8 = 13;
+pub(crate) const STRANGER: u8 = 99;
+
+pub(crate) fn signing_key(who: u8) -> SigningKey {
+    SigningKey::from_bytes(&[who; 32])
+}
+
+pub(crate) fn public_key(who: u8) -> PublicKey {
+    PublicKey::Ed25519(signing_key(who).verifying_key().to_bytes())
+}
+
+pub(crate) fn sign(who: u8, document: &str) -> String {
+    let key = signing_key(who);
+    let signature = key.sign(&sshsig::to_be_signed(sshsig::NAMESPACE, document.as_bytes()));
+    sshsig::armor(
+        &public_key(who).blob(),
+        sshsig::NAMESPACE,
+        &sshsig::ed25519_signature_blob(&signature.to_bytes()),
+    )
+}
+
+pub(crate) fn envelope(document: impl Into<String>, who: &[u8]) -> Envelope {
+    let document = document.into();
+    let signatures = who.iter().map(|w| sign(*w, &document)).collect();
+    Envelope { document, signatures }
+}
+
+pub(crate) fn node_signer() -> NoteSigner {
+    NoteSigner::new("demo/node-1", &[21; 32]).unwrap()
+}
+
+pub(crate) fn scope(text: &str) -> Scope {
+    Scope::parse(text).unwrap()
+}
+
+pub(crate) fn genesis_json() -> Value {
+    let key = |who| public_key(who).to_openssh();
+    let person = |name: &str, keys: &[u8]| json!({"name": name, "kind": "person", "keys": keys.iter().map(|k| key(*k)).collect::<Vec<_>>()});
+    json!({
+        "tagout": 1, "action": "authority", "deployment": "demo", "version": 1, "issued_at": "2026-11-22T15:00:00Z",
+        "principals": [
+            person("alice", &[ALICE, ALICE_TOO]), person("bob", &[BOB]), person("carol", &[CAROL]), person("dora", &[DORA]),
+            {"name": "bot", "kind": "automation", "keys": [key(BOT)]},
+        ],
+        "roles": [
+            {"name": "stoppers", "principals": ["alice", "bob", "bot"], "actions": ["stop"], "scopes": ["*"], "threshold": 1},
+            {"name": "consent", "principals": ["alice", "bob", "carol"], "actions": ["release", "start", "grant"],
+             "scopes": ["*"], "threshold": 2},
+            {"name": "team", "principals": ["dora"], "actions": ["stop", "release", "start", "grant"], "scopes": ["team"],
+             "threshold": 1},
+        ],
+        "root": {"threshold": 2, "signers": [
+            {"name": "root-1", "key": key(ROOT_1)}, {"name": "root-2", "key": key(ROOT_2)}, {"name": "root-3", "key": key(ROOT_3)},
+        ]},
+        "nodes": [{"id": 1, "key": node_signer().verifier().to_string()}],
+        "limits": {"ttl_ms": 10000, "lapse_grace_ms": 20000},
+    })
+}
+
+pub(crate) fn genesis() -> Envelope {
+    envelope(genesis_json().to_string(), &[ROOT_1, ROOT_2])
+}
+
+pub(crate) fn deployment() -> String {
+    format!("demo:{}", genesis().digest())
+}
+
+/// A ledger and everything that was ever proposed to it.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) ledger: Ledger,
+    pub(crate) now_ms: u64,
+    pub(crate) entries: Vec<Vec<u8>>,
+    deployment: String,
+    next_id: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut world = Self {
+            ledger: Ledger::new(genesis().digest()),
+            now_ms: T0,
+            entries: Vec::new(),
+            deployment: deployment(),
+            next_id: 0,
+        };
+        world.send(genesis()).unwrap();
+        world
+    }
+
+    /// A world in which `*` may run for a year.
+    pub(crate) fn running() -> Self {
+        let mut world = Self::new();
+        world.grant("*", T0 + 365 * 86_400_000).unwrap();
+        world
+    }
+
+    pub(crate) fn document(&mut self, action: &str, scope: &str, more: Value) -> String {
+        self.next_id += 1;
+        let mut document = json!({
+            "tagout": 1, "deployment": self.deployment, "action": action, "id": format!("c-{}", self.next_id),
+            "issued_at": "2026-11-22T15:00:00Z", "scope": scope, "reason": "test",
+        });
+        document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        document.to_string()
+    }
+
+    pub(crate) fn stop_document(&mut self, scope: &str, mode: &str) -> Envelope {
+        let more = match mode {
+            "drain" => json!({"mode": "drain", "drain_ms": 60_000}),
+            mode => json!({"mode": mode}),
+        };
+        let document = self.document("stop", scope, more);
+        envelope(document, &[ALICE])
+    }
+
+    pub(crate) fn release_document(&mut self, scope: &str, locks: &[Digest]) -> Envelope {
+        let document = self.document("release", scope, json!({"locks": locks}));
+        envelope(document, &[ALICE, BOB])
+    }
+
+    pub(crate) fn start_document(&mut self, scope: &str, locks: &[Digest]) -> Envelope {
+        let document = self.document("start", scope, json!({"locks": locks}));
+        envelope(document, &[ALICE, BOB])
+    }
+
+    pub(crate) fn grant_document(&mut self, scope: &str, expires_at_ms: u64) -> Envelope {
+        let seen = json!({"epoch": self.ledger.epoch().id, "size": self.ledger.size()});
+        let more = json!({"expires_at": format_instant_ms(expires_at_ms), "seen": seen});
+        let document = self.document("grant", scope, more);
+        envelope(document, &[BOB, CAROL])
+    }
+
+    pub(crate) fn propose(&mut self, kind: EntryKind, envelope: Envelope) -> Applied {
+        let proposal = Proposal { kind, time_ms: self.now_ms, envelope };
+        let before = postcard::to_stdvec(&self.ledger).unwrap();
+        let checked = self.ledger.check(&proposal.envelope, proposal.time_ms);
+        let applied = self.ledger.apply(&proposal);
+        if let Some(entry) = &applied.entry {
+            self.entries.push(entry.clone());
+        } else {
+            // S8: what is not in the log has changed nothing.
+            assert_eq!(before, postcard::to_stdvec(&self.ledger).unwrap());
+            assert_eq!(applied.effect, None);
+        }
+        // What refuses early decides as apply does.
+        if kind == EntryKind::Command
+            && self.ledger.used_at(&self.ledger.pinned()) != Some(self.ledger.size() - 1)
+        {
+            let early = checked.map(|receipt| receipt.is_some());
+            assert_eq!(early, applied.answer.clone().map(|receipt| receipt.repeated));
+        }
+        applied
+    }
+
+    pub(crate) fn send(&mut self, envelope: Envelope) -> Result<Receipt, Refusal> {
+        self.propose(EntryKind::Command, envelope).answer
+    }
+
+    pub(crate) fn stop(&mut self, scope: &str, mode: &str) -> Digest {
+        let envelope = self.stop_document(scope, mode);
+        self.send(envelope).unwrap().digest
+    }
+
+    pub(crate) fn release(&mut self, scope: &str, locks: &[Digest]) -> Result<Receipt, Refusal> {
+        let envelope = self.release_document(scope, locks);
+        self.send(envelope)
+    }
+
+    pub(crate) fn start(&mut self, scope: &str, locks: &[Digest]) -> Result<Receipt, Refusal> {
+        let envelope = self.start_document(scope, locks);
+        self.send(envelope)
+    }
+
+    pub(crate) fn grant(&mut self, scope: &str, expires_at_ms: u64) -> Result<Receipt, Refusal> {
+        let envelope = self.grant_document(scope, expires_at_ms);
+        self.send(envelope)
+    }
+
+    pub(crate) fn verdict(&self, agent: &str) -> Verdict {
+        let verdict = self.ledger.verdict(&scope(agent), self.now_ms);
+        assert_eq!(self.verdict_by_view(agent, self.now_ms), verdict, "the view of {agent} hides something");
+        verdict
+    }
+
+    /// The verdict that a guard reaches from its view, made now and judged at `at_ms`.
+    pub(crate) fn verdict_by_view(&self, agent: &str, at_ms: u64) -> Verdict {
+        let view = self.ledger.view(&scope(agent), self.now_ms);
+        let expiries = view.grants.iter().map(|grant| {
+            let document: Value = serde_json::from_str(&grant.document).unwrap();
+            tagout_proto::strict::parse_instant_ms(document["expires_at"].as_str().unwrap()).unwrap()
+        });
+        rule::verdict(expiries, view.locks.iter().map(|lock| lock.fact()), at_ms)
+    }
+
+    /// A node that starts again from its log alone.
+    pub(crate) fn replayed(&self) -> Ledger {
+        let mut ledger = Ledger::new(genesis().digest());
+        for bytes in &self.entries {
+            let entry = Entry::decode(bytes).unwrap();
+            let proposal =
+                Proposal { kind: entry.kind, time_ms: entry.time_ms, envelope: entry.envelope.clone() };
+            let applied = ledger.apply(&proposal);
+            assert_eq!(
+                applied.entry.as_ref(),
+                Some(bytes),
+                "replay of entry {} gives other bytes",
+                entry.index
+            );
+        }
+        ledger
+    }
+
+    /// A node that starts again from its snapshot.
+    pub(crate) fn restart(&mut self) {
+        self.ledger = postcard::from_bytes(&postcard::to_stdvec(&self.ledger).unwrap()).unwrap();
+    }
+}
