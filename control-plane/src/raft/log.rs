@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::OnFailure;
 use super::types::{Entry, LogId, Types, Vote, decode, encode};
-use crate::store::{LogDisk, Loaded, Op, Purged};
+use crate::store::{Loaded, LogDisk, Op, Purged};
 
 /// How much one commit gathers.
 const GATHERED_JOBS: usize = 1024;
@@ -71,7 +71,11 @@ pub(super) fn start(
     on_failure: OnFailure,
 ) -> io::Result<(Log, Writer)> {
     let memory = Memory {
-        entries: loaded.entries.iter().map(|(i, bytes)| Ok((*i, decode(bytes)?))).collect::<io::Result<_>>()?,
+        entries: loaded
+            .entries
+            .iter()
+            .map(|(i, bytes)| Ok((*i, decode(bytes)?)))
+            .collect::<io::Result<_>>()?,
         purged: loaded.purged.as_ref().map(|purged| decode(&purged.id)).transpose()?,
         vote: loaded.vote.as_deref().map(decode).transpose()?,
         committed: loaded.committed.as_deref().map(decode).transpose()?,

@@ -37,11 +37,10 @@ impl RaftStateMachine<Types> for StateMachine {
                 EntryPayload::Blank => Vec::new(),
                 // A panic halfway leaves a state that no other node has. It becomes an error here, and that ends the
                 // process.
-                EntryPayload::Normal(proposal) => {
-                    catch_unwind(AssertUnwindSafe(|| self.machine.apply(&proposal.0))).map_err(|_| {
-                        io::Error::other(format!("applying entry {} panicked", entry.log_id.index()))
-                    })?
-                }
+                EntryPayload::Normal(proposal) => catch_unwind(AssertUnwindSafe(|| {
+                    self.machine.apply(&proposal.0)
+                }))
+                .map_err(|_| io::Error::other(format!("applying entry {} panicked", entry.log_id.index())))?,
                 EntryPayload::Membership(membership) => {
                     self.membership = Membership::new(Some(entry.log_id), membership);
                     Vec::new()
@@ -55,12 +54,6 @@ impl RaftStateMachine<Types> for StateMachine {
             tokio::task::coop::consume_budget().await;
         }
         Ok(())
-    }
-
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        // Before anything was applied there is nothing to snapshot.
-        self.applied?;
-        Some(self.get_snapshot_builder().await)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -103,13 +96,16 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Vec<u8>;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let bytes = self.bytes.get_mut().take().ok_or_else(|| io::Error::other("this snapshot was built before"))?;
+        let bytes =
+            self.bytes.get_mut().take().ok_or_else(|| io::Error::other("this snapshot was built before"))?;
         let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
         blocking(move || {
             // The machine gives its bytes only once the audit log holds everything they stand for. Purging follows
             // the snapshot, so the log keeps what either of the two still needs: min(snapshot, checkpointed).
             let data = bytes()?;
-            snapshots.write(&meta, &data)?;
+            if meta.last_log_id.is_some() {
+                snapshots.write(&meta, &data)?;
+            }
             Ok(Snapshot { meta, snapshot: data })
         })
         .await

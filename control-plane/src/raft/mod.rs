@@ -34,7 +34,7 @@ use self::network::NoPeers;
 pub use self::snapshot::SnapshotError;
 use self::snapshot::Snapshots;
 use self::types::{Membership, Proposal, Types, decode, encode};
-use crate::store::{self, LogDisk, Loaded, Op, StoreError, StoreKind};
+use crate::store::{self, Loaded, LogDisk, Op, StoreError, StoreKind};
 
 /// The replicated state machine, as raft sees it: bytes in, bytes out.
 pub trait Machine: Send + Sync + 'static {
@@ -205,7 +205,9 @@ pub enum ProposeError {
 pub enum ReadError {
     #[error("this node does not lead: {}", to_leader(*leader))]
     NotLeader { leader: Option<u64> },
-    #[error("a majority of the voters did not answer: this node may be cut off, and must not serve this read")]
+    #[error(
+        "a majority of the voters did not answer: this node may be cut off, and must not serve this read"
+    )]
     NoQuorum {
         #[source]
         source: Cause,
@@ -271,7 +273,8 @@ impl Consensus {
             .map_err(|source| StartError::Log { dir: config.dir.clone(), source })?;
 
         let writer = Arc::new(Mutex::new(Some(writer)));
-        let started = openraft::Raft::new(config.node_id, openraft_config, NoPeers, log, opened.machine).await;
+        let started =
+            openraft::Raft::new(config.node_id, openraft_config, NoPeers, log, opened.machine).await;
         let raft = match started {
             Ok(raft) => raft,
             Err(e) => {
@@ -313,17 +316,14 @@ impl Consensus {
     /// A node whose consensus gave up (a snapshot that could not be written, a panic in apply) must not live on as one
     /// that merely answers nothing.
     fn end_with_raft(&self, on_failure: OnFailure) {
-        let mut metrics = self.raft.server_metrics();
-        let all = self.raft.metrics();
+        let raft = self.raft.clone();
         tokio::spawn(async move {
-            loop {
-                let ended = all.borrow_watched().running_state.clone().err();
-                match ended {
-                    Some(Fatal::Stopped) => return,
-                    Some(fatal) => return on_failure(&io::Error::other(fatal)),
-                    None if metrics.changed().await.is_err() => return,
-                    None => {}
-                }
+            // It changes with leadership only and closes at the end, so this task hardly ever wakes.
+            let mut until_ended = raft.server_metrics();
+            while until_ended.changed().await.is_ok() {}
+            match raft.is_initialized().await {
+                Ok(_) | Err(Fatal::Stopped) => {}
+                Err(fatal) => on_failure(&io::Error::other(fatal)),
             }
         });
     }
@@ -429,7 +429,11 @@ impl Opened {
             Some(identity) => {
                 let Identity { node_id } = decode(identity).map_err(failed)?;
                 if node_id != config.node_id {
-                    return Err(StartError::OtherNode { dir: dir.clone(), found: node_id, configured: config.node_id });
+                    return Err(StartError::OtherNode {
+                        dir: dir.clone(),
+                        found: node_id,
+                        configured: config.node_id,
+                    });
                 }
             }
             None if !snapshots.is_empty()? => return Err(StartError::LogLost { dir: dir.clone() }),
@@ -453,3 +457,6 @@ impl Opened {
         Ok(Self { disk, loaded, machine })
     }
 }
+
+#[cfg(test)]
+mod tests;

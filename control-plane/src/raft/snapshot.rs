@@ -63,7 +63,11 @@ enum Unreadable {
 impl Snapshots {
     pub(super) fn open(path: &Path) -> Result<Self, SnapshotError> {
         let prepared = files::create_folder(path).and_then(|()| files::sweep_temporaries(path));
-        prepared.map_err(|source| SnapshotError::Io { doing: "prepare the folder", path: path.to_owned(), source })?;
+        prepared.map_err(|source| SnapshotError::Io {
+            doing: "prepare the folder",
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self { path: path.to_owned(), newest: Mutex::new(None) })
     }
 
@@ -97,8 +101,11 @@ impl Snapshots {
         for (file, what) in damaged {
             tracing::error!(path = %file.display(), %what, "a snapshot cannot be read; going back to the one before it");
             let aside = file.with_extension("damaged");
-            fs::rename(&file, &aside)
-                .map_err(|source| SnapshotError::Io { doing: "put aside", path: file.clone(), source })?;
+            fs::rename(&file, &aside).map_err(|source| SnapshotError::Io {
+                doing: "put aside",
+                path: file.clone(),
+                source,
+            })?;
         }
         Ok(found.map(|(file, snapshot)| {
             *self.newest.lock() = Some(file);

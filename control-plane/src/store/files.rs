@@ -26,7 +26,10 @@ pub fn create_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
             if !holds_exactly(path, bytes)? {
                 return Err(io::Error::new(
                     io::ErrorKind::AlreadyExists,
-                    format!("{} is there with other content; it is written once and never replaced", path.display()),
+                    format!(
+                        "{} is there with other content; it is written once and never replaced",
+                        path.display()
+                    ),
                 ));
             }
         }

@@ -53,7 +53,10 @@ pub enum Op {
     /// How far the log was known to be committed. Only a hint for a faster restart, so it may lag.
     SaveCommitted(Option<Vec<u8>>),
     /// Appends at the end: `index` is one above the last entry, where there is one.
-    Append { index: u64, entry: Vec<u8> },
+    Append {
+        index: u64,
+        entry: Vec<u8>,
+    },
     /// Drops the entries above this index; `None` drops all.
     TruncateAfter(Option<u64>),
     /// Drops the entries up to and including this one, which may lie beyond the last (after a snapshot came from
@@ -91,7 +94,10 @@ impl Loaded {
 
     /// The first index at which the entries are not contiguous, if there is one.
     fn gap(&self) -> Option<u64> {
-        (self.first_index()..).zip(self.entries.keys()).find(|(expected, found)| expected != *found).map(|(e, _)| e)
+        (self.first_index()..)
+            .zip(self.entries.keys())
+            .find(|(expected, found)| expected != *found)
+            .map(|(e, _)| e)
     }
 }
 
@@ -205,7 +211,8 @@ pub fn open(kind: StoreKind, path: &Path) -> Result<Box<dyn LogDisk>, StoreError
 
     tracing::info!(from = holder.name(), to = kind.name(), path = %path.display(), "moving the log to the other store");
     let moved = kind.open(path)?;
-    copy(disk.as_ref(), moved.as_ref()).map_err(StoreError::io("copy the log to the other store in", path))?;
+    copy(disk.as_ref(), moved.as_ref())
+        .map_err(StoreError::io("copy the log to the other store in", path))?;
     files::replace(&current, kind.name().as_bytes()).map_err(StoreError::io("write", &current))?;
     drop(disk);
     remove_folder(&holding)?;
@@ -217,7 +224,10 @@ fn create(kind: StoreKind, path: &Path, current: &Path) -> Result<Box<dyn LogDis
     for found in BOTH.into_iter().filter(|kind| path.join(kind.name()).is_dir()) {
         let held = found.open(path)?.load().map_err(StoreError::io("read the log in", path))?;
         if !held.is_empty() {
-            return Err(StoreError::damaged(current, format!("it is gone, but {} holds a log", found.name())));
+            return Err(StoreError::damaged(
+                current,
+                format!("it is gone, but {} holds a log", found.name()),
+            ));
         }
         remove_folder(&path.join(found.name()))?;
     }
@@ -237,8 +247,11 @@ fn copy(from: &dyn LogDisk, to: &dyn LogDisk) -> io::Result<()> {
     head.extend(held.purged.clone().map(Op::Purge));
     head.push(Op::SaveCommitted(held.committed.clone()));
     to.commit(&head)?;
-    let appends: Vec<Op> =
-        held.entries.iter().map(|(index, entry)| Op::Append { index: *index, entry: entry.clone() }).collect();
+    let appends: Vec<Op> = held
+        .entries
+        .iter()
+        .map(|(index, entry)| Op::Append { index: *index, entry: entry.clone() })
+        .collect();
     for some in appends.chunks(MOVED_AT_ONCE) {
         to.commit(some)?;
     }

@@ -38,7 +38,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{LogDisk, Loaded, Op, Purged, StoreError, check_append, files};
+use super::{Loaded, LogDisk, Op, Purged, StoreError, check_append, files};
 
 const MAGIC: &[u8; 8] = b"TAGOUTLG";
 const FORMAT: u32 = 1;
@@ -133,7 +133,8 @@ impl SegmentDisk {
         };
         let disk = Self { path: path.to_owned(), segment_bytes, state: RefCell::new(state), _lock: lock };
         // A crash may have come between a purge and the deletion that follows it.
-        disk.delete_purged(&mut disk.state.borrow_mut()).map_err(StoreError::io("delete old segments in", path))?;
+        disk.delete_purged(&mut disk.state.borrow_mut())
+            .map_err(StoreError::io("delete old segments in", path))?;
         Ok(disk)
     }
 
@@ -206,7 +207,9 @@ impl LogDisk for SegmentDisk {
                     purged = true;
                     replay(&mut state.metadata, op);
                 }
-                Op::SaveIdentity(_) | Op::SaveVote(_) | Op::SaveCommitted(_) => replay(&mut state.metadata, op),
+                Op::SaveIdentity(_) | Op::SaveVote(_) | Op::SaveCommitted(_) => {
+                    replay(&mut state.metadata, op)
+                }
             }
         }
         if purged { self.delete_purged(state) } else { Ok(()) }
@@ -238,14 +241,18 @@ impl Found {
         for (position, number) in numbers.iter().copied().enumerate() {
             let file = segment_path(path, number);
             let bytes = fs::read(&file).map_err(StoreError::io("read", &file))?;
-            let damaged = |offset: usize, what: &str| StoreError::damaged(&file, format!("at byte {offset}, {what}"));
+            let damaged =
+                |offset: usize, what: &str| StoreError::damaged(&file, format!("at byte {offset}, {what}"));
 
             let header = Header::parse(&file, &bytes)?;
             if header.number != number {
                 return Err(damaged(0, "it is another segment than its name says"));
             }
             if position > 0 && numbers[position - 1] + 1 != number {
-                return Err(StoreError::damaged(path, format!("segment {:020} is missing", numbers[position - 1] + 1)));
+                return Err(StoreError::damaged(
+                    path,
+                    format!("segment {:020} is missing", numbers[position - 1] + 1),
+                ));
             }
             if position > 0 && header.first_sequence != found.next_sequence {
                 return Err(damaged(0, "it does not follow the segment before it"));
@@ -259,7 +266,9 @@ impl Found {
                     break judge_tail(&bytes, at, header.salt, found.next_sequence)
                         .map_err(|what| damaged(at, what))?;
                 };
-                for op in decode(payload).ok_or_else(|| damaged(at, "a commit holds what no version wrote"))? {
+                for op in
+                    decode(payload).ok_or_else(|| damaged(at, "a commit holds what no version wrote"))?
+                {
                     if let Op::Append { index, .. } = op {
                         highest = highest.max(Some(index));
                         let last = found.loaded.entries.keys().next_back().copied();
@@ -375,7 +384,8 @@ fn segment_numbers(path: &Path) -> Result<Vec<u64>, StoreError> {
         let name = PathBuf::from(entry.map_err(failed)?.file_name());
         if name.extension().is_some_and(|e| e == SUFFIX) {
             let number = name.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-            let number = number.ok_or_else(|| StoreError::damaged(&path.join(&name), "its name is no number"))?;
+            let number =
+                number.ok_or_else(|| StoreError::damaged(&path.join(&name), "its name is no number"))?;
             numbers.push(number);
         }
     }
@@ -441,8 +451,9 @@ fn judge_tail(bytes: &[u8], at: usize, salt: u64, sequence: u64) -> Result<Optio
         None => (at + FRAME_HEADER_BYTES).next_multiple_of(SECTOR_BYTES).min(bytes.len()) - at,
     };
     let followed = (at + FRAME_ALIGN..bytes.len()).step_by(FRAME_ALIGN).any(|later| {
-        frame_header(bytes, later, salt)
-            .is_some_and(|header| header.sequence > sequence && whole_frame(bytes, later, salt, header.sequence).is_some())
+        frame_header(bytes, later, salt).is_some_and(|header| {
+            header.sequence > sequence && whole_frame(bytes, later, salt, header.sequence).is_some()
+        })
     });
     if followed {
         return Err("a commit does not read back, and later ones follow");

@@ -22,7 +22,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::{LogDisk, Loaded, Op, Purged, StoreError, check_append, files};
+use super::{Loaded, LogDisk, Op, Purged, StoreError, check_append, files};
 
 const FORMAT: u32 = 1;
 const ROW_BYTES: usize = 4096;
@@ -39,10 +39,21 @@ const PURGED_KEY: &[u8] = b"m/purged";
 
 pub struct SledDisk {
     path: PathBuf,
+    // Dropped in this order, see `Data`.
     db: sled::Db,
-    /// sled's data file once more, for the sync that sled leaves out.
-    data: File,
+    data: Data,
     rows: RefCell<Rows>,
+}
+
+/// sled's data file once more, for the sync that sled leaves out.
+struct Data(File);
+
+impl Drop for Data {
+    /// sled's threads may keep the file, and with it the lock on it, for a while after the database was dropped. Once
+    /// this lock is granted they are gone, and the store can be opened again.
+    fn drop(&mut self) {
+        let _ = self.0.lock_shared();
+    }
 }
 
 /// How many chunks each stored entry has, so that removing one needs no read.
@@ -73,7 +84,7 @@ impl SledDisk {
             e => StoreError::damaged(path, format!("sled cannot read it ({e})")),
         })?;
         let data = File::open(path.join("db")).map_err(StoreError::io("open", &path.join("db")))?;
-        let disk = Self { path: path.to_owned(), db, data, rows: RefCell::default() };
+        let disk = Self { path: path.to_owned(), db, data: Data(data), rows: RefCell::default() };
 
         let (loaded, rows) = guarded(path, || disk.read_all())??;
         debug_assert!(loaded.gap().is_none());
@@ -83,8 +94,11 @@ impl SledDisk {
 
     /// The first rows of a new store. sled syncs none of the files it has just made, nor their folder.
     fn create(&self) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Io { doing: "create the sled store in", path: self.path.clone(), source };
-        self.db.insert(FORMAT_KEY, seal(FORMAT_KEY, &FORMAT.to_le_bytes())).map_err(|e| failed(from_sled(e)))?;
+        let failed =
+            |source| StoreError::Io { doing: "create the sled store in", path: self.path.clone(), source };
+        self.db
+            .insert(FORMAT_KEY, seal(FORMAT_KEY, &FORMAT.to_le_bytes()))
+            .map_err(|e| failed(from_sled(e)))?;
         self.sync().map_err(failed)?;
         for name in ["db", "conf"] {
             File::open(self.path.join(name)).and_then(|file| file.sync_all()).map_err(failed)?;
@@ -93,9 +107,14 @@ impl SledDisk {
         files::sync_folder(self.path.parent().unwrap_or(&self.path)).map_err(failed)
     }
 
+    #[cfg(test)]
+    pub(super) fn db(&self) -> &sled::Db {
+        &self.db
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.db.flush().map_err(from_sled)?;
-        self.data.sync_data()
+        self.data.0.sync_data()
     }
 
     fn read_all(&self) -> Result<(Loaded, Rows), StoreError> {
