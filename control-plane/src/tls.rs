@@ -70,6 +70,9 @@ pub struct ServerLimits {
     pub max_header_bytes: u32,
     /// Requests open at once on one HTTP/2 connection.
     pub h2_max_concurrent_streams: u32,
+    /// Request body bytes that one HTTP/2 connection may have under way before the node reads them. On long
+    /// distances this, per round trip, is the most that one connection can send.
+    pub h2_window_bytes: u32,
     /// How long requests may go on after the shutdown has begun.
     pub shutdown_grace: Duration,
 }
@@ -86,6 +89,7 @@ impl Default for ServerLimits {
             idle_timeout: Duration::from_secs(120),
             max_header_bytes: 16 * 1024,
             h2_max_concurrent_streams: 128,
+            h2_window_bytes: 128 * 1024,
             shutdown_grace: Duration::from_secs(10),
         }
     }
@@ -266,6 +270,8 @@ fn http_builder(limits: &ServerLimits) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT)
         .max_header_list_size(limits.max_header_bytes)
+        .initial_stream_window_size(limits.h2_window_bytes)
+        .initial_connection_window_size(limits.h2_window_bytes)
         .max_send_buf_size(H2_SEND_BUFFER_BYTES)
         .max_concurrent_streams(limits.h2_max_concurrent_streams);
     builder

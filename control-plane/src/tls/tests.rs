@@ -165,6 +165,9 @@ async fn both_versions_of_http_answer_and_know_the_peer() {
     assert_eq!(text(server.client().get(server.url("/who"))).await, "HTTP/2.0 127.0.0.1 0");
     assert_eq!(text(server.http_1_client().get(server.url("/who"))).await, "HTTP/1.1 127.0.0.1 0");
     assert_eq!(text(server.client().post(server.url("/echo")).body("some bytes")).await, "some bytes");
+    let more_than_the_window = "x".repeat(1_000_000);
+    let echoed = text(server.client().post(server.url("/echo")).body(more_than_the_window.clone())).await;
+    assert_eq!(echoed, more_than_the_window);
     server.end().await;
 }
 
@@ -359,6 +362,16 @@ async fn idle_connections_are_closed_and_busy_ones_are_not() {
         assert_ends_in_order(events).await;
         server.end().await;
     }
+}
+
+#[tokio::test]
+async fn an_open_request_keeps_its_connection_from_being_idle() {
+    let activity = Arc::new(Activity::default());
+    let open = InFlight::begin(&activity);
+    let idle = || activity.becomes_idle(Duration::from_millis(1));
+    timeout(AT_ONCE, idle()).await.expect_err("a request is open");
+    drop(open);
+    within(idle()).await;
 }
 
 #[tokio::test]
