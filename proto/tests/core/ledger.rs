@@ -18,13 +18,13 @@ fn nothing_happens_before_the_genesis_and_the_genesis_happens_once() {
     let mut ledger = Ledger::new(genesis().digest());
     let mut elsewhere = World::new();
     let stop = elsewhere.stop_document("*", "halt");
-    let outcome = Envelope { document: "{}".into(), signatures: vec![] };
+    let outcome = outcome_of(&stop.digest());
     let propose = |ledger: &mut Ledger, kind, envelope: &Envelope| {
         ledger.apply(&Proposal { kind, time_ms: T0, envelope: envelope.clone() }).answer
     };
     assert_eq!(propose(&mut ledger, EntryKind::Command, &stop), Err(Refusal::NoGenesis));
     assert_eq!(ledger.check(&stop, T0), Err(Refusal::NoGenesis));
-    assert_eq!(propose(&mut ledger, EntryKind::Outcome, &outcome), Err(Refusal::NoGenesis));
+    assert!(propose(&mut ledger, EntryKind::Outcome, &outcome).is_err());
     let under_signed = Envelope { signatures: genesis().signatures[..1].into(), ..genesis() };
     let refused = propose(&mut ledger, EntryKind::Command, &under_signed).unwrap_err();
     assert!(refused.to_string().contains("1 of 2 root signatures"));
@@ -62,7 +62,7 @@ fn s1_a_lock_survives_restart_by_snapshot_and_by_replay() {
 fn s1_neither_time_nor_grants_nor_anything_but_its_release_ends_a_lock() {
     for mode in ["halt", "drain", "pause"] {
         let mut world = World::running();
-        let lock = world.stop("a", mode);
+        world.stop("a", mode);
         for _ in 0..3 {
             world.now_ms += 20 * YEAR_MS;
             for scope in ["a", "a/x", "*"] {
@@ -71,11 +71,7 @@ fn s1_neither_time_nor_grants_nor_anything_but_its_release_ends_a_lock() {
             let other = world.stop("a/x", "halt");
             world.release("a/x", &[other]).unwrap();
             world.start("a/x", &[other]).unwrap();
-            let outcome = json!({"tagout": 1, "outcome": lock}).to_string();
-            world
-                .propose(EntryKind::Outcome, Envelope { document: outcome, signatures: vec![] })
-                .answer
-                .unwrap();
+            world.propose(EntryKind::Outcome, outcome_of(&other)).answer.unwrap();
             world.restart();
             assert_eq!(world.verdict("a/x"), Denied, "{mode}");
             assert_eq!(world.verdict("b"), Enabled);
@@ -401,12 +397,41 @@ fn s8_refusals_leave_no_trace_and_name_their_cause() {
         let refusal = world.propose(kind, good.clone()).answer.unwrap_err();
         assert_eq!(refusal.to_string(), format!("this build takes no {} entries: upgrade it", kind.name()));
     }
-    let unreadable = Envelope { document: "{}".into(), signatures: vec![String::new(); 17] };
-    assert!(world.propose(EntryKind::Outcome, unreadable).answer.is_err(), "it could not be decoded again");
-    let huge = Envelope { document: "x".repeat(ENTRY_MAX_BYTES), signatures: vec![] };
-    assert!(matches!(world.propose(EntryKind::Outcome, huge).answer, Err(Refusal::TooLarge(_))));
     assert_eq!(world.ledger.size(), 2);
     world.send(good).unwrap();
+}
+
+fn outcome_of(lock: &Digest) -> Envelope {
+    // Fields that this build does not know are kept and decide nothing.
+    let document = json!({"tagout": 1, "outcome": lock, "of a later build": [0.5]}).to_string();
+    Envelope { document, signatures: vec![] }
+}
+
+#[test]
+fn an_outcome_is_taken_once_for_each_stop_and_changes_no_verdict() {
+    let mut world = World::running();
+    let (lock, paused) = (world.stop("a", "halt"), world.stop("b", "pause"));
+    let send = |world: &mut World, envelope| world.propose(EntryKind::Outcome, envelope).answer;
+    let unreadable = Envelope { signatures: vec![String::new(); 17], ..outcome_of(&lock) };
+    assert!(send(&mut world, unreadable).is_err(), "an entry that could not be decoded again");
+    let mut huge = outcome_of(&lock);
+    huge.document.push_str(&" ".repeat(ENTRY_MAX_BYTES));
+    assert!(matches!(send(&mut world, huge), Err(Refusal::TooLarge(_))));
+    for document in ["", "{}", "[]", "{\"outcome\":1}"] {
+        let malformed = Envelope { document: document.into(), signatures: vec![] };
+        assert!(matches!(send(&mut world, malformed), Err(Refusal::Malformed(_))), "{document}");
+    }
+    let release = world.release("b", &[paused]).unwrap().digest;
+    for no_lock in [Digest([9; 32]), genesis().digest(), release] {
+        assert_eq!(send(&mut world, outcome_of(&no_lock)), Err(Refusal::NoSuchLock(no_lock)));
+    }
+    assert_eq!(world.ledger.locks_without_outcome().len(), 1);
+    assert_eq!(send(&mut world, outcome_of(&lock)).unwrap().index, 5);
+    assert_eq!(send(&mut world, outcome_of(&lock)), Err(Refusal::OutcomeKnown(5)));
+    assert_eq!(send(&mut world, outcome_of(&paused)).unwrap().index, 6, "also when it has ended");
+    assert_eq!((world.ledger.outcome_index(&lock), world.ledger.outcome_index(&release)), (Some(5), None));
+    assert_eq!(world.ledger.locks_without_outcome(), []);
+    assert_eq!((world.verdict("a"), world.verdict("b")), (Denied, Enabled));
 }
 
 #[test]
