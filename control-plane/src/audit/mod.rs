@@ -39,3 +39,6 @@ pub enum AuditError {
     )]
     Diverged { index: u64 },
 }
+
+#[cfg(test)]
+mod tests;
