@@ -2,6 +2,7 @@
 
 mod authority;
 mod command;
+mod history;
 mod ledger;
 mod purity;
 mod sshsig;
