@@ -3,7 +3,9 @@
 mod authority;
 mod command;
 mod history;
+mod hostile;
 mod ledger;
 mod purity;
 mod sshsig;
 mod support;
+mod wire;
