@@ -1,0 +1,174 @@
+//! The `tagout` command.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod client;
+mod document;
+mod failure;
+mod files;
+mod grant;
+pub mod init;
+mod keys;
+pub mod log;
+mod out;
+mod profile;
+mod reach;
+mod restart;
+mod session;
+pub(crate) mod signing;
+mod status;
+mod stop;
+#[cfg(test)]
+mod testing;
+
+pub use failure::{Exit, Failure};
+pub use profile::{Profile, ProfileFile};
+
+use out::Out;
+
+/// Stops AI agents, and lets them run again: signed, logged, and verified on this machine
+#[derive(Parser)]
+#[command(name = "tagout", version, after_help = Exit::help(), after_long_help = Exit::help())]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args, Default)]
+struct Globals {
+    /// Which deployment, and its nodes and keys [default: .tagout/profile.toml, then ~/.config/tagout/profile.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "TAGOUT_PROFILE")]
+    profile: Option<PathBuf>,
+    /// Ask this node instead of the profile's
+    #[arg(long, global = true, value_name = "URL")]
+    node: Option<String>,
+    /// One JSON document on standard output, also for errors
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Args, Default)]
+struct KeyArgs {
+    /// A key that signs: a file, or agent:SHA256:…; several for m-of-n [default: the profile's]
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make a deployment: its genesis, private CA, first node and profile
+    Init(Box<init::InitArgs>),
+    /// Make keys, and see what they may do
+    #[command(subcommand)]
+    Key(keys::KeyVerb),
+    /// Stop agents; one signature is enough
+    Stop(stop::StopArgs),
+    /// Take off locks; halted and drained agents then wait for their start
+    Release(restart::LocksArgs),
+    /// Start agents again whose locks were released
+    Start(restart::StartArgs),
+    /// Release every lock that holds a scope and start it, in one ceremony
+    Resume(restart::ResumeArgs),
+    /// Consent that agents may run, until a time
+    Grant(grant::GrantArgs),
+    /// Show agents, locks and grants
+    Status(status::StatusArgs),
+    /// Read and verify the audit log
+    #[command(subcommand)]
+    Log(log::LogVerb),
+    /// Run a node
+    Serve(ServeArgs),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// The node's configuration, as `tagout init` makes it
+    #[arg(long, value_name = "FILE", default_value = "tagout.toml")]
+    config: PathBuf,
+}
+
+/// Runs the command of this process's arguments.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error, args.iter().any(|arg| arg == "--json")),
+    };
+    let out = Out::new(cli.globals.json);
+    let exit = run(&out, &cli.globals, cli.verb).unwrap_or_else(|failure| {
+        out.failure(&failure);
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Init(args) => init::run(out, *args),
+        Verb::Key(verb) => keys::run(out, globals, verb),
+        Verb::Stop(args) => stop::run(out, globals, args),
+        Verb::Release(args) => restart::release(out, globals, args),
+        Verb::Start(args) => restart::start(out, globals, args),
+        Verb::Resume(args) => restart::resume(out, globals, args),
+        Verb::Grant(args) => grant::run(out, globals, args),
+        Verb::Status(args) => status::run(out, globals, args),
+        Verb::Log(verb) => log::run(out, globals, verb),
+        Verb::Serve(args) => long_running(globals, crate::node::serve_command(&args.config)),
+    }
+}
+
+/// Runs what goes on until it is told to end. Its events go to standard error, as JSON lines if asked.
+fn long_running(globals: &Globals, work: impl Future<Output = anyhow::Result<()>>) -> Result<Exit, Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if globals.json {
+        events.json().init()
+    } else {
+        events.init()
+    }
+    let failed = |what: String| Failure::new(Exit::Failed, "node", what);
+    let runtime = tokio::runtime::Runtime::new().map_err(|e| failed(format!("cannot start threads: {e}")))?;
+    runtime.block_on(work).map_err(|error| failed(format!("{error:#}")))?;
+    Ok(Exit::Ok)
+}
+
+fn wrong_usage(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        Out::new(true).failure(&Failure::usage(error.render().to_string().trim_end()));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// `30s`, `72h`, `1h 30m`, in milliseconds.
+fn duration_ms(text: &str) -> Result<u64, String> {
+    let duration = humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 30s, 5m or 72h"))?;
+    u64::try_from(duration.as_millis()).map_err(|_| "it is too long".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed_and_the_help_names_the_exit_codes() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("5  the stop is in force, but no known agent matches its scope"), "{help}");
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration_ms("30s"), Ok(30_000));
+        assert!(duration_ms("30").unwrap_err().contains("write it as"));
+    }
+}

@@ -1,0 +1,172 @@
+//! One run of a command that talks to the service: the verified profile, the node, and where to say things.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tagout_proto::authority::Authority;
+use tagout_proto::command::{Action, Deployment};
+use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::log::checkpoint::Checkpoint;
+use tagout_proto::log::entry::Entry;
+use tagout_proto::wire::{CommandAnswer, Status};
+
+use super::client::Client;
+use super::failure::{Exit, Failure};
+use super::log::seen::Seen;
+use super::log::tiles::{LogReader, open_checkpoint};
+use super::out::{Ink, Out};
+use super::profile::{self, Profile};
+use super::signing::{self, Signed};
+use super::{Globals, KeyArgs};
+use crate::sign::Signer;
+
+/// How long a node may take to write an acknowledged entry into its published log.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(25);
+
+pub struct Session<'a> {
+    pub out: &'a Out,
+    pub profile: Profile,
+    pub client: Client,
+}
+
+/// Where a command lies in the log, by a proof that was checked here.
+#[derive(Serialize)]
+pub struct Place {
+    pub index: u64,
+    pub log_size: u64,
+    pub log_root: Digest,
+}
+
+impl<'a> Session<'a> {
+    pub fn open(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
+        let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+        let client = Client::new(&profile, globals.node.as_deref())?;
+        Ok(Self { out, profile, client })
+    }
+
+    pub fn authority(&self) -> &Authority {
+        &self.profile.authority
+    }
+
+    pub fn deployment(&self) -> &Deployment {
+        self.profile.deployment()
+    }
+
+    /// The keys that were named, or else all of the profile's: loosening takes several.
+    pub fn signers(&self, args: &KeyArgs) -> Result<Vec<Signer>, Failure> {
+        signing::open_signers(if args.keys.is_empty() { &self.profile.keys } else { &args.keys })
+    }
+
+    /// Signs something that gives, and knows before it is sent whether the signatures suffice.
+    pub fn sign_loosening(
+        &self,
+        action: Action,
+        signers: &[Signer],
+        status: &Status,
+    ) -> Result<Signed, Failure> {
+        let signed = Signed::new(self.deployment(), action, signers)?;
+        signed.show(self.out, self.authority());
+        // A newer authority than the genesis may allow what this one does not; the service judges by it.
+        if status.authority_version <= self.authority().version {
+            signed.check(self.authority())?;
+        }
+        Ok(signed)
+    }
+
+    pub fn send(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
+        let answer = self.client.command(envelope)?;
+        let (digest, claimed) = (envelope.digest(), answer.digest);
+        if claimed == digest {
+            return Ok(answer);
+        }
+        let detail = format!(
+            "{} answers for {claimed}, but {digest} was sent: do not trust it, and send it to another node",
+            self.client.node()
+        );
+        Err(Failure::unverified("other-digest", detail))
+    }
+
+    /// As [`Session::send`], and says what was done.
+    pub fn send_said(&self, signed: &Signed) -> Result<CommandAnswer, Failure> {
+        let answer = self.send(&signed.envelope)?;
+        let done = match signed.action {
+            Action::Stop(_) => "stopped",
+            Action::Release(_) => "released",
+            Action::Start(_) => "started",
+            Action::Grant(_) => "granted",
+        };
+        let (done, scope) =
+            (self.out.ink(Ink::Green, done), self.out.ink(Ink::Bold, answer.scope.to_string()));
+        self.out.line(format!("{done} {scope} at entry {}", answer.index));
+        Ok(answer)
+    }
+
+    pub fn say_place(&self, place: &Place) {
+        let Place { index, log_size, log_root } = place;
+        self.out
+            .line(format!("in the log: index {index} of {log_size}, root {}, verified", log_root.short()));
+    }
+
+    /// Waits until the node's signed checkpoint covers entry `index`, and proves that `sent` is that entry.
+    pub fn prove(&self, index: u64, sent: &Envelope) -> Result<Place, Failure> {
+        let checkpoint = self.checkpoint(index + 1)?;
+        let reader = LogReader::new(&self.client, checkpoint.size);
+        let (bytes, _) = reader.proven_entry(index, checkpoint.root)?;
+        let entry =
+            Entry::decode(&bytes).map_err(|e| Failure::unverified("entry", format!("entry {index}: {e}")))?;
+        if entry.envelope.document != sent.document || entry.index != index {
+            let detail =
+                format!("entry {index} of the log is not the command that was sent: do not trust this node");
+            return Err(Failure::unverified("entry", detail));
+        }
+        Ok(Place { index, log_size: checkpoint.size, log_root: checkpoint.root })
+    }
+
+    /// The node's checkpoint of at least `size` entries: signed, and continuing the newest one that was seen here.
+    pub fn checkpoint(&self, size: u64) -> Result<Checkpoint, Failure> {
+        self.checkpoint_note(size).map(|(_, checkpoint)| checkpoint)
+    }
+
+    /// As [`Session::checkpoint`], with the signed note.
+    pub fn checkpoint_note(&self, size: u64) -> Result<(String, Checkpoint), Failure> {
+        let mut seen = Seen::load(&self.profile)?;
+        let size = size.max(seen.size());
+        let begun = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let note = self.client.checkpoint(size)?;
+            let checkpoint = open_checkpoint(&note, self.authority())?;
+            if checkpoint.size >= size || begun.elapsed() > CHECKPOINT_PATIENCE {
+                if checkpoint.size < size && size > seen.size() {
+                    let detail = format!(
+                        "the node's published log has {} entries and does not cover entry {} yet: look again with \
+                         `tagout log show {}`",
+                        checkpoint.size,
+                        size - 1,
+                        size - 1
+                    );
+                    return Err(Failure::new(Exit::Unreachable, "not-published-yet", detail));
+                }
+                seen.advance(&note, &checkpoint, &self.client)?;
+                return Ok((note, checkpoint));
+            }
+            // A node that answers at once although it is behind must not be asked in a tight circle.
+            std::thread::sleep(Duration::from_millis(100).saturating_sub(asked.elapsed()));
+        }
+    }
+
+    /// Waits, for as long as it takes, for a checkpoint of more than `size` entries.
+    pub fn checkpoint_beyond(&self, size: u64) -> Result<Checkpoint, Failure> {
+        loop {
+            let asked = Instant::now();
+            let note = self.client.checkpoint(size + 1)?;
+            let checkpoint = open_checkpoint(&note, self.authority())?;
+            if checkpoint.size > size {
+                Seen::load(&self.profile)?.advance(&note, &checkpoint, &self.client)?;
+                return Ok(checkpoint);
+            }
+            std::thread::sleep(Duration::from_secs(1).saturating_sub(asked.elapsed()));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Step ① of a stop, as the command does it: a document is built, shown, and signed with the operator's own keys.
+
+use serde::Serialize;
+use tagout_proto::authority::Authority;
+use tagout_proto::command::{Action, Deployment};
+use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::sshsig::NAMESPACE;
+
+use super::document;
+use super::failure::Failure;
+use super::out::{Ink, Out, now_ms};
+use crate::sign::Signer;
+
+/// A command with its signatures, ready to be sent.
+pub struct Signed {
+    pub action: Action,
+    pub envelope: Envelope,
+}
+
+/// What programs see of it.
+#[derive(Serialize)]
+pub struct SignedSummary {
+    pub digest: Digest,
+    pub document: String,
+    pub signed_by: Vec<String>,
+}
+
+pub fn open_signers(specs: &[String]) -> Result<Vec<Signer>, Failure> {
+    if specs.is_empty() {
+        return Err(Failure::usage(
+            "no key signs this: give --key FILE, or list `keys` in the profile (make one with `tagout key new`)",
+        ));
+    }
+    specs.iter().map(|spec| Ok(Signer::open(spec)?)).collect()
+}
+
+/// The document of `action` as of now, unsigned.
+pub fn draft(deployment: &Deployment, action: &Action) -> Result<String, Failure> {
+    Ok(document::build(deployment, &document::new_id(), now_ms(), action)?)
+}
+
+pub fn sign(document: String, signers: &[Signer]) -> Result<Envelope, Failure> {
+    let sign = |signer: &Signer| signer.sign(NAMESPACE, document.as_bytes());
+    let signatures = signers.iter().map(sign).collect::<Result<_, _>>()?;
+    Ok(Envelope { document, signatures })
+}
+
+impl Signed {
+    pub fn new(deployment: &Deployment, action: Action, signers: &[Signer]) -> Result<Self, Failure> {
+        let envelope = sign(draft(deployment, &action)?, signers)?;
+        Ok(Self { action, envelope })
+    }
+
+    /// Whether the authority lets its signers do this; a refusal says who is missing. Nothing has been sent then.
+    pub fn check(&self, authority: &Authority) -> Result<(), Failure> {
+        let signers = authority.signers(&self.envelope);
+        Ok(authority.authorise(self.action.kind(), self.action.scope(), &signers)?)
+    }
+
+    pub fn summary(&self, authority: &Authority) -> SignedSummary {
+        SignedSummary {
+            digest: self.envelope.digest(),
+            document: self.envelope.document.clone(),
+            signed_by: authority.signers(&self.envelope).names(),
+        }
+    }
+
+    /// Shows the exact text that is signed, and by whom.
+    pub fn show(&self, out: &Out, authority: &Authority) {
+        let signers = authority.signers(&self.envelope);
+        out.line(format!("signing {}", out.ink(Ink::Dim, &self.envelope.document)));
+        for signer in &signers.valid {
+            out.line(format!("  as {} ({})", signer.principal.name, signer.key.fingerprint()));
+        }
+        for refused in &signers.refused {
+            out.line(format!("  {} {refused}", out.ink(Ink::Yellow, "does not count:")));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! `tagout stop`: step ① of a stop on the operator's machine, and step ⑨, where its outcome is shown.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use tagout_proto::command::{Action, Stop, StopMode};
+use tagout_proto::digest::Digest;
+use tagout_proto::scope::Scope;
+use tagout_proto::sshsig::NAMESPACE;
+use tagout_proto::wire::{Agents, CommandAnswer, Locks, Problem, StopReach};
+
+use super::client::Client;
+use super::failure::{Exit, Failure};
+use super::files::{quoted, write_new};
+use super::out::{Ink, Out, count};
+use super::profile::{self, Profile};
+use super::reach;
+use super::session::{Place, Session};
+use super::signing::{self, Signed, SignedSummary};
+use super::status;
+use super::{Globals, KeyArgs, duration_ms};
+
+#[derive(Args)]
+pub struct StopArgs {
+    /// What to stop: an agent, all below a path, or * for the whole fleet
+    scope: Scope,
+    /// Why; it hangs on the lock for everybody to read
+    #[arg(long)]
+    reason: String,
+    /// halt: now, calls in flight are cut. drain: essential calls go on for --drain. pause: no new calls
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// How long essential calls and calls in flight may go on, such as 30s
+    #[arg(long, value_name = "TIME", value_parser = duration_ms)]
+    drain: Option<u64>,
+    /// The incident that it belongs to, such as INC-4711
+    #[arg(long)]
+    case: Option<String>,
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Sign and send nothing; show what it would reach
+    #[arg(long)]
+    dry_run: bool,
+    /// Write the document and print the two stock commands that sign and send it
+    #[arg(long, conflicts_with_all = ["dry_run", "copies"])]
+    print_curl: bool,
+    /// Sign this many runbook stops, each with an id of its own, and send none
+    #[arg(long, value_name = "N", requires = "out", conflicts_with = "dry_run", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    copies: Option<u16>,
+    /// Where --copies (a folder) or --print-curl (a file) writes [default: stop.json]
+    #[arg(long, value_name = "PATH")]
+    out: Option<PathBuf>,
+    /// Return once the stop is in the log, without waiting for what it reaches
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Halt,
+    Drain,
+    Pause,
+}
+
+impl StopArgs {
+    fn stop(&self) -> Result<Stop, Failure> {
+        let mode = match (self.mode, self.drain) {
+            (None | Some(Mode::Drain), Some(drain_ms)) => StopMode::Drain { drain_ms },
+            (Some(Mode::Drain), None) => {
+                return Err(Failure::usage("--mode drain needs its time: add --drain 30s"));
+            }
+            (None | Some(Mode::Halt), None) => StopMode::Halt,
+            (Some(Mode::Pause), None) => StopMode::Pause,
+            (Some(Mode::Halt | Mode::Pause), Some(_)) => {
+                return Err(Failure::usage("--drain goes with --mode drain only"));
+            }
+        };
+        Ok(Stop { scope: self.scope.clone(), mode, reason: self.reason.clone(), case: self.case.clone() })
+    }
+}
+
+/// What a stop did, for programs.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    answer: CommandAnswer,
+    signed: SignedSummary,
+    /// Absent where the proof could not be had; `problem` says why.
+    log: Option<Place>,
+    reach_now: Option<StopReach>,
+    problem: Option<Problem>,
+}
+
+pub fn run(out: &Out, globals: &Globals, args: StopArgs) -> Result<Exit, Failure> {
+    let stop = args.stop()?;
+    if args.print_curl {
+        return print_curl(out, globals, stop, args.out.as_deref().unwrap_or(Path::new("stop.json")));
+    }
+    if let (Some(copies), Some(dir)) = (args.copies, &args.out) {
+        return runbook(out, globals, &stop, &args.keys, copies, dir);
+    }
+    let session = Session::open(out, globals)?;
+    if args.dry_run {
+        return dry_run(&session, &stop);
+    }
+    send(&session, stop, &args)
+}
+
+fn send(session: &Session<'_>, stop: Stop, args: &StopArgs) -> Result<Exit, Failure> {
+    let out = session.out;
+    // One signature stops: of several keys in the profile the first one does.
+    let signers = match args.keys.keys.as_slice() {
+        [] => signing::open_signers(&session.profile.keys[..session.profile.keys.len().min(1)])?,
+        keys => signing::open_signers(keys)?,
+    };
+    let mode = stop.mode;
+    let signed = Signed::new(session.deployment(), Action::Stop(stop), &signers)?;
+    signed.show(out, session.authority());
+    // A stop is never refused here: if this machine's authority were old, the service would know better (S10).
+    let answer = session.send(&signed.envelope)?;
+    say_stopped(out, mode, &answer);
+
+    // From here on the stop stands. What goes wrong now is reported beside it, never instead of it.
+    let mut problem = None;
+    let log = session.prove(answer.index, &signed.envelope).map_err(|f| problem = Some(f)).ok();
+    if let Some(place) = &log {
+        session.say_place(place);
+    }
+    let follow = answer.reach.agents > 0 && !args.no_wait;
+    let reach_now = if follow {
+        reach::follow(session, answer.digest).map_err(|f| problem = problem.take().or(Some(f))).ok()
+    } else {
+        None
+    };
+    if let Some(failure) = &problem {
+        out.line(format!("{} the stop stands; but {failure}", out.ink(Ink::Yellow, "warning:")));
+    }
+    let exit = match &problem {
+        Some(failure) => failure.exit,
+        None if answer.reach.agents == 0 => Exit::NoAgents,
+        None => Exit::Ok,
+    };
+    let (signed, problem) = (signed.summary(session.authority()), problem.map(|f| f.problem));
+    out.document(&Report { answer, signed, log, reach_now, problem });
+    Ok(exit)
+}
+
+fn say_stopped(out: &Out, mode: StopMode, answer: &CommandAnswer) {
+    let scope = out.ink(Ink::Bold, answer.scope.to_string());
+    let done = out.ink(Ink::Red, "STOPPED");
+    let again = if answer.repeated { ", as it was before" } else { "" };
+    out.line(format!("{done} {scope} ({}) at entry {}{again}", mode.name(), answer.index));
+    out.line(format!("lock {}", answer.digest));
+    let reach = answer.reach;
+    if reach.agents == 0 {
+        let nobody = out.ink(Ink::Yellow, format!("No known agent matches {}.", answer.scope));
+        out.line(format!(
+            "{nobody} The lock is in place all the same and holds whoever comes; check the spelling with `tagout status`"
+        ));
+    } else {
+        let (agents, instances) = (count(reach.agents, "agent"), count(reach.instances, "instance"));
+        out.line(format!("reaches {agents}, {instances}"));
+    }
+}
+
+fn dry_run(session: &Session<'_>, stop: &Stop) -> Result<Exit, Failure> {
+    #[derive(Serialize)]
+    struct DryRun<'a> {
+        dry_run: bool,
+        scope: &'a Scope,
+        agents: &'a Agents,
+        locks: &'a Locks,
+    }
+    let (agents, locks) = (session.client.agents(&stop.scope)?, session.client.locks(&stop.scope)?);
+    let out = session.out;
+    out.document(&DryRun { dry_run: true, scope: &stop.scope, agents: &agents, locks: &locks });
+    let instances = agents.agents.iter().map(|a| a.instances.len() as u64).sum();
+    let (found, instances) = (count(agents.agents.len() as u64, "agent"), count(instances, "instance"));
+    out.line(format!(
+        "a {} of {} would reach {found}, {instances}; nothing was signed",
+        stop.mode.name(),
+        stop.scope
+    ));
+    status::say_agents(out, &agents, &locks);
+    if !locks.locks.is_empty() {
+        out.line("locks on it, above it or below it:");
+        status::say_locks(out, &locks);
+    }
+    Ok(if agents.agents.is_empty() { Exit::NoAgents } else { Exit::Ok })
+}
+
+fn print_curl(out: &Out, globals: &Globals, stop: Stop, file: &Path) -> Result<Exit, Failure> {
+    let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+    let client = Client::new(&profile, globals.node.as_deref())?;
+    let document = signing::draft(profile.deployment(), &Action::Stop(stop))?;
+    write_new(file, document.as_bytes(), 0o644)?;
+    let key = profile.keys.first().filter(|key| !key.starts_with("agent:"));
+    let key = key.map_or("~/.ssh/id_ed25519".into(), |key| quoted(Path::new(key)));
+    let lines = stock_lines(&key, file, &profile.ca, client.node());
+    let digest = Digest::of(document.as_bytes());
+    out.document(&serde_json::json!({ "file": file, "digest": digest, "commands": lines }));
+    lines.iter().for_each(|line| out.line(line));
+    Ok(Exit::Ok)
+}
+
+/// The two commands that everybody has: they sign a document and send it.
+fn stock_lines(key: &str, file: &Path, ca: &Path, node: &str) -> [String; 2] {
+    let mut signature = file.as_os_str().to_owned();
+    signature.push(".sig");
+    let (signature, file) = (quoted(Path::new(&signature)), quoted(file));
+    [
+        format!("ssh-keygen -Y sign -n {NAMESPACE} -f {key} {file}"),
+        format!(
+            "curl --fail-with-body --cacert {} -F command=@{file} -F signature=@{signature} {node}/v1/commands",
+            quoted(ca)
+        ),
+    ]
+}
+
+fn runbook(
+    out: &Out,
+    globals: &Globals,
+    stop: &Stop,
+    keys: &KeyArgs,
+    copies: u16,
+    dir: &Path,
+) -> Result<Exit, Failure> {
+    #[derive(Serialize)]
+    struct Copy {
+        command: PathBuf,
+        signature: PathBuf,
+        digest: Digest,
+    }
+    let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+    let signers = match keys.keys.as_slice() {
+        [] => signing::open_signers(&profile.keys[..profile.keys.len().min(1)])?,
+        keys => signing::open_signers(keys)?,
+    };
+    std::fs::create_dir_all(dir).map_err(|e| Failure::file("make the folder", dir, &e))?;
+    let mut written = Vec::new();
+    for number in 1..=copies {
+        let signed = Signed::new(profile.deployment(), Action::Stop(stop.clone()), &signers)?;
+        // Found wrong on the day when it is needed, a runbook stop is worth nothing.
+        signed.check(&profile.authority)?;
+        let command = dir.join(format!("stop-{number:04}.json"));
+        write_new(&command, signed.envelope.document.as_bytes(), 0o600)?;
+        let signature = dir.join(format!("stop-{number:04}.json.sig"));
+        write_new(&signature, signed.envelope.signatures[0].as_bytes(), 0o600)?;
+        written.push(Copy { command, signature, digest: signed.envelope.digest() });
+    }
+    out.document(&serde_json::json!({ "scope": stop.scope, "copies": written }));
+    out.line(format!("signed {} of {} into {}", count(copies.into(), "stop"), stop.scope, dir.display()));
+    out.line("each works once, without a date; whoever has one can stop this scope, so keep them safe. Use one with:");
+    if let Ok(client) = Client::new(&profile, globals.node.as_deref()) {
+        let [_, curl] = stock_lines("", &written[0].command, &profile.ca, client.node());
+        out.line(format!("  {curl}"));
+    }
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb, testing};
+
+    fn parsed(args: &[&str]) -> StopArgs {
+        let all = ["tagout", "stop", "demo/a", "--reason", "r"].iter().chain(args);
+        match Cli::try_parse_from(all).unwrap().verb {
+            Verb::Stop(args) => args,
+            _ => panic!("it is a stop"),
+        }
+    }
+
+    #[test]
+    fn modes_and_drain_times() {
+        let mode = |args: &[&str]| parsed(args).stop().map(|stop| stop.mode);
+        assert_eq!(mode(&[]).unwrap(), StopMode::Halt);
+        assert_eq!(mode(&["--mode", "pause"]).unwrap(), StopMode::Pause);
+        assert_eq!(mode(&["--drain", "30s"]).unwrap(), StopMode::Drain { drain_ms: 30_000 });
+        for wrong in [&["--mode", "drain"][..], &["--mode", "halt", "--drain", "1s"]] {
+            assert_eq!(mode(wrong).unwrap_err().exit, Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn runbook_stops_are_signed_and_each_has_a_lock_of_its_own() {
+        let deployed = testing::deployed();
+        let globals = Globals { profile: Some(deployed.made.profile.clone()), ..Globals::default() };
+        let dir = deployed.dir.path().join("runbook");
+        let stop = parsed(&[]).stop().unwrap();
+        let keys = KeyArgs::default();
+        runbook(&Out::new(true), &globals, &stop, &keys, 3, &dir).unwrap();
+        let profile = Profile::load(&deployed.made.profile).unwrap();
+        let mut digests = std::collections::BTreeSet::new();
+        for number in 1..=3 {
+            let document = std::fs::read_to_string(dir.join(format!("stop-{number:04}.json"))).unwrap();
+            let signature = std::fs::read_to_string(dir.join(format!("stop-{number:04}.json.sig"))).unwrap();
+            let envelope = tagout_proto::envelope::Envelope { document, signatures: vec![signature] };
+            digests.insert(envelope.digest());
+            assert_eq!(profile.authority.signers(&envelope).names(), ["alice"]);
+        }
+        assert_eq!(digests.len(), 3);
+        assert!(runbook(&Out::new(true), &globals, &stop, &keys, 1, &dir).is_err(), "none is overwritten");
+    }
+
+    #[test]
+    fn the_stock_lines_are_the_documented_ones() {
+        let [sign, send] = stock_lines(
+            "~/.ssh/id_ed25519",
+            Path::new("stop.json"),
+            Path::new("ca.pem"),
+            "https://node:7470",
+        );
+        assert_eq!(sign, "ssh-keygen -Y sign -n tagout-command -f ~/.ssh/id_ed25519 stop.json");
+        assert_eq!(
+            send,
+            "curl --fail-with-body --cacert ca.pem -F command=@stop.json -F signature=@stop.json.sig https://node:7470/v1/commands"
+        );
+    }
+}
