@@ -56,6 +56,27 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(())
     }
 
+    /// `force` is a follower that needs one. Otherwise it is only about a shorter log, and openraft asks again after as
+    /// many entries as this time.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        if !force {
+            let snapshots = self.snapshots.clone();
+            match blocking(move || snapshots.has_room()).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(
+                        "no snapshot: the disk is too full for one. Free space on it, the log keeps growing"
+                    );
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot tell how full the disk is; taking a snapshot anyway")
+                }
+            }
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
             meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },

@@ -25,6 +25,8 @@ const PREFIX_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 const KEPT: usize = 2;
 const SUFFIX: &str = "snap";
+/// What a snapshot leaves free on the disk: entries are worth more than a shorter restart.
+pub(super) const SPARE_BYTES: u64 = 64 << 20;
 
 /// Why a node cannot start from its snapshots.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,15 @@ impl Snapshots {
         }
     }
 
+    /// Whether the disk has room for another snapshot, going by the size of the last. A snapshot that ran into a full
+    /// disk would end the node, which can still take stops.
+    pub(super) fn has_room(&self) -> io::Result<bool> {
+        let newest = self.newest.lock().clone();
+        let size = newest.map_or(Ok(0), |file| fs::metadata(file).map(|m| m.len()))?;
+        let disk = rustix::fs::statvfs(&self.path)?;
+        Ok(fits(size, disk.f_bavail.saturating_mul(disk.f_frsize)))
+    }
+
     /// Makes a snapshot durable. A crash before the end leaves the one before it in use, or one file too many, which
     /// the next snapshot removes.
     pub(super) fn write(&self, meta: &SnapshotMeta, data: &[u8]) -> io::Result<()> {
@@ -167,6 +178,10 @@ impl Snapshots {
         found.sort_unstable();
         Ok(found)
     }
+}
+
+pub(super) fn fits(last_bytes: u64, free_bytes: u64) -> bool {
+    free_bytes > last_bytes.saturating_mul(2).saturating_add(SPARE_BYTES)
 }
 
 fn read(file: &Path) -> Result<Snapshot, Unreadable> {

@@ -66,7 +66,8 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Removes what a crash left half-written. Only the folder's owner may call it, and only before it writes there.
+/// Removes what a crash left half-written, and makes durable what it left whole: a name may have been given and not
+/// synced yet. Only the folder's owner may call it, before it reads or writes there.
 pub fn sweep_temporaries(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -76,7 +77,7 @@ pub fn sweep_temporaries(folder: &Path) -> io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
-    Ok(())
+    sync_folder(folder)
 }
 
 fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {

@@ -37,7 +37,8 @@ pub use self::sled::SledDisk;
 ///
 /// Calls block; they have no place on an async thread.
 pub trait LogDisk: Send + 'static {
-    /// Everything that is stored, checked: checksums hold and the entries are contiguous.
+    /// Everything that is stored, checked: checksums hold and the entries are contiguous. It is durable, also what a
+    /// killed process had written and not synced.
     fn load(&self) -> io::Result<Loaded>;
 
     /// Makes these operations durable, in this order, all of them or none.

@@ -116,9 +116,11 @@ impl SegmentDisk {
             // Again zeros up to the end, or the next frame would have bytes behind it. A crash here leaves a torn
             // frame with more zeros in it.
             file.write_all_at(&vec![0; torn_bytes], tail.end as u64)
-                .and_then(|()| file.sync_data())
                 .map_err(StoreError::io("cut the torn tail of", &segment.path))?;
         }
+        // Also for a process that was killed in a commit and left it in the page cache only: it was just read as if it
+        // were durable, so it has to be.
+        file.sync_data().map_err(StoreError::io("sync", &segment.path))?;
         let first = found.loaded.first_index();
         let entries = first..first + found.loaded.entries.len() as u64;
         let state = State {

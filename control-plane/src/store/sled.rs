@@ -86,9 +86,18 @@ impl SledDisk {
         let data = File::open(path.join("db")).map_err(StoreError::io("open", &path.join("db")))?;
         let disk = Self { path: path.to_owned(), db, data: Data(data), rows: RefCell::default() };
 
-        let (loaded, rows) = guarded(path, || disk.read_all())??;
-        debug_assert!(loaded.gap().is_none());
-        disk.rows.replace(rows);
+        let read = match guarded(path, || disk.read_all()) {
+            Ok(read) => read,
+            Err(e) => {
+                // A thread of sled that panicked may never let go of the file, for which dropping would wait.
+                std::mem::forget(disk);
+                return Err(e);
+            }
+        };
+        disk.rows.replace(read?.1);
+        // A process that was killed in a commit may have left it in the page cache only. It was just read as if it
+        // were durable, so it has to be.
+        disk.data.0.sync_data().map_err(StoreError::io("sync", &path.join("db")))?;
         Ok(disk)
     }
 

@@ -444,8 +444,10 @@ mod segments {
 mod sleds {
     use super::*;
 
+    type Change = fn(&::sled::Db);
+
     /// A store with three entries, changed behind its back.
-    fn changed(change: impl FnOnce(&::sled::Db)) -> String {
+    fn changed(change: Change) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let disk = SledDisk::open(&path).unwrap();
@@ -463,7 +465,7 @@ mod sleds {
 
     #[test]
     fn what_does_not_read_back_is_refused() {
-        let cases: [(&str, fn(&::sled::Db)); 6] = [
+        let cases: [(&str, Change); 6] = [
             ("the checksum of row 1 of entry 1 does not match", |db| {
                 let mut row = db.get(key(1, 1)).unwrap().unwrap().to_vec();
                 row[2000] ^= 1;
