@@ -1,0 +1,337 @@
+//! The client: made once per process, it keeps the leases of all its guards.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tagout_proto::authority::AuthorityError;
+use tagout_proto::command::Deployment;
+use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::scope::{Scope, ScopeError};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::cell::Cell;
+use crate::denied::{Denied, Reason};
+use crate::driver::Driver;
+use crate::guard::{Agent, Guard};
+use crate::limits::AGENTS_MAX;
+use crate::nodes::{Nodes, NodesError};
+use crate::trusted::Trusted;
+
+/// Keeps the leases of its guards. Cloning is cheap; it ends when the last clone and the last guard are gone.
+#[derive(Clone)]
+pub struct Client(Arc<Handle>);
+
+/// What clients and guards hold; dropping the last one ends the driver.
+pub(crate) struct Handle {
+    core: Arc<Core>,
+    deployment: Deployment,
+}
+
+/// What the driver and the handles share.
+pub(crate) struct Core {
+    agents: Mutex<BTreeMap<Scope, Weak<Agent>>>,
+    /// An agent came or the driver has something else to look at.
+    pub(crate) changed: Notify,
+    pub(crate) closed: CancellationToken,
+    /// The driver has ended, or was dropped with its runtime.
+    ended: AtomicBool,
+    /// Taken by the process that built the client; a forked child finds it wiped.
+    witness: Cell,
+}
+
+#[derive(Default)]
+pub struct Builder {
+    nodes: Vec<String>,
+    ca: Option<Source>,
+    genesis: Option<Source>,
+    pinned: Option<String>,
+    instance: Option<String>,
+    runtime: Option<tokio::runtime::Handle>,
+}
+
+enum Source {
+    Bytes(Vec<u8>),
+    File(PathBuf),
+}
+
+/// What is wrong with a client's configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no genesis is given: use .genesis_file(…) with the deployment's genesis.json")]
+    NoGenesis,
+    #[error("the genesis is no JSON of {{\"document\": …, \"signatures\": […]}}")]
+    Genesis(#[source] serde_json::Error),
+    #[error("nothing is pinned: use .pinned(\"name:<SHA-256 of the genesis>\")")]
+    NotPinned,
+    #[error("the pin {0:?} is neither name:<SHA-256 of the genesis> nor the SHA-256 alone, 64 hex digits")]
+    Pin(String),
+    #[error("the pin is for deployment {pinned:?}, but the genesis is of {found:?}")]
+    PinnedName { pinned: String, found: String },
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
+    #[error("the operating system gave no randomness")]
+    Randomness(#[source] getrandom::Error),
+    #[error("the client's thread cannot start")]
+    Thread(#[source] io::Error),
+}
+
+/// Why there is no guard.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuardError {
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    #[error("* is the whole fleet; a guard is for one agent")]
+    Fleet,
+    #[error("this client has guards for {AGENTS_MAX} agents already; make another client")]
+    TooManyAgents,
+}
+
+impl Client {
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The guard of `agent`, a scope such as `demo/agent_2`; guards of one agent share everything.
+    ///
+    /// It never waits. The guard denies until a node has answered: see [`Guard::ready`].
+    pub fn guard(&self, agent: &str) -> Result<Guard, GuardError> {
+        let scope = Scope::parse(agent)?;
+        if scope.is_fleet() {
+            return Err(GuardError::Fleet);
+        }
+        Ok(Guard::new(self.0.core.agent(scope)?, Arc::clone(&self.0)))
+    }
+
+    pub fn deployment(&self) -> &Deployment {
+        &self.0.deployment
+    }
+
+    /// Waits until the service has answered for every guard there is now. Needs a tokio runtime with time.
+    pub async fn ready(&self, timeout: Duration) -> Result<(), Denied> {
+        let guards: Vec<_> =
+            self.0.core.agents().into_iter().map(|a| Guard::new(a, Arc::clone(&self.0))).collect();
+        let all = async {
+            for guard in &guards {
+                // The time that is over all of them ends this one, too.
+                guard.ready(timeout).await?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(timeout, all).await {
+            Ok(answered) => answered,
+            Err(_elapsed) => {
+                let waiting = guards.iter().find_map(|guard| guard.not_answered());
+                waiting.map_or(Ok(()), Err)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Client").field(&self.0.deployment).finish()
+    }
+}
+
+impl Builder {
+    /// A node's address, `https://host:port`. Name all of them: the client tries them in turn.
+    ///
+    /// `http://` is taken only for a loopback address, for tests and for a proxy on the same host.
+    pub fn node(mut self, url: impl Into<String>) -> Self {
+        self.nodes.push(url.into());
+        self
+    }
+
+    /// The certificates, PEM, of the authorities that sign the nodes' TLS certificates.
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(Source::Bytes(pem.into()));
+        self
+    }
+
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca = Some(Source::File(path.into()));
+        self
+    }
+
+    /// The genesis: an envelope as JSON, `{"document": …, "signatures": […]}`.
+    pub fn genesis_json(mut self, json: impl Into<Vec<u8>>) -> Self {
+        self.genesis = Some(Source::Bytes(json.into()));
+        self
+    }
+
+    pub fn genesis_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.genesis = Some(Source::File(path.into()));
+        self
+    }
+
+    /// The root of all trust: `name:<SHA-256 of the genesis document>`, or the SHA-256 alone.
+    ///
+    /// Take it from the people who made the deployment, never from the place that the genesis comes from.
+    pub fn pinned(mut self, pin: impl Into<String>) -> Self {
+        self.pinned = Some(pin.into());
+        self
+    }
+
+    /// A name for this process in the account of who confirmed a stop. By default host, process id and four random bytes.
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.instance = Some(name.into());
+        self
+    }
+
+    /// Runs the client on a runtime of yours instead of a thread of its own: for a great many clients in one process.
+    ///
+    /// Leases are then renewed only as punctually as that runtime polls its tasks.
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Starts the client. It waits for no node.
+    pub fn build(self) -> Result<Client, BuildError> {
+        let genesis = self.genesis.ok_or(BuildError::NoGenesis)?.read()?;
+        let genesis: Envelope = serde_json::from_slice(&genesis).map_err(BuildError::Genesis)?;
+        let (name, pinned) = parse_pin(&self.pinned.ok_or(BuildError::NotPinned)?)?;
+        let trusted = Trusted::new(&genesis, pinned)?;
+        let deployment = trusted.deployment().clone();
+        if let Some(pinned) = name.filter(|name| *name != deployment.name) {
+            return Err(BuildError::PinnedName { pinned, found: deployment.name });
+        }
+        let ca = self.ca.map(Source::read).transpose()?;
+        let nodes = Nodes::new(&self.nodes, ca.as_deref())?;
+        let instance = match self.instance {
+            Some(name) => name,
+            None => default_instance().map_err(BuildError::Randomness)?,
+        };
+        let core = Arc::new(Core {
+            agents: Mutex::default(),
+            changed: Notify::new(),
+            closed: CancellationToken::new(),
+            ended: AtomicBool::new(false),
+            witness: Cell::new(),
+        });
+        let driver = Driver::new(Arc::clone(&core), trusted, Arc::new(nodes), instance);
+        match self.runtime {
+            Some(runtime) => drop(runtime.spawn(driver.run())),
+            None => start_thread(driver).map_err(BuildError::Thread)?,
+        }
+        Ok(Client(Arc::new(Handle { core, deployment })))
+    }
+}
+
+/// A thread and a runtime of its own, so that a busy application cannot starve the renewals.
+fn start_thread(driver: Driver) -> io::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
+    std::thread::Builder::new()
+        .name("tagout".into())
+        .spawn(move || {
+            runtime.block_on(driver.run());
+            // A name lookup that hangs shall not keep the thread.
+            runtime.shutdown_background();
+        })
+        .map(drop)
+}
+
+fn parse_pin(pin: &str) -> Result<(Option<String>, Digest), BuildError> {
+    if let Ok(digest) = pin.parse() {
+        return Ok((None, digest));
+    }
+    let deployment: Deployment = pin.parse().map_err(|_| BuildError::Pin(pin.into()))?;
+    Ok((Some(deployment.name), deployment.genesis))
+}
+
+fn default_instance() -> Result<String, getrandom::Error> {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    Ok(format!("{host}-{}-{:08x}", std::process::id(), getrandom::u32()?))
+}
+
+impl Source {
+    fn read(self) -> Result<Vec<u8>, BuildError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::File(path) => std::fs::read(&path).map_err(|source| BuildError::Read { path, source }),
+        }
+    }
+}
+
+impl Core {
+    fn agent(&self, scope: Scope) -> Result<Arc<Agent>, GuardError> {
+        if self.forked() {
+            // Nobody will ever open it, and the lock below may be held by a thread that is not here.
+            return Ok(Arc::new(Agent::new(scope)));
+        }
+        let mut agents = self.agents.lock();
+        if let Some(agent) = agents.get(&scope).and_then(Weak::upgrade) {
+            return Ok(agent);
+        }
+        if agents.len() >= AGENTS_MAX {
+            return Err(GuardError::TooManyAgents);
+        }
+        let agent = Arc::new(Agent::new(scope.clone()));
+        agents.insert(scope, Arc::downgrade(&agent));
+        // Under the lock, so that the driver's end either sees this agent or is seen here.
+        if self.ended.load(Ordering::Acquire) {
+            agent.deny(Reason::ClientGone, None, false);
+        }
+        drop(agents);
+        self.changed.notify_one();
+        Ok(agent)
+    }
+
+    /// The agents that have guards.
+    pub(crate) fn agents(&self) -> Vec<Arc<Agent>> {
+        self.agents.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Notes that nobody drives any more, and gives the agents that are left.
+    pub(crate) fn end(&self) -> Vec<Arc<Agent>> {
+        let agents = self.agents.lock();
+        self.ended.store(true, Ordering::Release);
+        agents.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Takes out the agents whose last guard is gone.
+    pub(crate) fn take_dropped(&self) -> Vec<Scope> {
+        let mut agents = self.agents.lock();
+        let dropped: Vec<_> =
+            agents.iter().filter(|(_, a)| a.strong_count() == 0).map(|(s, _)| s.clone()).collect();
+        dropped.iter().for_each(|scope| drop(agents.remove(scope)));
+        dropped
+    }
+
+    /// Whether this process is a forked child of the one that built the client.
+    pub(crate) fn forked(&self) -> bool {
+        self.witness.reader().forked()
+    }
+}
+
+impl Handle {
+    pub(crate) fn forked(&self) -> bool {
+        self.core.forked()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // The driver is the parent's; in a forked child there is none to end.
+        if !self.forked() {
+            self.core.closed.cancel();
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Why a call may not begin or go on. Each text says what lifts it.
+
+use std::sync::Arc;
+
+use tagout_proto::command::StopMode;
+use tagout_proto::digest::Digest;
+use tagout_proto::scope::Scope;
+use tagout_proto::strict::format_instant_ms;
+use tagout_proto::view::Tag;
+
+use crate::trusted::GrantRefused;
+
+/// A call may not begin.
+///
+/// Do not retry on it: it is an answer, not a failure. Wait with [`Guard::wait_enabled`](crate::Guard::wait_enabled), or end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{agent} may not call: {reason}")]
+pub struct Denied {
+    pub agent: Scope,
+    pub reason: Reason,
+}
+
+/// A call under [`run`](crate::Guard::run) or [`stream`](crate::Guard::stream) did not end by itself.
+///
+/// Do not retry on it: it is an answer, not a failure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// The call never began.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The call was under way and was dropped; what it did until then stands.
+    #[error("the call was cut: {0}")]
+    Cut(Denied),
+}
+
+impl Stopped {
+    pub fn denied(&self) -> &Denied {
+        match self {
+            Self::Denied(denied) | Self::Cut(denied) => denied,
+        }
+    }
+
+    pub fn reason(&self) -> &Reason {
+        &self.denied().reason
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    #[error("no node has answered for it yet{}; it opens by itself once one does", because(.last_error))]
+    NotReady { last_error: Option<String> },
+    /// Not a stop: nobody decided it.
+    #[error("its lease lapsed{}; it opens by itself once a node can be reached", because(.last_error))]
+    Lapsed { last_error: Option<String> },
+    #[error("{0}")]
+    Stopped(Arc<Lock>),
+    #[error("nobody has consented to it{}; it takes a signed grant that covers it", refusals(.refused))]
+    NoConsent { refused: Arc<[GrantRefused]> },
+    #[error("its consent ended at {}; it takes a new signed grant", format_instant_ms(*.at_ms))]
+    GrantExpired { at_ms: u64 },
+    #[error(
+        "what came from the service does not prove itself: {what}; it opens once a node answers with proof"
+    )]
+    Unverifiable { what: String },
+    #[error("stops may have been missed, and no newer lease is here yet; it opens by itself")]
+    StopsMissed,
+    #[error(
+        "the wall clock jumped, as after a pause of the whole machine; it opens by itself with a newer lease"
+    )]
+    ClockJumped,
+    #[error("it holds more locks than a client keeps; start the process again once they are released")]
+    TooManyLocks,
+    #[error("this process is a forked child; make a client of its own in it")]
+    ForkedChild,
+    #[error("the client's thread has ended; start the process again, or make a new client")]
+    ClientGone,
+}
+
+impl Reason {
+    /// Whether both say the same to a program; error texts may differ.
+    pub(crate) fn same_kind(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NotReady { .. }, Self::NotReady { .. }) | (Self::Lapsed { .. }, Self::Lapsed { .. }) => {
+                true
+            }
+            _ => self == other,
+        }
+    }
+
+    /// Whether it ends by itself, without a person's decision.
+    pub fn is_lapse(&self) -> bool {
+        match self {
+            Self::NotReady { .. }
+            | Self::Lapsed { .. }
+            | Self::Unverifiable { .. }
+            | Self::StopsMissed
+            | Self::ClockJumped => true,
+            Self::Stopped(_)
+            | Self::NoConsent { .. }
+            | Self::GrantExpired { .. }
+            | Self::TooManyLocks
+            | Self::ForkedChild
+            | Self::ClientGone => false,
+        }
+    }
+}
+
+/// The lock that stops an agent: the strongest of them, by mode and then by age.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// SHA-256 of the signed stop.
+    pub id: Digest,
+    pub scope: Scope,
+    pub mode: StopMode,
+    /// Released, and still in place until a start names it.
+    pub released: bool,
+    pub tag: Tag,
+    /// The stop's entry's time, Unix milliseconds.
+    pub since_ms: u64,
+    /// Further locks that stop the agent.
+    pub others: usize,
+    /// What stands in the way of its end, as the service or this guard's own verification says.
+    pub held: Option<String>,
+}
+
+impl std::fmt::Display for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, scope, mode, tag, .. } = self;
+        write!(f, "{} on {scope} since {}: ", mode.name(), format_instant_ms(self.since_ms))?;
+        write!(f, "{:?}", tag.reason)?;
+        if !tag.by.is_empty() {
+            write!(f, " by {}", tag.by.join(", "))?;
+        }
+        if let Some(case) = &tag.case {
+            write!(f, " ({case})")?;
+        }
+        let takes = match (mode.needs_start(), self.released) {
+            (true, false) => "a signed release and then a signed start that name it",
+            (true, true) => "a signed start that names it; it is released already",
+            (false, _) => "a signed release that names it",
+        };
+        write!(f, "; lock {} takes {takes}", id.short())?;
+        if self.others > 0 {
+            write!(f, ", and {} more are on it", self.others)?;
+        }
+        match &self.held {
+            Some(held) => write!(f, "; {held}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn because(last_error: &Option<String>) -> String {
+    last_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default()
+}
+
+fn refusals(refused: &[GrantRefused]) -> String {
+    let Some(first) = refused.first() else { return String::new() };
+    match refused.len() {
+        1 => format!(" (one grant does not count: {first})"),
+        n => format!(" ({n} grants do not count; the first: {first})"),
+    }
+}

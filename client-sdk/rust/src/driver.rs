@@ -1,0 +1,449 @@
+//! The driver: one task per client that asks for leases, hears pushes and writes the cells. It only orchestrates; what is
+//! believed is decided in `trusted.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tagout_proto::digest::Digest;
+use tagout_proto::lease::LeaseResponse;
+use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, TTL_MIN_MS};
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::{Confirmation, Renew, StopEvent};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::client::Core;
+use crate::clock::{self, Now};
+use crate::confirm::Confirmations;
+use crate::denied::Reason;
+use crate::guard::{Agent, Arrival};
+use crate::limits::*;
+use crate::nodes::{NodeError, Nodes};
+use crate::push::{self, Push, jitter};
+use crate::trusted::{Asked, JudgedLock, Judgement, Trusted};
+
+const NS_PER_MS: u64 = 1_000_000;
+/// Questions about locks that may follow one another without a pause.
+const ASKS_IN_A_ROW_MAX: u32 = 8;
+
+pub(crate) struct Driver {
+    core: Arc<Core>,
+    trusted: Trusted,
+    nodes: Arc<Nodes>,
+    confirmations: Confirmations,
+    instance: String,
+    /// The agents that have guards; the push stream follows them.
+    scopes: watch::Sender<Vec<Scope>>,
+    /// Agents whose turn for a lease request has come, as many together as one request takes.
+    queue: VecDeque<Vec<Scope>>,
+    /// When the next round for all agents begins, by the boot clock.
+    round_at_ns: u64,
+    /// No request before this: the back-off after failures.
+    hold_until_ns: u64,
+    failures: u32,
+    asks_in_a_row: u32,
+    /// A round is wanted as soon as the request under way has ended.
+    renew: bool,
+    /// The log's size by the newest greeting of the push stream.
+    heard_size: u64,
+    ttl_ms: u64,
+    trouble: Option<Trouble>,
+    /// Wall clock minus boot clock at the last look, milliseconds.
+    skew_ms: Option<i128>,
+    /// When some judgement changes though nothing arrives.
+    next_ns: u64,
+    reports: BTreeMap<Scope, BTreeMap<Digest, Report>>,
+}
+
+/// What went wrong with the newest lease request.
+enum Trouble {
+    Unreachable(String),
+    Unverifiable(String),
+}
+
+/// What a lock did to one agent, until it is confirmed.
+struct Report {
+    closed_ns: u64,
+    sent: bool,
+}
+
+type Answer = (Asked, Result<LeaseResponse, NodeError>);
+type Request = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+impl Driver {
+    pub(crate) fn new(core: Arc<Core>, trusted: Trusted, nodes: Arc<Nodes>, instance: String) -> Self {
+        let ttl_ms = trusted.limits().ttl_ms;
+        Self {
+            core,
+            trusted,
+            confirmations: Confirmations::new(Arc::clone(&nodes)),
+            nodes,
+            instance,
+            scopes: watch::Sender::new(Vec::new()),
+            queue: VecDeque::new(),
+            round_at_ns: 0,
+            hold_until_ns: 0,
+            failures: 0,
+            asks_in_a_row: 0,
+            renew: false,
+            heard_size: 0,
+            ttl_ms,
+            trouble: None,
+            skew_ms: None,
+            next_ns: 0,
+            reports: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let core = Arc::clone(&self.core);
+        let (sender, mut pushes) = mpsc::channel(PUSH_QUEUE_MAX);
+        let follow = push::follow(Arc::clone(&self.nodes), self.scopes.subscribe(), sender);
+        let _push = AbortOnDropHandle::new(tokio::spawn(follow));
+        let mut request: Option<Request> = None;
+        // Suspended time does not count for tokio's timers: the clocks are read anew at every turn, and at least every
+        // tick. What has ended by then is denied all the same: the cells hold boot-clock deadlines (S3).
+        loop {
+            if core.forked() {
+                return;
+            }
+            let now = Now::read();
+            self.look(now);
+            if now.boot_ns >= self.next_ns {
+                self.settle_all(now);
+            }
+            if request.is_none() {
+                request = self.next_request(now);
+            }
+            let wake = self.wake_in(now, request.is_none());
+            tokio::select! {
+                biased;
+                () = core.closed.cancelled() => return,
+                Some(push) = pushes.recv() => self.pushed(push, Now::read()),
+                (asked, answer) = answered(&mut request) => {
+                    request = None;
+                    self.answered(asked, answer, Now::read());
+                }
+                () = core.changed.notified() => {}
+                () = tokio::time::sleep(wake) => {}
+            }
+        }
+    }
+
+    /// Agents that came and went, and clocks that jumped.
+    fn look(&mut self, now: Now) {
+        let skew_ms = i128::from(now.wall_ms) - i128::from(now.boot_ns / NS_PER_MS);
+        // S3: while a hypervisor pauses the machine, its boot clock stands still and lies about the lease's age.
+        if self.skew_ms.is_some_and(|old| old.abs_diff(skew_ms) > u128::from(CLOCK_JUMP_MS)) {
+            tracing::warn!(target: "tagout", "the wall clock jumped: denying until a newer lease");
+            self.require_newer(Reason::ClockJumped, now);
+        }
+        self.skew_ms = Some(skew_ms);
+
+        let dropped = self.core.take_dropped();
+        for scope in &dropped {
+            self.trusted.forget(scope);
+            self.reports.remove(scope);
+        }
+        let scopes: Vec<Scope> = self.core.agents().iter().map(|agent| agent.scope.clone()).collect();
+        let known: BTreeSet<Scope> = self.scopes.borrow().iter().cloned().collect();
+        let came: Vec<Scope> =
+            scopes.iter().filter(|s| !known.contains(s) || dropped.contains(s)).cloned().collect();
+        for scope in &came {
+            self.trusted.add(scope.clone());
+        }
+        self.queue.extend(came.chunks(AGENTS_PER_LEASE_MAX).map(<[Scope]>::to_vec));
+        if !came.is_empty() || scopes.len() != known.len() {
+            self.scopes.send_replace(scopes);
+            self.next_ns = 0;
+        }
+    }
+
+    fn wake_in(&self, now: Now, idle: bool) -> Duration {
+        let request_ns = match (idle, self.queue.is_empty()) {
+            (false, _) => u64::MAX,
+            (true, false) => self.hold_until_ns,
+            (true, true) => self.hold_until_ns.max(self.round_at_ns),
+        };
+        let tick_ns = now.boot_ns + TICK_MS * NS_PER_MS;
+        let at_ns = tick_ns.min(self.next_ns).min(request_ns);
+        Duration::from_nanos(at_ns.saturating_sub(clock::boot_ns()))
+    }
+
+    /// The next lease request, if it is time for one.
+    fn next_request(&mut self, now: Now) -> Option<Request> {
+        if now.boot_ns < self.hold_until_ns {
+            return None;
+        }
+        if self.queue.is_empty() {
+            let heard = std::mem::take(&mut self.heard_size) > self.trusted.log_size();
+            if !heard && !self.renew && now.boot_ns < self.round_at_ns {
+                return None;
+            }
+            self.renew = false;
+            let third = self.pace() / 3;
+            self.round_at_ns = now.boot_ns + nanos(jitter(third.mul_f64(0.8), third));
+            let scopes = self.scopes.borrow().clone();
+            self.queue.extend(scopes.chunks(AGENTS_PER_LEASE_MAX).map(<[Scope]>::to_vec));
+        }
+        let agents = self.queue.pop_front()?;
+        // S3: the clock is read before the nonce is made, and the nonce is made before anything is sent.
+        let t0_ns = clock::boot_ns();
+        let mut nonce = Digest::default();
+        if let Err(error) = getrandom::fill(&mut nonce.0) {
+            self.failed(
+                agents,
+                Trouble::Unreachable(format!("no randomness for a nonce: {error}")),
+                None,
+                now,
+            );
+            return None;
+        }
+        let asked = self.trusted.ask(nonce, t0_ns, self.instance.clone(), &agents);
+        let nodes = Arc::clone(&self.nodes);
+        let within = self.pace() / 4;
+        Some(Box::pin(async move {
+            let answer = nodes.lease(&asked.request, within).await;
+            (asked, answer)
+        }))
+    }
+
+    /// The time to live that renewals, time-outs and back-offs are measured by.
+    fn pace(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms.max(TTL_MIN_MS))
+    }
+
+    fn answered(&mut self, asked: Asked, answer: Result<LeaseResponse, NodeError>, now: Now) {
+        let agents: Vec<Scope> = asked.request.agents.iter().map(|agent| agent.scope.clone()).collect();
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(target: "tagout", %error, "no lease");
+                return self.failed(agents, Trouble::Unreachable(error.to_string()), error.retry_after, now);
+            }
+        };
+        let accepted = match self.trusted.accept_lease(&asked, answer, now) {
+            Ok(accepted) => accepted,
+            Err(refused) => {
+                tracing::warn!(target: "tagout", error = %refused, "lease refused");
+                return self.failed(agents, Trouble::Unverifiable(refused.to_string()), None, now);
+            }
+        };
+        tracing::debug!(
+            target: "tagout",
+            agents = agents.len(), log_size = accepted.log_size, ttl_ms = accepted.ttl_ms, "lease accepted"
+        );
+        for (lock, agent) in &accepted.cleared {
+            tracing::info!(target: "tagout", %lock, %agent, "lock cleared");
+        }
+        for (lock, agent, error) in &accepted.uncleared {
+            tracing::warn!(target: "tagout", %lock, %agent, %error, "lock stays: its end is not proven");
+        }
+        self.failures = 0;
+        self.trouble = None;
+        self.ttl_ms = accepted.ttl_ms;
+        self.asks_in_a_row = if accepted.ask_again { self.asks_in_a_row + 1 } else { 0 };
+        if accepted.ask_again && self.asks_in_a_row < ASKS_IN_A_ROW_MAX {
+            self.queue.push_back(agents);
+        }
+        self.settle_all(now);
+    }
+
+    /// Tries the next node: at once as long as there is one that was not tried, then after a growing, random time that
+    /// leaves room for another attempt within the lease.
+    fn failed(&mut self, agents: Vec<Scope>, trouble: Trouble, wish: Option<Duration>, now: Now) {
+        self.trouble = Some(trouble);
+        self.nodes.turn();
+        self.queue.push_front(agents);
+        self.failures += 1;
+        let third = self.pace() / 3;
+        let rounds = self.failures / u32::try_from(self.nodes.count()).unwrap_or(u32::MAX);
+        let wait = match rounds {
+            0 => Duration::ZERO,
+            n => jitter(Duration::ZERO, Duration::from_millis(BACK_OFF_FIRST_MS << n.min(16)).min(third)),
+        };
+        let wait = wait.max(wish.unwrap_or_default().min(third));
+        self.hold_until_ns = now.boot_ns + nanos(wait);
+        self.settle_all(now);
+    }
+
+    fn pushed(&mut self, push: Push, now: Now) {
+        match push {
+            Push::Hello(Renew { log_size, deny }) => {
+                // What was pushed while nobody listened is in the log by now.
+                self.heard_size = log_size;
+                if deny {
+                    self.require_newer(Reason::StopsMissed, now);
+                }
+            }
+            Push::Renew(Renew { deny, .. }) => {
+                self.renew = true;
+                if deny {
+                    self.require_newer(Reason::StopsMissed, now);
+                }
+            }
+            Push::Stop(event) => self.stop(event, now),
+            Push::Unreadable(what) => self.unverifiable(what, now),
+        }
+    }
+
+    /// Step ⑦ of a stop: the breaker opens, then the calls under way are cut.
+    fn stop(&mut self, event: StopEvent, now: Now) {
+        let covered = match self.trusted.accept_stop(&event, now) {
+            Ok(covered) => covered,
+            Err(refused) => return self.unverifiable(refused.to_string(), now),
+        };
+        let agents: Vec<_> =
+            self.core.agents().into_iter().filter(|agent| covered.contains(&agent.scope)).collect();
+        for agent in agents {
+            let lock = event.stop.digest();
+            let next_ns = self.settle(&agent, now);
+            self.next_ns = self.next_ns.min(next_ns);
+            tracing::warn!(target: "tagout", agent = %agent.scope, %lock, entry = event.index, "stop received");
+        }
+    }
+
+    /// It may have been a stop, so it is taken for one until a lease says otherwise (S4).
+    fn unverifiable(&mut self, what: String, now: Now) {
+        tracing::warn!(target: "tagout", %what, "push not verified: denying until a newer lease");
+        self.require_newer(Reason::Unverifiable { what }, now);
+    }
+
+    fn require_newer(&mut self, why: Reason, now: Now) {
+        self.trusted.require_newer(now.boot_ns, why);
+        self.renew = true;
+        self.settle_all(now);
+    }
+
+    fn settle_all(&mut self, now: Now) {
+        self.next_ns = u64::MAX;
+        for agent in self.core.agents() {
+            let next_ns = self.settle(&agent, now);
+            self.next_ns = self.next_ns.min(next_ns);
+        }
+    }
+
+    /// Brings one agent's cell, calls and confirmations in line with what is believed. Says when to look again.
+    fn settle(&mut self, agent: &Arc<Agent>, now: Now) -> u64 {
+        let judgement = self.trusted.judge(&agent.scope, now);
+        let next_ns = judgement.next_ns.unwrap_or(u64::MAX);
+        match judgement.refusal.clone() {
+            None => {
+                agent.allow_until(judgement.allow_until_ns);
+                self.reports.remove(&agent.scope);
+            }
+            Some(reason) => {
+                let arrival = arrival(&reason, &judgement);
+                let reason = self.explained(reason);
+                let closed_ns = agent.deny(reason, arrival, self.trusted.answered(&agent.scope));
+                let calls_cut = if judgement.cut { agent.cut() } else { 0 };
+                self.report(agent, &judgement, closed_ns, calls_cut);
+            }
+        }
+        next_ns
+    }
+
+    /// A lapse with what is known of its cause.
+    fn explained(&self, reason: Reason) -> Reason {
+        match (reason, &self.trouble) {
+            (Reason::NotReady { .. } | Reason::Lapsed { .. }, Some(Trouble::Unverifiable(what))) => {
+                Reason::Unverifiable { what: what.clone() }
+            }
+            (Reason::NotReady { .. }, Some(Trouble::Unreachable(error))) => {
+                Reason::NotReady { last_error: Some(error.clone()) }
+            }
+            (Reason::Lapsed { .. }, Some(Trouble::Unreachable(error))) => {
+                Reason::Lapsed { last_error: Some(error.clone()) }
+            }
+            (reason, _) => reason,
+        }
+    }
+
+    /// Step ⑧ of a stop: confirms each lock once, when no call can begin and all that were cut are gone.
+    fn report(&mut self, agent: &Arc<Agent>, judgement: &Judgement, closed_ns: u64, calls_cut: usize) {
+        if judgement.locks.is_empty() && !self.reports.contains_key(&agent.scope) {
+            return;
+        }
+        let reports = self.reports.entry(agent.scope.clone()).or_default();
+        reports.retain(|id, _| judgement.locks.binary_search_by_key(id, |lock| lock.id).is_ok());
+        // The calls are counted for one lock: the first that cuts.
+        let mut calls_cut = calls_cut as u64;
+        for lock in &judgement.locks {
+            let report = reports.entry(lock.id).or_insert(Report { closed_ns, sent: false });
+            if !lock.in_force || report.sent {
+                continue;
+            }
+            report.sent = true;
+            let cut = if lock.cuts { std::mem::take(&mut calls_cut) } else { 0 };
+            if cut > 0 {
+                tracing::warn!(target: "tagout", agent = %agent.scope, lock = %lock.id, calls = cut, "calls cut");
+            }
+            let closed_us = micros(lock.received_ns, report.closed_ns);
+            tokio::spawn(confirm(
+                self.confirmations.clone(),
+                agent.calls.all_dropped(),
+                *lock,
+                Confirmation {
+                    lock: lock.id,
+                    agent: agent.scope.clone(),
+                    instance: self.instance.clone(),
+                    closed_us,
+                    cut_us: closed_us,
+                    calls_cut: cut,
+                    by: lock.by,
+                },
+            ));
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// However the driver ends, nothing stays allowed that nobody would take back (S4).
+    fn drop(&mut self) {
+        if self.core.forked() {
+            return;
+        }
+        for agent in self.core.end() {
+            agent.deny(Reason::ClientGone, None, false);
+            agent.cut();
+        }
+    }
+}
+
+async fn answered(request: &mut Option<Request>) -> Answer {
+    match request {
+        Some(request) => request.await,
+        None => pending().await,
+    }
+}
+
+async fn confirm(
+    confirmations: Confirmations,
+    all_dropped: impl Future<Output = ()>,
+    lock: JudgedLock,
+    mut confirmation: Confirmation,
+) {
+    if lock.cuts {
+        all_dropped.await;
+        confirmation.cut_us = micros(lock.received_ns, clock::boot_ns());
+    }
+    confirmations.send(confirmation).await;
+}
+
+/// How the stop came that is the reason.
+fn arrival(reason: &Reason, judgement: &Judgement) -> Option<Arrival> {
+    let Reason::Stopped(told) = reason else { return None };
+    let lock = judgement.locks.iter().find(|lock| lock.id == told.id)?;
+    Some(Arrival { by: lock.by, received_ns: lock.received_ns })
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn micros(from_ns: u64, to_ns: u64) -> u64 {
+    to_ns.saturating_sub(from_ns) / 1_000
+}

@@ -1,0 +1,374 @@
+//! The guard: what stands before one agent's calls.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::StopPath;
+use tokio::sync::watch;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::calls::{Call, Calls};
+use crate::cell::{Cell, Reader};
+use crate::client::Handle;
+use crate::clock;
+use crate::denied::{Denied, Reason, Stopped};
+
+/// The circuit breaker before one agent's calls. Cloning is cheap, and clones are one guard.
+///
+/// It is cooperative: it stops code that asks. An agent that can rewrite this process needs the gateway instead.
+#[derive(Clone)]
+pub struct Guard {
+    cell: Reader,
+    agent: Arc<Agent>,
+    /// Keeps the client running.
+    handle: Arc<Handle>,
+}
+
+/// Proof that a call may begin now. It says nothing about later: ask again before the next call.
+#[must_use = "a permit is for the call that follows; without one there is no need to check"]
+#[derive(Debug)]
+pub struct Permit(());
+
+/// How a guard stands at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    pub agent: Scope,
+    /// Why calls may not begin; `None` while they may.
+    pub denied: Option<Reason>,
+    /// For how long calls may begin if nothing else arrives.
+    pub left: Duration,
+    pub calls_under_way: usize,
+    /// The newest change, once there was one.
+    pub last_change: Option<Change>,
+}
+
+/// What happened to a guard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Unix milliseconds, by the host's wall clock.
+    pub at_ms: u64,
+    /// Why calls may not begin since then; `None` where they may.
+    pub denied: Option<Reason>,
+    /// For a stop: how it came.
+    pub by: Option<StopPath>,
+    /// For a stop: from its arrival until no call could begin, in microseconds.
+    pub closed_us: Option<u64>,
+    /// Calls that were under way and were cut.
+    pub calls_cut: usize,
+}
+
+/// What the client's thread and the guards of one agent share.
+pub(crate) struct Agent {
+    pub(crate) scope: Scope,
+    pub(crate) cell: Cell,
+    pub(crate) calls: Calls,
+    /// Held only for a copy, never while anything else is done.
+    standing: Mutex<Standing>,
+    /// Counts the changes of `standing`.
+    version: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Standing {
+    denied: Option<Reason>,
+    /// The service has answered for this agent.
+    answered: bool,
+    last_change: Option<Change>,
+}
+
+impl State {
+    pub fn enabled(&self) -> bool {
+        self.denied.is_none()
+    }
+}
+
+impl Guard {
+    pub(crate) fn new(agent: Arc<Agent>, handle: Arc<Handle>) -> Self {
+        Self { cell: agent.cell.reader(), agent, handle }
+    }
+
+    pub fn agent(&self) -> &Scope {
+        &self.agent.scope
+    }
+
+    /// Whether a call may begin now: one clock read and two loads, no lock, no allocation.
+    ///
+    /// # Errors
+    /// [`Denied`] says why not and what lifts it. Do not retry on it.
+    #[inline]
+    pub fn check(&self) -> Result<Permit, Denied> {
+        if self.cell.permits() { Ok(Permit(())) } else { Err(self.denied()) }
+    }
+
+    /// Runs `call` unless the agent is denied, and drops it where it stands if a halt, the end of a drain or a lapse past
+    /// its grace comes. A pause lets it finish.
+    ///
+    /// # Errors
+    /// [`Stopped::Denied`] if it did not begin, [`Stopped::Cut`] if it was dropped.
+    pub async fn run<F: Future>(&self, call: F) -> Result<F::Output, Stopped> {
+        let entered = self.enter()?;
+        // Dropped before `entered`, so that a cut is reported done only when the call is gone.
+        let mut call = pin!(call);
+        tokio::select! {
+            biased;
+            () = entered.cut() => Err(self.cut(&entered)),
+            output = &mut call => Ok(output),
+        }
+    }
+
+    /// Guards a stream that begins now. A cut drops it, gives one last item, [`Stopped::Cut`], and ends.
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn stream<S: Stream>(&self, stream: S) -> Result<GuardedStream<S>, Denied> {
+        let call = self.enter()?;
+        let open = Open { stream: Box::pin(stream), cut: Box::pin(call.cut()), call, guard: self.clone() };
+        Ok(GuardedStream(Some(open)))
+    }
+
+    /// Waits until the service has answered for this agent, whatever the answer is. Needs a tokio runtime with time.
+    ///
+    /// # Errors
+    /// [`Denied`] after `timeout`, and at once where nothing is left to wait for.
+    pub async fn ready(&self, timeout: Duration) -> Result<State, Denied> {
+        let answered = self.until(|standing| standing.answered);
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(answered) => answered.map(|()| self.state()),
+            Err(_elapsed) => Err(self.denied()),
+        }
+    }
+
+    /// Waits until calls may begin.
+    ///
+    /// # Errors
+    /// [`Denied`] where nothing can enable this guard any more: in a forked child, or when its client is gone.
+    pub async fn wait_enabled(&self) -> Result<Permit, Denied> {
+        let mut versions = self.agent.version.subscribe();
+        loop {
+            if let Ok(permit) = self.check() {
+                return Ok(permit);
+            }
+            self.next_version(&mut versions).await?;
+        }
+    }
+
+    pub fn state(&self) -> State {
+        let denied = if self.cell.permits() { None } else { Some(self.reason()) };
+        let left_ns = match denied {
+            None => self.cell.deadline_ns().saturating_sub(clock::boot_ns()),
+            Some(_) => 0,
+        };
+        State {
+            agent: self.agent.scope.clone(),
+            denied,
+            left: Duration::from_nanos(left_ns),
+            calls_under_way: if self.forked() { 0 } else { self.agent.calls.under_way() },
+            last_change: self.last_change(),
+        }
+    }
+
+    /// What last happened: a stop and what it did, a start, a lapse.
+    pub fn last_change(&self) -> Option<Change> {
+        if self.forked() { None } else { self.agent.standing.lock().last_change.clone() }
+    }
+
+    /// Follows the changes from here on.
+    pub fn changes(&self) -> Changes {
+        Changes { versions: self.agent.version.subscribe(), guard: self.clone() }
+    }
+
+    /// The refusal of a guard that the service has not answered for.
+    pub(crate) fn not_answered(&self) -> Option<Denied> {
+        let answered = !self.forked() && self.agent.standing.lock().answered;
+        (!answered).then(|| self.denied())
+    }
+
+    /// Registers first and checks after: see `calls.rs`.
+    fn enter(&self) -> Result<Call, Denied> {
+        if self.forked() {
+            return Err(self.denied());
+        }
+        let call = self.agent.calls.register();
+        let _permit = self.check()?;
+        Ok(call)
+    }
+
+    fn cut(&self, call: &Call) -> Stopped {
+        Stopped::Cut(call.why().unwrap_or_else(|| self.denied()))
+    }
+
+    #[cold]
+    fn denied(&self) -> Denied {
+        Denied { agent: self.agent.scope.clone(), reason: self.reason() }
+    }
+
+    fn reason(&self) -> Reason {
+        // First, and without a lock: in a forked child a lock may be held by a thread that is not there.
+        if self.forked() {
+            return Reason::ForkedChild;
+        }
+        let denied = self.agent.standing.lock().denied.clone();
+        // The cell ended by itself and the client's thread has not looked at it yet.
+        denied.unwrap_or(Reason::Lapsed { last_error: None })
+    }
+
+    fn forked(&self) -> bool {
+        self.cell.forked() || self.handle.forked()
+    }
+
+    async fn until(&self, reached: impl Fn(&Standing) -> bool) -> Result<(), Denied> {
+        let mut versions = self.agent.version.subscribe();
+        loop {
+            if self.forked() {
+                return Err(self.denied());
+            }
+            if reached(&self.agent.standing.lock()) {
+                return Ok(());
+            }
+            self.next_version(&mut versions).await?;
+        }
+    }
+
+    async fn next_version(&self, versions: &mut watch::Receiver<u64>) -> Result<(), Denied> {
+        match self.reason() {
+            Reason::ForkedChild | Reason::ClientGone => Err(self.denied()),
+            _ => versions.changed().await.map_err(|_| self.denied()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Guard").field(&self.agent.scope).finish()
+    }
+}
+
+/// The changes of one guard. Changes that come faster than they are read are seen as one.
+pub struct Changes {
+    versions: watch::Receiver<u64>,
+    guard: Guard,
+}
+
+impl Changes {
+    /// Waits for the next change; `None` when there will be none any more.
+    pub async fn next(&mut self) -> Option<State> {
+        self.versions.changed().await.ok()?;
+        Some(self.guard.state())
+    }
+}
+
+/// A stream under a guard: items as they come, and one [`Stopped::Cut`] as the last one if it was cut.
+pub struct GuardedStream<S: Stream>(Option<Open<S>>);
+
+struct Open<S> {
+    // In the order of dropping: the call is over only when its stream is gone.
+    stream: Pin<Box<S>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    call: Call,
+    guard: Guard,
+}
+
+impl<S: Stream> Stream for GuardedStream<S> {
+    type Item = Result<S::Item, Stopped>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(open) = &mut self.0 else { return Poll::Ready(None) };
+        if open.cut.as_mut().poll(context).is_ready() {
+            let stopped = open.guard.cut(&open.call);
+            self.0 = None;
+            return Poll::Ready(Some(Err(stopped)));
+        }
+        let item = std::task::ready!(open.stream.as_mut().poll_next(context));
+        if item.is_none() {
+            self.0 = None;
+        }
+        Poll::Ready(item.map(Ok))
+    }
+}
+
+/// How and when a stop came.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) by: StopPath,
+    pub(crate) received_ns: u64,
+}
+
+impl Agent {
+    pub(crate) fn new(scope: Scope) -> Self {
+        let standing = Standing {
+            denied: Some(Reason::NotReady { last_error: None }),
+            answered: false,
+            last_change: None,
+        };
+        let (calls, version) = (Calls::default(), watch::Sender::new(0));
+        Self { scope, cell: Cell::new(), calls, standing: Mutex::new(standing), version }
+    }
+
+    /// Opens the cell until `deadline_ns`.
+    pub(crate) fn allow_until(&self, deadline_ns: u64) {
+        let changed = {
+            let mut standing = self.standing.lock();
+            standing.answered = true;
+            self.cell.allow_until(deadline_ns);
+            let changed = standing.denied.take().is_some();
+            if changed {
+                standing.last_change = Some(Change::now(None));
+            }
+            changed
+        };
+        if changed {
+            self.version.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Closes the cell and says why. Gives the moment from which no call could begin.
+    pub(crate) fn deny(&self, reason: Reason, arrival: Option<Arrival>, answered: bool) -> u64 {
+        // Usually both change together, so that whoever is refused finds the reason. The cell never waits for that.
+        let free = self.standing.try_lock();
+        self.cell.deny();
+        let closed_ns = clock::boot_ns();
+        let mut standing = free.unwrap_or_else(|| self.standing.lock());
+        let news = standing.denied.as_ref().is_none_or(|old| !old.same_kind(&reason));
+        let changed = news || (answered && !standing.answered);
+        if changed {
+            let by = arrival.map(|arrival| arrival.by);
+            let closed_us = arrival.map(|arrival| closed_ns.saturating_sub(arrival.received_ns) / 1_000);
+            standing.last_change = Some(Change { by, closed_us, ..Change::now(Some(reason.clone())) });
+        }
+        standing.answered |= answered;
+        standing.denied = Some(reason);
+        drop(standing);
+        if changed {
+            self.version.send_modify(|version| *version += 1);
+        }
+        closed_ns
+    }
+
+    /// Cuts the calls under way, notes it as part of the newest change, and says how many they were.
+    pub(crate) fn cut(&self) -> usize {
+        let why = || {
+            let reason = self.standing.lock().denied.clone();
+            let reason = reason.unwrap_or(Reason::Lapsed { last_error: None });
+            Denied { agent: self.scope.clone(), reason }
+        };
+        let calls = self.calls.cut(why);
+        if calls > 0 {
+            if let Some(change) = &mut self.standing.lock().last_change {
+                change.calls_cut += calls;
+            }
+            self.version.send_modify(|version| *version += 1);
+        }
+        calls
+    }
+}
+
+impl Change {
+    fn now(denied: Option<Reason>) -> Self {
+        Self { at_ms: clock::wall_ms(), denied, by: None, closed_us: None, calls_cut: 0 }
+    }
+}

@@ -1,0 +1,43 @@
+//! Every bound of the SDK, in one place. Those of the formats are in `tagout_proto::limits`.
+
+/// Guards of one client, by agent.
+pub const AGENTS_MAX: usize = 65_536;
+/// Locks that one client keeps latched, over all its agents. One more denies its agent for good.
+pub const LOCKS_MAX: usize = 65_536;
+/// Cleared locks remembered per agent, so that a late push of one is no new stop.
+pub const CLEARED_PER_AGENT_MAX: usize = 64;
+/// Locks in one view: a node shows the strongest of each mode.
+pub const LOCKS_PER_VIEW_MAX: usize = 16;
+/// Why a service holds a lock, as it is shown to people.
+pub const WHY_MAX_CHARS: usize = 300;
+
+/// Signed stops that one lease request carries to a node that does not know them.
+pub const STOPS_PER_REQUEST_MAX: usize = 16;
+pub const RESPONSE_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// The body of an error answer.
+pub const PROBLEM_MAX_BYTES: usize = 64 * 1024;
+
+/// Scopes of one subscription; more become their common parents.
+pub const SUBSCRIPTION_SCOPES_MAX: usize = 32;
+/// One event of the push stream: a stop with all its signatures, as JSON, is smaller.
+pub const EVENT_MAX_BYTES: usize = 64 * 1024;
+/// A node sends a comment every 5 s; a stream as silent as this is dead.
+pub const PUSH_SILENCE_MS: u64 = 15_000;
+/// From the request to the answer's head.
+pub const PUSH_CONNECT_MS: u64 = 5_000;
+pub const PUSH_BACK_OFF_MAX_MS: u64 = 5_000;
+/// Guards made one after the other share one change of the subscription.
+pub const SUBSCRIPTION_SETTLE_MS: u64 = 20;
+/// Events that wait for the client's thread; beyond it the node sees back-pressure.
+pub const PUSH_QUEUE_MAX: usize = 64;
+
+pub const BACK_OFF_FIRST_MS: u64 = 50;
+/// The client looks at its clocks at least this often.
+pub const TICK_MS: u64 = 1_000;
+/// The wall clock and the boot clock may drift apart by so much between two looks.
+pub const CLOCK_JUMP_MS: u64 = 1_000;
+
+pub const CONFIRM_ATTEMPTS_MAX: u32 = 5;
+pub const CONFIRM_TIMEOUT_MS: u64 = 3_000;
+/// Confirmations under way at once; a stop of the fleet has one for every agent.
+pub const CONFIRMS_AT_ONCE_MAX: usize = 8;

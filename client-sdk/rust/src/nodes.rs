@@ -1,0 +1,264 @@
+//! The nodes over HTTP: one request at a time to one of them, the next one after a failure. Believes nothing it reads.
+
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use reqwest::{Method, Response, StatusCode, Url, header};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use serde::de::DeserializeOwned;
+use tagout_proto::lease::{LeaseRequest, LeaseResponse};
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::{Confirmation, Problem};
+
+use crate::limits::*;
+
+pub(crate) struct Nodes {
+    /// Without a slash at the end.
+    urls: Vec<String>,
+    tls: ClientConfig,
+    http: Mutex<reqwest::Client>,
+    /// The node whose turn it is.
+    turn: AtomicUsize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodesError {
+    #[error("no node is given: use .node(\"https://host:port\")")]
+    None,
+    #[error("node {0:?} is no https://host:port address")]
+    Address(String),
+    #[error("node {0:?} is neither https nor on this host: leases travel over TLS")]
+    Plain(String),
+    #[error("no CA is given for the https nodes: use .ca_file(…) with the deployment's ca.pem")]
+    NoCa,
+    #[error("the CA file is no PEM of certificates: {0}")]
+    Ca(String),
+    #[error("the HTTP client cannot be made")]
+    Http(#[source] reqwest::Error),
+}
+
+/// Why a node gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{node}: {what}")]
+pub(crate) struct NodeError {
+    node: String,
+    what: String,
+    /// The node's own wish, in whole seconds.
+    pub(crate) retry_after: Option<Duration>,
+    /// The node has understood, and its answer will not change.
+    pub(crate) is_final: bool,
+}
+
+impl Nodes {
+    pub(crate) fn new(nodes: &[String], ca_pem: Option<&[u8]>) -> Result<Self, NodesError> {
+        let urls = nodes.iter().map(|node| address(node)).collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() {
+            return Err(NodesError::None);
+        }
+        let mut roots = RootCertStore::empty();
+        match ca_pem {
+            Some(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(pem) {
+                    let certificate = certificate.map_err(|e| NodesError::Ca(e.to_string()))?;
+                    roots.add(certificate).map_err(|e| NodesError::Ca(e.to_string()))?;
+                }
+                if roots.is_empty() {
+                    return Err(NodesError::Ca("it holds no certificate".into()));
+                }
+            }
+            None if urls.iter().any(|url| url.starts_with("https://")) => return Err(NodesError::NoCa),
+            None => {}
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the suites of TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let http = connect(&tls).map_err(NodesError::Http)?;
+        // A fleet that starts at once shall not meet at the first node of everybody's list.
+        let first = getrandom::u32().map_or(0, |random| random as usize % urls.len());
+        Ok(Self { urls, tls, http: Mutex::new(http), turn: AtomicUsize::new(first) })
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.urls.len()
+    }
+
+    /// Turns to the next node, over new connections: a connection that fails silently must not be used again.
+    pub(crate) fn turn(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        if let Ok(http) = connect(&self.tls) {
+            *self.http.lock() = http;
+        }
+    }
+
+    fn node(&self, offset: usize) -> &str {
+        &self.urls[self.turn.load(Ordering::Relaxed).wrapping_add(offset) % self.urls.len()]
+    }
+
+    /// `POST /v1/leases` at the node whose turn it is.
+    pub(crate) async fn lease(
+        &self,
+        request: &LeaseRequest,
+        within: Duration,
+    ) -> Result<LeaseResponse, NodeError> {
+        let node = self.node(0);
+        let http = self.http.lock().clone();
+        let request = http.post(format!("{node}/v1/leases")).json(request).timeout(within);
+        let response = accepted(node, request.send().await).await?;
+        body(node, response).await
+    }
+
+    /// `POST /v1/confirmations`, at another node with every attempt.
+    pub(crate) async fn confirm(&self, confirmation: &Confirmation, attempt: u32) -> Result<(), NodeError> {
+        let node = self.node(attempt as usize);
+        let http = self.http.lock().clone();
+        let request = http.post(format!("{node}/v1/confirmations")).json(confirmation);
+        let request = request.timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS));
+        accepted(node, request.send().await).await.map(drop)
+    }
+
+    /// `GET /v1/events`: the stream, once its head has come.
+    pub(crate) async fn events(&self, scopes: &[Scope], attempt: u32) -> Result<Response, NodeError> {
+        let node = self.node(attempt as usize);
+        let http = self.http.lock().clone();
+        // A scope's characters mean themselves in a query (RFC 3986, 3.4), the comma and the star too.
+        let scopes = scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(",");
+        let request = http
+            .request(Method::GET, format!("{node}/v1/events?scope={scopes}"))
+            .header(header::ACCEPT, "text/event-stream");
+        match tokio::time::timeout(Duration::from_millis(PUSH_CONNECT_MS), request.send()).await {
+            Ok(response) => accepted(node, response).await,
+            Err(_elapsed) => Err(NodeError::new(node, "it does not answer in time")),
+        }
+    }
+}
+
+impl NodeError {
+    fn new(node: &str, what: impl Into<String>) -> Self {
+        Self { node: node.into(), what: what.into(), retry_after: None, is_final: false }
+    }
+
+    fn transport(node: &str, error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        let mut what = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            what = format!("{what}: {cause}");
+            source = cause.source();
+        }
+        Self::new(node, what)
+    }
+}
+
+fn connect(tls: &ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        .user_agent(concat!("tagout-rust/", env!("CARGO_PKG_VERSION")))
+        // The nodes are named one by one: nothing on the way may send us elsewhere.
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .build()
+}
+
+/// Checks a node's address and gives it without a slash at the end.
+fn address(node: &str) -> Result<String, NodesError> {
+    let wrong = || NodesError::Address(node.into());
+    let url = Url::parse(node).map_err(|_| wrong())?;
+    let host = url.host_str().ok_or_else(wrong)?;
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        return Err(wrong());
+    }
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    match url.scheme() {
+        "https" => {}
+        "http" if ip.is_ok_and(|ip| ip.is_loopback()) => {}
+        "http" => return Err(NodesError::Plain(node.into())),
+        _ => return Err(wrong()),
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// A response of status 2xx.
+async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Result<Response, NodeError> {
+    let response = response.map_err(|error| NodeError::transport(node, error))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let wish =
+        response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let problem: Option<Problem> =
+        bytes(node, response, PROBLEM_MAX_BYTES).await.ok().and_then(|b| serde_json::from_slice(&b).ok());
+    let what = match problem {
+        Some(problem) => {
+            format!("{status}: {}", problem.detail.chars().take(WHY_MAX_CHARS).collect::<String>())
+        }
+        None => status.to_string(),
+    };
+    let retry_after = wish.map(Duration::from_secs);
+    // 404 is what a node says that has not applied as far as another one.
+    let again =
+        matches!(status, StatusCode::NOT_FOUND | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+    let is_final = status.is_client_error() && !again;
+    Err(NodeError { retry_after, is_final, ..NodeError::new(node, what) })
+}
+
+async fn body<T: DeserializeOwned>(node: &str, response: Response) -> Result<T, NodeError> {
+    let bytes = bytes(node, response, RESPONSE_MAX_BYTES).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| NodeError::new(node, format!("its answer is malformed: {error}")))
+}
+
+async fn bytes(node: &str, mut response: Response, max: usize) -> Result<Vec<u8>, NodeError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| NodeError::transport(node, error))? {
+        if bytes.len() + chunk.len() > max {
+            return Err(NodeError::new(node, format!("its answer has more than {max} bytes")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_loopback_only() {
+        for (good, clean) in [
+            ("https://node-1.example:7470", "https://node-1.example:7470"),
+            ("https://node-1.example/", "https://node-1.example"),
+            ("http://127.0.0.1:7470", "http://127.0.0.1:7470"),
+            ("http://[::1]:7470/", "http://[::1]:7470"),
+        ] {
+            assert_eq!(address(good).unwrap(), clean);
+        }
+        for plain in ["http://node-1.example", "http://localhost", "http://10.0.0.1:7470"] {
+            assert!(matches!(address(plain), Err(NodesError::Plain(_))), "{plain}");
+        }
+        for bad in
+            ["", "node-1:7470", "ftp://node-1", "https://node-1/v1", "https://u@node-1", "https://n?a=b"]
+        {
+            assert!(matches!(address(bad), Err(NodesError::Address(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn https_needs_a_ca() {
+        let https = ["https://node-1:7470".to_owned()];
+        assert!(matches!(Nodes::new(&[], None), Err(NodesError::None)));
+        assert!(matches!(Nodes::new(&https, None), Err(NodesError::NoCa)));
+        assert!(matches!(Nodes::new(&https, Some(b"no pem")), Err(NodesError::Ca(_))));
+    }
+}

@@ -1,0 +1,214 @@
+//! The push stream: what makes a stop fast. Step ⑥ of a stop, at its far end.
+//!
+//! Nothing rests on it: whatever is lost here, the next lease shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventsource_stream::Eventsource;
+use futures_util::{Stream, StreamExt};
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::{Renew, StopEvent};
+use tokio::sync::{mpsc, watch};
+
+use crate::limits::*;
+use crate::nodes::Nodes;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Push {
+    /// The stream is (again) open, and the log has this size.
+    Hello(Renew),
+    Stop(StopEvent),
+    Renew(Renew),
+    /// Something came that cannot be read; it may have been a stop.
+    Unreadable(String),
+}
+
+/// Subscribes to `scopes`, again and again, until `events` is closed.
+pub(crate) async fn follow(
+    nodes: Arc<Nodes>,
+    mut scopes: watch::Receiver<Vec<Scope>>,
+    events: mpsc::Sender<Push>,
+) {
+    let mut attempt = 0;
+    let mut failures = 0;
+    loop {
+        let wanted = scopes.borrow_and_update().clone();
+        if wanted.is_empty() {
+            if scopes.changed().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(SUBSCRIPTION_SETTLE_MS)).await;
+            continue;
+        }
+        let subscription = subscription(&wanted);
+        let ended = tokio::select! {
+            () = outgrown(&mut scopes, &subscription) => Ended::Outgrown,
+            ended = read(&nodes, &subscription, attempt, &events, &mut failures) => ended,
+        };
+        match ended {
+            Ended::Outgrown => tokio::time::sleep(Duration::from_millis(SUBSCRIPTION_SETTLE_MS)).await,
+            Ended::Nobody => return,
+            Ended::Lost(why) => {
+                tracing::debug!(target: "tagout", %why, "push stream lost");
+                attempt += 1;
+                let most_ms = PUSH_BACK_OFF_MAX_MS.min(BACK_OFF_FIRST_MS << failures.min(16));
+                failures += 1;
+                tokio::time::sleep(jitter(Duration::ZERO, Duration::from_millis(most_ms))).await;
+            }
+        }
+    }
+}
+
+enum Ended {
+    /// There are agents now that the subscription does not cover.
+    Outgrown,
+    /// Nobody listens any more.
+    Nobody,
+    Lost(String),
+}
+
+async fn outgrown(scopes: &mut watch::Receiver<Vec<Scope>>, subscription: &[Scope]) {
+    let covered = |scope: &Scope| subscription.iter().any(|s| s.covers(scope));
+    // The sender lives as long as the driver, which ends this task with itself.
+    let _ = scopes.wait_for(|wanted| !wanted.iter().all(covered)).await;
+}
+
+async fn read(
+    nodes: &Nodes,
+    subscription: &[Scope],
+    attempt: u32,
+    events: &mpsc::Sender<Push>,
+    failures: &mut u32,
+) -> Ended {
+    let response = match nodes.events(subscription, attempt).await {
+        Ok(response) => response,
+        Err(error) => return Ended::Lost(error.to_string()),
+    };
+    let mut stream = Box::pin(bounded(response.bytes_stream()).eventsource());
+    loop {
+        let event = match stream.next().await {
+            Some(Ok(event)) => event,
+            Some(Err(error)) => return Ended::Lost(error.to_string()),
+            None => return Ended::Lost("the node closed it".into()),
+        };
+        *failures = 0;
+        let parsed = match event.event.as_str() {
+            "hello" => serde_json::from_str(&event.data).map(Push::Hello),
+            "stop" => serde_json::from_str(&event.data).map(Push::Stop),
+            "renew" => serde_json::from_str(&event.data).map(Push::Renew),
+            other => Ok(Push::Unreadable(format!("an event of the unknown kind {other:?}"))),
+        };
+        let push = parsed.unwrap_or_else(|error| Push::Unreadable(error.to_string()));
+        if events.send(push).await.is_err() {
+            return Ended::Nobody;
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PushError {
+    #[error("nothing came for {} s", PUSH_SILENCE_MS / 1000)]
+    Silent,
+    #[error("an event has more than {EVENT_MAX_BYTES} bytes")]
+    TooLarge,
+    #[error(transparent)]
+    Transport(#[from] reqwest::Error),
+}
+
+/// The same bytes, but at an end after silence, and with every event (up to its empty line) bounded.
+fn bounded<B: AsRef<[u8]>>(
+    bytes: impl Stream<Item = Result<B, reqwest::Error>>,
+) -> impl Stream<Item = Result<B, PushError>> {
+    let bytes = Box::pin(bytes);
+    futures_util::stream::unfold(
+        (bytes, 0, true),
+        |(mut bytes, mut event_bytes, mut line_is_empty)| async move {
+            let silence = Duration::from_millis(PUSH_SILENCE_MS);
+            let chunk = match tokio::time::timeout(silence, bytes.next()).await {
+                Err(_elapsed) => Err(PushError::Silent),
+                Ok(None) => return None,
+                Ok(Some(chunk)) => chunk.map_err(PushError::from),
+            };
+            let chunk = chunk.and_then(|chunk| {
+                for byte in chunk.as_ref() {
+                    event_bytes += 1;
+                    match byte {
+                        b'\n' if line_is_empty => event_bytes = 0,
+                        b'\n' => line_is_empty = true,
+                        b'\r' => {}
+                        _ => line_is_empty = false,
+                    }
+                    if event_bytes > EVENT_MAX_BYTES {
+                        return Err(PushError::TooLarge);
+                    }
+                }
+                Ok(chunk)
+            });
+            Some((chunk, (bytes, event_bytes, line_is_empty)))
+        },
+    )
+}
+
+/// At most `SUBSCRIPTION_SCOPES_MAX` scopes that cover all of `scopes`: where there are more, the deepest give way to
+/// their parents.
+fn subscription(scopes: &[Scope]) -> Vec<Scope> {
+    let mut chosen = scopes.to_vec();
+    loop {
+        chosen.sort_unstable();
+        chosen.dedup();
+        if chosen.len() <= SUBSCRIPTION_SCOPES_MAX {
+            return chosen;
+        }
+        let depth = |scope: &Scope| scope.upward().count();
+        let deepest = chosen.iter().map(depth).max().unwrap_or_default();
+        for scope in chosen.iter_mut().filter(|scope| depth(scope) == deepest) {
+            let parent = scope.upward().nth(1).unwrap_or_else(Scope::fleet);
+            *scope = parent;
+        }
+    }
+}
+
+/// A random duration between both, evenly; the longer one if there is no randomness.
+pub(crate) fn jitter(shortest: Duration, longest: Duration) -> Duration {
+    let part = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
+    shortest + longest.saturating_sub(shortest).mul_f64(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scopes(texts: impl IntoIterator<Item = String>) -> Vec<Scope> {
+        texts.into_iter().map(|text| Scope::parse(&text).unwrap()).collect()
+    }
+
+    #[test]
+    fn few_scopes_are_subscribed_as_they_are() {
+        let few = scopes((0..SUBSCRIPTION_SCOPES_MAX).map(|n| format!("demo/agent_{n:02}")));
+        assert_eq!(subscription(&few), few);
+    }
+
+    #[test]
+    fn many_scopes_become_their_common_parents_and_none_is_left_out() {
+        let team = scopes((0..1000).map(|n| format!("demo/team_{}/agent_{n}", n % 3)));
+        assert_eq!(subscription(&team), scopes((0..3).map(|n| format!("demo/team_{n}"))));
+        let fleet = scopes((0..1000).map(|n| format!("agent_{n}")));
+        assert_eq!(subscription(&fleet), [Scope::fleet()]);
+        let mixed = scopes((0..100).map(|n| format!("t{n}")).chain((0..100).map(|n| format!("a/b/c{n}"))));
+        let chosen = subscription(&mixed);
+        assert!(chosen.len() <= SUBSCRIPTION_SCOPES_MAX);
+        assert!(mixed.iter().all(|scope| chosen.iter().any(|c| c.covers(scope))));
+    }
+
+    #[tokio::test]
+    async fn one_event_is_bounded_and_a_stream_of_them_is_not() {
+        let chunks = |chunk: &'static str, n: usize| {
+            bounded(futures_util::stream::iter((0..n).map(move |_| Ok::<_, reqwest::Error>(chunk))))
+        };
+        let events = 3 * EVENT_MAX_BYTES / 16;
+        assert!(chunks("data: 12345678\n\n", events).all(|c| async move { c.is_ok() }).await);
+        let one: Vec<_> = chunks("data: 12345678\n", events).collect().await;
+        assert!(one.iter().any(|c| matches!(c, Err(PushError::TooLarge))), "S3: no stream fills our memory");
+    }
+}
