@@ -102,12 +102,16 @@ impl Loaded {
     }
 }
 
-/// Which store keeps the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// Which store keeps the log: `sled` or `segment` in a configuration and on a command line.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
+    /// The embedded database
     #[default]
     Sled,
+    /// Append-only files
     Segment,
 }
 
