@@ -14,6 +14,7 @@ use crate::limits::{INSTANT_MAX_MS, LAPSE_GRACE_MAX_MS, TTL_MAX_MS};
 use crate::log::tree::{leaf_hash, verify_inclusion};
 use crate::note::{NoteError, NoteSigner, VerifierKey};
 use crate::scope::Scope;
+use crate::strict;
 use crate::view::{View, put_envelope};
 
 /// The version of the rule that a lease was made under.
@@ -237,7 +238,7 @@ fn decimal(text: &str) -> Option<u64> {
 }
 
 fn base64(text: &str) -> Option<Digest> {
-    Some(Digest(BASE64.decode(text.as_bytes()).ok()?.try_into().ok()?))
+    Some(Digest(strict::base64(text)?.try_into().ok()?))
 }
 
 #[cfg(test)]

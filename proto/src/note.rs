@@ -8,6 +8,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::digest::Digest;
+use crate::strict;
 
 const ED25519: u8 = 0x01;
 const NOTE_MAX_BYTES: usize = 64 * 1024;
@@ -87,7 +88,7 @@ impl FromStr for VerifierKey {
             let mut parts = text.splitn(3, '+');
             let (name, id, material) = (parts.next()?, parts.next()?, parts.next()?);
             let id: [u8; 4] = HEXLOWER.decode(id.as_bytes()).ok()?.try_into().ok()?;
-            let material = BASE64.decode(material.as_bytes()).ok()?;
+            let material = strict::base64(material)?;
             let (&ED25519, raw) = material.split_first()? else { return None };
             let key = VerifierKey::new(name, raw.try_into().ok()?).ok()?;
             (key.key_id() == u32::from_be_bytes(id)).then_some(key)
@@ -137,8 +138,11 @@ impl NoteSigner {
     }
 }
 
+/// A signature line: who signed, and the key id with the signature.
+type SignatureLine<'a> = (&'a str, Vec<u8>);
+
 /// The note's text and its signature lines, unverified.
-fn split(note: &str) -> Result<(&str, Vec<(&str, Vec<u8>)>), NoteError> {
+fn split(note: &str) -> Result<(&str, Vec<SignatureLine<'_>>), NoteError> {
     if note.len() > NOTE_MAX_BYTES {
         return Err(NoteError::Malformed("it is longer than 64 KiB"));
     }
@@ -161,9 +165,7 @@ fn split(note: &str) -> Result<(&str, Vec<(&str, Vec<u8>)>), NoteError> {
         if !is_key_name(name) {
             return Err(NoteError::Malformed("a key name is empty or has a space or a plus"));
         }
-        let bytes = BASE64
-            .decode(encoded.as_bytes())
-            .map_err(|_| NoteError::Malformed("a signature is not base64"))?;
+        let bytes = strict::base64(encoded).ok_or(NoteError::Malformed("a signature is not base64"))?;
         signatures.push((name, bytes));
     }
     Ok((text, signatures))

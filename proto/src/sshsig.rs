@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::limits::SIGNATURE_MAX_BYTES;
+use crate::strict;
 
 /// The namespace of every document that Tagout accepts: a signature made for git or e-mail means nothing here.
 pub const NAMESPACE: &str = "tagout-command";
@@ -57,8 +58,7 @@ impl PublicKey {
             return Err(SshsigError::Algorithm);
         }
         let encoded = words.next().ok_or(SshsigError::Malformed("the public key line has no key"))?;
-        let blob =
-            BASE64.decode(encoded.as_bytes()).map_err(|_| SshsigError::Malformed("the key is not base64"))?;
+        let blob = strict::base64(encoded).ok_or(SshsigError::Malformed("the key is not base64"))?;
         Self::from_blob(&blob)
     }
 
@@ -133,7 +133,7 @@ impl SshSignature {
             .filter(|body| body.starts_with(['\r', '\n']) && body.ends_with('\n'))
             .ok_or(SshsigError::Armor)?;
         let encoded: String = body.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-        let blob = BASE64.decode(encoded.as_bytes()).map_err(|_| SshsigError::Armor)?;
+        let blob = strict::base64(&encoded).ok_or(SshsigError::Armor)?;
         let mut rest =
             blob.strip_prefix(MAGIC).ok_or(SshsigError::Malformed("it does not begin with SSHSIG"))?;
         if number(&mut rest)? != 1 {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use data_encoding::BASE64;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::digest::Digest;
@@ -289,6 +290,13 @@ pub(crate) fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
 }
 
+/// Base64 (RFC 4648, with padding) in its one spelling.
+pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
+    let bytes = BASE64.decode(text.as_bytes()).ok()?;
+    // The decoder also takes padded pieces one after the other, `AA==AA==`: other texts for the same bytes.
+    (BASE64.encode(&bytes) == text).then_some(bytes)
+}
+
 /// RFC 3339 in UTC (`Z` or `+00:00`), from 1970 to 9999, as Unix milliseconds.
 pub fn parse_instant_ms(text: &str) -> Option<u64> {
     // humantime looks for the `+` of an offset only from the end and would take `.5+0530Z` for UTC.
@@ -349,6 +357,15 @@ mod tests {
             fields.finish().unwrap_err().to_string(),
             "unknown key \"scpoe\" in a stop; its keys are: scope"
         );
+    }
+
+    #[test]
+    fn base64_has_one_spelling() {
+        assert_eq!(base64("AAEC"), Some(vec![0, 1, 2]));
+        assert_eq!(base64("AA=="), Some(vec![0]));
+        for bad in ["AA==AA==", "AAA=AAEC", "AB==", "AA", "AA=", "AAAA====", "AA EC", "AAEC\n", "_-AA"] {
+            assert_eq!(base64(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

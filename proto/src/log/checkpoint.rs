@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::note::{NoteError, NoteSigner, VerifierKey};
+use crate::strict;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -46,7 +47,7 @@ impl Checkpoint {
             .and_then(|l| l.parse::<u64>().ok().filter(|n| n.to_string() == l))
             .ok_or(CheckpointError::Malformed("its size is no decimal number"))?;
         let root = line()
-            .and_then(|l| BASE64.decode(l.as_bytes()).ok()?.try_into().ok())
+            .and_then(|l| strict::base64(l)?.try_into().ok())
             .map(Digest)
             .ok_or(CheckpointError::Malformed("its root is not 32 bytes in base64"))?;
         if lines.any(str::is_empty) {

@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::log::checkpoint::{Checkpoint, CheckpointError};
 use crate::log::tree::{leaf_hash, verify_inclusion};
 use crate::note::VerifierKey;
+use crate::strict;
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
@@ -52,7 +53,7 @@ impl InclusionProof {
             .and_then(|l| l.parse::<u64>().ok().filter(|n| n.to_string() == l))
             .ok_or(ProofError::Malformed("it has no index line"))?;
         let path = lines
-            .map(|l| Some(Digest(BASE64.decode(l.as_bytes()).ok()?.try_into().ok()?)))
+            .map(|l| Some(Digest(strict::base64(l)?.try_into().ok()?)))
             .collect::<Option<Vec<_>>>()
             .filter(|path| path.len() <= 64)
             .ok_or(ProofError::Malformed("a hash is not 32 bytes in base64"))?;

@@ -1,5 +1,7 @@
 //! Hostile bytes: no parser panics, and what parses is written back as it was.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tagout_proto::authority::{Authority, PrincipalKind};
@@ -148,12 +150,12 @@ fn lease() -> Lease {
     }
 }
 
-fn proof() -> String {
+static PROOF: LazyLock<String> = LazyLock::new(|| {
     let leaves: Vec<_> = (0..5u8).map(|i| tree::leaf_hash(&[i])).collect();
     let checkpoint = Checkpoint { origin: "demo:00".into(), size: 5, root: tree::root(&leaves) };
     let path = tree::prove_all(&leaves).swap_remove(1);
     InclusionProof { index: 1, path, checkpoint: checkpoint.sign(&node_signer()) }.to_text()
-}
+});
 
 /// Whatever a node's key signed, `open` may take it only if it is what `sign` would have written.
 fn notes_have_one_spelling(valid_note: &str, edits: &[Edit], reopen: impl Fn(&str) -> Option<String>) {
@@ -170,7 +172,8 @@ fn notes_have_one_spelling(valid_note: &str, edits: &[Edit], reopen: impl Fn(&st
 }
 
 fn genesis_entry() -> Vec<u8> {
-    World::new().entries.remove(0)
+    static ENTRY: LazyLock<Vec<u8>> = LazyLock::new(|| World::new().entries.remove(0));
+    ENTRY.clone()
 }
 
 proptest! {
@@ -229,12 +232,12 @@ proptest! {
     fn mutated_notes(edits in edits()) {
         let signer = node_signer();
         let key = signer.verifier();
-        let (lease, checkpoint) = (lease().sign(&signer), proof().split_once("\n\n").unwrap().1.to_owned());
-        for note in [&lease, &checkpoint, &proof()] {
-            read_all(&text(&mutated(note.clone().into_bytes(), &edits)));
+        let (lease, checkpoint) = (lease().sign(&signer), PROOF.split_once("\n\n").unwrap().1);
+        for note in [&*lease, checkpoint, &PROOF] {
+            read_all(&text(&mutated(note.as_bytes().to_vec(), &edits)));
         }
         notes_have_one_spelling(&lease, &edits, |note| Some(Lease::open(note, &key).ok()?.sign(&signer)));
-        notes_have_one_spelling(&checkpoint, &edits, |note| {
+        notes_have_one_spelling(checkpoint, &edits, |note| {
             let checkpoint = Checkpoint::open(note, &key, "demo:00").ok()?;
             // Lines after the root are extensions, which a reader leaves out.
             Some(if note.lines().count() > 5 { note.into() } else { checkpoint.sign(&signer) })

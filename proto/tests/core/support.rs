@@ -1,5 +1,7 @@
 //! A small deployment with real keys: three people, an automation, offline root signers, a node, and a ledger.
 
+use std::sync::LazyLock;
+
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 use tagout_proto::digest::Digest;
@@ -86,7 +88,9 @@ pub(crate) fn genesis_json() -> Value {
 }
 
 pub(crate) fn genesis() -> Envelope {
-    envelope(genesis_json().to_string(), &[ROOT_1, ROOT_2])
+    static GENESIS: LazyLock<Envelope> =
+        LazyLock::new(|| envelope(genesis_json().to_string(), &[ROOT_1, ROOT_2]));
+    GENESIS.clone()
 }
 
 pub(crate) fn deployment() -> String {
