@@ -14,7 +14,7 @@ use crate::envelope::{Envelope, EnvelopeError};
 use crate::limits::{GRANTS_PER_SCOPE_MAX, WAVES_PER_LOCK_MAX};
 use crate::log::entry::{Entry, EntryKind};
 use crate::log::tree::{Frontier, leaf_hash};
-use crate::rule::{self, Verdict};
+use crate::rule::{self, LockFact, Verdict};
 use crate::scope::Scope;
 use crate::strict::DocumentError;
 use crate::view::{LockView, Tag, View};
@@ -547,9 +547,7 @@ impl Ledger {
     /// The verdict for `agent` at `now_ms`, by every lock and grant there is.
     pub fn verdict(&self, agent: &Scope, now_ms: u64) -> Verdict {
         let grants = agent.upward().filter_map(|s| self.grants.get(&s)).flatten().map(|g| g.expires_at_ms);
-        let locks = (self.locks.iter())
-            .filter(|(_, lock)| lock.scope.covers(agent) && !lock.started_for(agent))
-            .map(|(id, lock)| lock.view(*id).fact());
+        let locks = self.in_force_on(agent).map(|(_, lock)| lock.fact());
         rule::verdict(grants, locks, now_ms)
     }
 
@@ -584,10 +582,13 @@ impl Ledger {
 
     /// The locks that hold `agent`: on it or above it, and not started for it.
     pub fn locks_on(&self, agent: &Scope) -> Vec<Digest> {
+        self.in_force_on(agent).map(|(id, _)| id).collect()
+    }
+
+    fn in_force_on<'a>(&'a self, agent: &'a Scope) -> impl Iterator<Item = (Digest, &'a Lock)> {
         (agent.upward().filter_map(|scope| self.by_scope.get(&scope)).flatten())
-            .map(|(_, _, id)| *id)
-            .filter(|id| !self.locks[id].started_for(agent))
-            .collect()
+            .map(|(_, _, id)| (*id, &self.locks[id]))
+            .filter(|(_, lock)| !lock.started_for(agent))
     }
 
     pub fn lock(&self, id: &Digest) -> Option<LockRecord> {
@@ -663,6 +664,10 @@ impl Lock {
             StopMode::Drain { drain_ms } => (Rank::Drain, self.time_ms.saturating_add(drain_ms), id),
             StopMode::Pause => (Rank::Pause, self.index, id),
         }
+    }
+
+    fn fact(&self) -> LockFact {
+        LockFact::of_entry(self.stop, self.released_at.is_some(), self.time_ms)
     }
 
     fn view(&self, id: Digest) -> LockView {

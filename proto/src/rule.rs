@@ -26,6 +26,15 @@ pub struct LockFact {
 }
 
 impl LockFact {
+    /// The fact as of its log entry: a drain counts from the entry's time.
+    pub fn of_entry(mode: StopMode, released: bool, entry_time_ms: u64) -> Self {
+        let drain_deadline_ms = match mode {
+            StopMode::Drain { drain_ms } => Some(entry_time_ms.saturating_add(drain_ms)),
+            StopMode::Halt | StopMode::Pause => None,
+        };
+        Self { mode, released, drain_deadline_ms }
+    }
+
     pub fn verdict(&self, now_ms: u64) -> Verdict {
         match self.mode {
             // S2: released is not started.
@@ -55,8 +64,15 @@ pub fn verdict(
     now_ms: u64,
 ) -> Verdict {
     let consent = grant_expiries_ms.into_iter().any(|expires_at_ms| now_ms < expires_at_ms);
-    let consent = if consent { Verdict::Enabled } else { Verdict::Denied };
-    locks.into_iter().map(|lock| lock.verdict(now_ms)).fold(consent, Verdict::min)
+    let mut verdict = if consent { Verdict::Enabled } else { Verdict::Denied };
+    for lock in locks {
+        // A minimum: among ten thousand locks, the first that denies ends the search.
+        if verdict == Verdict::Denied {
+            break;
+        }
+        verdict = verdict.min(lock.verdict(now_ms));
+    }
+    verdict
 }
 
 #[cfg(test)]

@@ -46,11 +46,7 @@ pub struct Tag {
 impl LockView {
     /// The fact for the rule, with the drain counted from the entry's time.
     pub fn fact(&self) -> LockFact {
-        let drain_deadline_ms = match self.stop {
-            StopMode::Drain { drain_ms } => Some(self.time_ms.saturating_add(drain_ms)),
-            StopMode::Halt | StopMode::Pause => None,
-        };
-        LockFact { mode: self.stop, released: self.released, drain_deadline_ms }
+        LockFact::of_entry(self.stop, self.released, self.time_ms)
     }
 }
 
