@@ -1,7 +1,7 @@
 //! The driver: one task per client that asks for leases, hears pushes and writes the cells. It only orchestrates; what is
 //! believed is decided in `trusted.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, TTL_MIN_MS};
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Confirmation, Renew, StopEvent};
 use tokio::sync::{mpsc, watch};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::client::Core;
 use crate::clock::{self, Now};
@@ -37,8 +37,8 @@ pub(crate) struct Driver {
     instance: String,
     /// The agents that have guards; the push stream follows them.
     scopes: watch::Sender<Vec<Scope>>,
-    /// Agents whose turn for a lease request has come, as many together as one request takes.
-    queue: VecDeque<Vec<Scope>>,
+    /// Agents whose turn for a lease request has come.
+    due: BTreeSet<Scope>,
     /// When the next round for all agents begins, by the boot clock.
     round_at_ns: u64,
     /// No request before this: the back-off after failures.
@@ -53,8 +53,11 @@ pub(crate) struct Driver {
     trouble: Option<Trouble>,
     /// Wall clock minus boot clock at the last look, milliseconds.
     skew_ms: Option<i128>,
+    /// When to look again for agents that came and went.
+    look_at_ns: u64,
     /// When some judgement changes though nothing arrives.
     next_ns: u64,
+    confirming: TaskTracker,
     reports: BTreeMap<Scope, BTreeMap<Digest, Report>>,
 }
 
@@ -83,7 +86,7 @@ impl Driver {
             nodes,
             instance,
             scopes: watch::Sender::new(Vec::new()),
-            queue: VecDeque::new(),
+            due: BTreeSet::new(),
             round_at_ns: 0,
             hold_until_ns: 0,
             failures: 0,
@@ -93,7 +96,9 @@ impl Driver {
             ttl_ms,
             trouble: None,
             skew_ms: None,
+            look_at_ns: 0,
             next_ns: 0,
+            confirming: TaskTracker::new(),
             reports: BTreeMap::new(),
         }
     }
@@ -111,30 +116,38 @@ impl Driver {
                 return;
             }
             let now = Now::read();
-            self.look(now);
+            self.check_skew(now);
+            if now.boot_ns >= self.look_at_ns {
+                self.look(now);
+            }
             if now.boot_ns >= self.next_ns {
                 self.settle_all(now);
             }
             if request.is_none() {
                 request = self.next_request(now);
             }
-            let wake = self.wake_in(now, request.is_none());
+            let wake = self.wake_in(request.is_none());
             tokio::select! {
                 biased;
-                () = core.closed.cancelled() => return,
+                () = core.closed.cancelled() => return self.finish().await,
                 Some(push) = pushes.recv() => self.pushed(push, Now::read()),
                 (asked, answer) = answered(&mut request) => {
                     request = None;
                     self.answered(asked, answer, Now::read());
                 }
-                () = core.changed.notified() => {}
+                () = core.changed.notified() => self.look_at_ns = 0,
                 () = tokio::time::sleep(wake) => {}
             }
         }
     }
 
-    /// Agents that came and went, and clocks that jumped.
-    fn look(&mut self, now: Now) {
+    /// The last guard is gone; what stops did here is still told.
+    async fn finish(self) {
+        self.confirming.close();
+        let _ = tokio::time::timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS), self.confirming.wait()).await;
+    }
+
+    fn check_skew(&mut self, now: Now) {
         let skew_ms = i128::from(now.wall_ms) - i128::from(now.boot_ns / NS_PER_MS);
         // S3: while a hypervisor pauses the machine, its boot clock stands still and lies about the lease's age.
         if self.skew_ms.is_some_and(|old| old.abs_diff(skew_ms) > u128::from(CLOCK_JUMP_MS)) {
@@ -142,34 +155,35 @@ impl Driver {
             self.require_newer(Reason::ClockJumped, now);
         }
         self.skew_ms = Some(skew_ms);
+    }
 
-        let dropped = self.core.take_dropped();
-        for scope in &dropped {
-            self.trusted.forget(scope);
-            self.reports.remove(scope);
+    /// Agents that came and went.
+    fn look(&mut self, now: Now) {
+        self.look_at_ns = now.boot_ns + TICK_MS * NS_PER_MS;
+        self.next_ns = 0;
+        for scope in self.core.take_dropped() {
+            self.trusted.forget(&scope);
+            self.reports.remove(&scope);
+            self.due.remove(&scope);
         }
         let scopes: Vec<Scope> = self.core.agents().iter().map(|agent| agent.scope.clone()).collect();
-        let known: BTreeSet<Scope> = self.scopes.borrow().iter().cloned().collect();
-        let came: Vec<Scope> =
-            scopes.iter().filter(|s| !known.contains(s) || dropped.contains(s)).cloned().collect();
-        for scope in &came {
-            self.trusted.add(scope.clone());
+        if *self.scopes.borrow() == scopes {
+            return;
         }
-        self.queue.extend(came.chunks(AGENTS_PER_LEASE_MAX).map(<[Scope]>::to_vec));
-        if !came.is_empty() || scopes.len() != known.len() {
-            self.scopes.send_replace(scopes);
-            self.next_ns = 0;
+        let known = self.scopes.send_replace(scopes.clone());
+        for scope in scopes.into_iter().filter(|scope| known.binary_search(scope).is_err()) {
+            self.trusted.add(scope.clone());
+            self.due.insert(scope);
         }
     }
 
-    fn wake_in(&self, now: Now, idle: bool) -> Duration {
-        let request_ns = match (idle, self.queue.is_empty()) {
+    fn wake_in(&self, idle: bool) -> Duration {
+        let request_ns = match (idle, self.due.is_empty()) {
             (false, _) => u64::MAX,
             (true, false) => self.hold_until_ns,
             (true, true) => self.hold_until_ns.max(self.round_at_ns),
         };
-        let tick_ns = now.boot_ns + TICK_MS * NS_PER_MS;
-        let at_ns = tick_ns.min(self.next_ns).min(request_ns);
+        let at_ns = self.look_at_ns.min(self.next_ns).min(request_ns);
         Duration::from_nanos(at_ns.saturating_sub(clock::boot_ns()))
     }
 
@@ -178,7 +192,7 @@ impl Driver {
         if now.boot_ns < self.hold_until_ns {
             return None;
         }
-        if self.queue.is_empty() {
+        if self.due.is_empty() {
             let heard = std::mem::take(&mut self.heard_size) > self.trusted.log_size();
             if !heard && !self.renew && now.boot_ns < self.round_at_ns {
                 return None;
@@ -186,10 +200,13 @@ impl Driver {
             self.renew = false;
             let third = self.pace() / 3;
             self.round_at_ns = now.boot_ns + nanos(jitter(third.mul_f64(0.8), third));
-            let scopes = self.scopes.borrow().clone();
-            self.queue.extend(scopes.chunks(AGENTS_PER_LEASE_MAX).map(<[Scope]>::to_vec));
+            self.due.extend(self.scopes.borrow().iter().cloned());
         }
-        let agents = self.queue.pop_front()?;
+        let agents: Vec<Scope> = self.due.iter().take(AGENTS_PER_LEASE_MAX).cloned().collect();
+        if agents.is_empty() {
+            return None;
+        }
+        self.due.retain(|scope| agents.binary_search(scope).is_err());
         // S3: the clock is read before the nonce is made, and the nonce is made before anything is sent.
         let t0_ns = clock::boot_ns();
         let mut nonce = Digest::default();
@@ -247,7 +264,7 @@ impl Driver {
         self.ttl_ms = accepted.ttl_ms;
         self.asks_in_a_row = if accepted.ask_again { self.asks_in_a_row + 1 } else { 0 };
         if accepted.ask_again && self.asks_in_a_row < ASKS_IN_A_ROW_MAX {
-            self.queue.push_back(agents);
+            self.due.extend(agents);
         }
         self.settle_all(now);
     }
@@ -257,7 +274,7 @@ impl Driver {
     fn failed(&mut self, agents: Vec<Scope>, trouble: Trouble, wish: Option<Duration>, now: Now) {
         self.trouble = Some(trouble);
         self.nodes.turn();
-        self.queue.push_front(agents);
+        self.due.extend(agents);
         self.failures += 1;
         let third = self.pace() / 3;
         let rounds = self.failures / u32::try_from(self.nodes.count()).unwrap_or(u32::MAX);
@@ -297,7 +314,7 @@ impl Driver {
             Err(refused) => return self.unverifiable(refused.to_string(), now),
         };
         let agents: Vec<_> =
-            self.core.agents().into_iter().filter(|agent| covered.contains(&agent.scope)).collect();
+            self.core.agents().into_iter().filter(|a| covered.binary_search(&a.scope).is_ok()).collect();
         for agent in agents {
             let lock = event.stop.digest();
             let next_ns = self.settle(&agent, now);
@@ -382,7 +399,7 @@ impl Driver {
                 tracing::warn!(target: "tagout", agent = %agent.scope, lock = %lock.id, calls = cut, "calls cut");
             }
             let closed_us = micros(lock.received_ns, report.closed_ns);
-            tokio::spawn(confirm(
+            self.confirming.spawn(confirm(
                 self.confirmations.clone(),
                 agent.calls.all_dropped(),
                 *lock,

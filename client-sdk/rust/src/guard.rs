@@ -257,7 +257,10 @@ pub struct Changes {
 impl Changes {
     /// Waits for the next change; `None` when there will be none any more.
     pub async fn next(&mut self) -> Option<State> {
-        self.versions.changed().await.ok()?;
+        if !self.versions.has_changed().ok()? {
+            self.guard.next_version(&mut self.versions).await.ok()?;
+        }
+        self.versions.mark_unchanged();
         Some(self.guard.state())
     }
 }
@@ -314,8 +317,10 @@ impl Agent {
         let changed = {
             let mut standing = self.standing.lock();
             standing.answered = true;
+            // Also after a lapse that nobody has looked at, so that whoever waits for the end of it wakes.
+            let was_closed = !self.cell.reader().permits();
             self.cell.allow_until(deadline_ns);
-            let changed = standing.denied.take().is_some();
+            let changed = standing.denied.take().is_some() || was_closed;
             if changed {
                 standing.last_change = Some(Change::now(None));
             }

@@ -25,6 +25,8 @@ pub const EVENT_MAX_BYTES: usize = 64 * 1024;
 pub const PUSH_SILENCE_MS: u64 = 15_000;
 /// From the request to the answer's head.
 pub const PUSH_CONNECT_MS: u64 = 5_000;
+/// A node's end sends all its guards to the others: they come spread over this time.
+pub const PUSH_BACK_OFF_FIRST_MS: u64 = 500;
 pub const PUSH_BACK_OFF_MAX_MS: u64 = 5_000;
 /// Guards made one after the other share one change of the subscription.
 pub const SUBSCRIPTION_SETTLE_MS: u64 = 20;

@@ -52,7 +52,7 @@ pub(crate) async fn follow(
             Ended::Lost(why) => {
                 tracing::debug!(target: "tagout", %why, "push stream lost");
                 attempt += 1;
-                let most_ms = PUSH_BACK_OFF_MAX_MS.min(BACK_OFF_FIRST_MS << failures.min(16));
+                let most_ms = PUSH_BACK_OFF_MAX_MS.min(PUSH_BACK_OFF_FIRST_MS << failures.min(16));
                 failures += 1;
                 tokio::time::sleep(jitter(Duration::ZERO, Duration::from_millis(most_ms))).await;
             }

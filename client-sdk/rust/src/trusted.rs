@@ -519,7 +519,7 @@ impl Trusted {
         }
     }
 
-    /// Step ⑦ of a stop: verifies a pushed one and latches it. Gives the agents that it covers.
+    /// Step ⑦ of a stop: verifies a pushed one and latches it. Gives the agents that it covers, in order.
     ///
     /// It needs one signature, no date and no knowledge of the log (S6).
     pub fn accept_stop(&mut self, event: &StopEvent, now: Now) -> Result<Vec<Scope>, StopRefused> {
