@@ -1,1 +1,6 @@
 //! What the tests share.
+
+pub mod bin;
+pub mod process;
+pub mod skip;
+pub mod wait;

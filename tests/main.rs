@@ -1,1 +1,4 @@
-fn main() {}
+//! The one integration test binary.
+
+mod durable;
+mod power_cut;
