@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 mod client;
 mod document;
@@ -29,6 +30,8 @@ pub use failure::{Exit, Failure};
 pub use profile::{Profile, ProfileFile};
 
 use out::Out;
+
+use crate::{dev, node};
 
 /// Stops AI agents, and lets them run again: signed, logged, and verified on this machine
 #[derive(Parser)]
@@ -84,6 +87,11 @@ enum Verb {
     Log(log::LogVerb),
     /// Run a node
     Serve(ServeArgs),
+    /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
+    Dev(dev::DevArgs),
+    /// One of the agents that `dev` runs
+    #[command(hide = true)]
+    DevAgent(dev::agent::AgentArgs),
 }
 
 #[derive(Args)]
@@ -119,13 +127,23 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Grant(args) => grant::run(out, globals, args),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
-        Verb::Serve(args) => long_running(globals, crate::node::serve_command(&args.config)),
+        Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
+        Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
+        Verb::DevAgent(args) => {
+            let profile = profile::locate(globals.profile.as_deref())?;
+            long_running(globals, "error", dev::agent::run(&profile, args))
+        }
     }
 }
 
-/// Runs what goes on until it is told to end. Its events go to standard error, as JSON lines if asked.
-fn long_running(globals: &Globals, work: impl Future<Output = anyhow::Result<()>>) -> Result<Exit, Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+/// Runs what goes on until it is told to end. Its events go to standard error, as JSON lines if asked; `RUST_LOG` chooses
+/// which.
+fn long_running(
+    globals: &Globals,
+    events: &str,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> Result<Exit, Failure> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| events.into());
     let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if globals.json {
         events.json().init()

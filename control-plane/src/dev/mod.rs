@@ -1,3 +1,215 @@
-//! What `tagout dev` and the tests need besides a node.
+//! `tagout dev`: a whole deployment in one folder, to be tried: authority, keys, consent, a durable node, three agents.
 
+pub mod agent;
 pub mod model_server;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tagout_proto::command::{Action, Deployment, Grant};
+use tagout_proto::scope::Scope;
+use tagout_proto::sshsig::PublicKey;
+use tokio::process::{Child, Command};
+
+use self::model_server::ModelServer;
+use crate::cli::init::{Plan, make};
+use crate::cli::signing::Signed;
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::node::{Node, ended};
+use crate::sign::{self, Signer};
+use crate::store::StoreKind;
+
+/// The scope that gets consent, and the agents below it.
+const DEMO: &str = "demo";
+const AGENTS: [&str; 3] = ["demo/agent_1", "demo/agent_2", "demo/agent_3"];
+/// How long the demonstration's consent lasts; a start near its end renews it.
+const CONSENT: Duration = Duration::from_secs(30 * 24 * 3600);
+const RENEW_WITHIN: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Args)]
+pub struct DevArgs {
+    /// The folder that everything is kept in; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = ".tagout")]
+    pub dir: PathBuf,
+    /// Where a new deployment's node listens; loopback only, since reading is open to everybody
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7470")]
+    pub listen: SocketAddr,
+    /// Where the demonstration's model server listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub model: SocketAddr,
+    /// What keeps a new deployment's Raft log
+    #[arg(long, value_enum, default_value = "sled")]
+    pub store: StoreKind,
+    /// How fast the model speaks, in milliseconds a word
+    #[arg(long, value_name = "MS", default_value_t = 150, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub word_ms: u64,
+}
+
+pub async fn run(args: DevArgs) -> anyhow::Result<()> {
+    if !args.listen.ip().is_loopback() {
+        bail!("`tagout dev` is open to whoever reaches it, so it listens on loopback only; use `tagout init` and `serve`");
+    }
+    let made_now = !args.dir.join("profile.toml").exists();
+    if made_now {
+        make_deployment(&args)?;
+    }
+    let config = NodeConfig::load(&args.dir.join("node-1").join("tagout.toml"))?;
+    if !config.listen.ip().is_loopback() {
+        bail!("{} is no loopback address; `tagout dev` runs on this machine only", config.listen);
+    }
+    let node = Node::start(config).await?;
+    consent(&node, &args.dir).await?;
+    let model = ModelServer::start(args.model, Duration::from_millis(args.word_ms)).await?;
+    introduce(&args, &node, &model, made_now)?;
+
+    let mut agents = AGENTS.iter().map(|agent| spawn(&args.dir, agent, &model)).collect::<Result<Vec<_>, _>>()?;
+    let watched = async {
+        let (first, rest) = agents.split_at_mut(1);
+        let (second, third) = rest.split_at_mut(1);
+        tokio::select! {
+            status = first[0].wait() => (AGENTS[0], status),
+            status = second[0].wait() => (AGENTS[1], status),
+            status = third[0].wait() => (AGENTS[2], status),
+        }
+    };
+    let unexpected = tokio::select! {
+        told = ended() => told.map(|()| None)?,
+        (agent, status) = watched => Some((agent, status?)),
+    };
+    // Their standard input ends with this process's end of it, and they with that.
+    for agent in &mut agents {
+        agent.stdin.take();
+    }
+    for mut agent in agents {
+        agent.wait().await?;
+    }
+    model.shutdown().await;
+    node.shutdown().await;
+    match unexpected {
+        // A terminal's Ctrl-C goes to the agents too.
+        Some((agent, status)) if !status.success() => bail!("{agent} ended by itself: {status}"),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Makes everything beside the folder and gives it its name at the end: a crash leaves nothing half made.
+fn make_deployment(args: &DevArgs) -> anyhow::Result<()> {
+    let name = args.dir.file_name().with_context(|| format!("{} names no folder", args.dir.display()))?;
+    if args.dir.exists() {
+        bail!("{} is there and is no deployment of `tagout dev`: choose another --dir", args.dir.display());
+    }
+    let mut making = name.to_os_string();
+    making.push(".making");
+    let making = args.dir.with_file_name(making);
+    match std::fs::remove_dir_all(&making) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot remove {}", making.display()));
+        }
+        _ => {}
+    }
+    let keys = making.join("keys");
+    std::fs::create_dir_all(&keys).with_context(|| format!("cannot make {}", keys.display()))?;
+    let key = |name: &str| -> anyhow::Result<PublicKey> {
+        let public = sign::generate(&keys.join(name), &format!("{name}@tagout-dev"), None)?;
+        Ok(PublicKey::parse_openssh(&public.line())?)
+    };
+    let plan = Plan {
+        name: "demo".into(),
+        dir: making.clone(),
+        people: vec![("alice".into(), key("alice")?), ("bob".into(), key("bob")?)],
+        automation: vec![("soar".into(), key("soar")?)],
+        threshold: 2,
+        root_keys: vec![("root".into(), key("root")?)],
+        root_threshold: 1,
+        node_name: "node-1".into(),
+        node_id: 1,
+        listen: args.listen,
+        sans: vec![args.listen.ip().to_string(), "localhost".into()],
+        ttl_ms: tagout_proto::limits::TTL_DEFAULT_MS,
+        store: args.store,
+        keys: vec!["keys/alice".into()],
+    };
+    make(&plan, &[signer(&keys, "root")?]).map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    std::fs::rename(&making, &args.dir).with_context(|| format!("cannot make {}", args.dir.display()))
+}
+
+fn signer(keys: &Path, name: &str) -> anyhow::Result<Signer> {
+    Ok(Signer::open(&keys.join(name).to_string_lossy())?)
+}
+
+/// Alice and Bob grant `demo`, where no grant is good for another day.
+async fn consent(node: &Node, dir: &Path) -> anyhow::Result<()> {
+    let now_ms = clock::wall_ms();
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    let (scope, action, deployment): (Scope, _, Deployment) = {
+        let ledger = node.service.replica.ledger();
+        let scope = Scope::parse(DEMO)?;
+        let good = |g: &tagout_proto::ledger::GrantSummary| {
+            g.scope == scope && g.expires_at_ms > now_ms + millis(RENEW_WITHIN)
+        };
+        if ledger.grants(now_ms).iter().any(good) {
+            return Ok(());
+        }
+        let grant = Grant {
+            scope: scope.clone(),
+            expires_at_ms: now_ms + millis(CONSENT),
+            seen_epoch: ledger.epoch().id,
+            seen_size: ledger.size(),
+            reason: "demonstration".into(),
+        };
+        let deployment = ledger.deployment().context("the node has no genesis")?.clone();
+        (scope, Action::Grant(grant), deployment)
+    };
+    let keys = dir.join("keys");
+    let signed = Signed::new(&deployment, action, &[signer(&keys, "alice")?, signer(&keys, "bob")?]);
+    let signed = signed.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    node.service.submit(signed.envelope).await.with_context(|| format!("the grant for {scope} was refused"))?;
+    Ok(())
+}
+
+fn spawn(dir: &Path, agent: &str, model: &ModelServer) -> anyhow::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("dev-agent").arg("--profile").arg(dir.join("profile.toml"));
+    command.arg("--agent").arg(agent).arg("--model").arg(model.base_url());
+    command.stdin(Stdio::piped()).kill_on_drop(true).spawn().with_context(|| format!("cannot start {agent}"))
+}
+
+fn introduce(args: &DevArgs, node: &Node, model: &ModelServer, made_now: bool) -> anyhow::Result<()> {
+    let exe = std::env::current_exe()?;
+    let exe = std::env::current_dir().ok().and_then(|here| exe.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or(exe);
+    let (dir, exe) = (args.dir.display(), exe.display());
+    let profile = if args.dir == Path::new(".tagout") { String::new() } else { format!("export TAGOUT_PROFILE={dir}/profile.toml\n    ") };
+    let state = if made_now { "made" } else { "kept from last time" };
+    println!(
+        "\
+Tagout is running on this machine only; its state is in {dir} ({state}).
+
+  node          https://{}  (reading is open on loopback; every command is signed)
+  people        alice and bob: one of them stops, both together restart     keys in {dir}/keys
+  automation    soar: may stop, never restart
+  agents        {}
+  model server  {}/counters of its requests: curl -s http://{}/counters
+
+Try this in a second terminal:
+
+    {profile}alias tagout={exe}
+    tagout stop demo/agent_2 --reason \"policy violation 4.1\"
+    tagout status
+    tagout resume demo/agent_2 --reason \"reviewed, INC-4711\" --key {dir}/keys/alice
+    tagout resume demo/agent_2 --reason \"reviewed, INC-4711\" --key {dir}/keys/alice --key {dir}/keys/bob
+    tagout log verify
+
+Ctrl-C ends it; the next `tagout dev` goes on from here.
+",
+        node.address,
+        AGENTS.join(", "),
+        model.base_url(),
+        model.addr(),
+    );
+    Ok(())
+}
