@@ -83,5 +83,5 @@ fn a_log_that_does_not_sync_is_caught() {
         skip!("power_cut::a_log_that_does_not_sync_is_caught", NO_DISK);
     }
     let cuts = cut_power("careless");
-    assert!(cuts.losses && cuts.printed.contains("LOST: careless"), "{}", cuts.printed);
+    assert!(cuts.losses && cuts.printed.contains("WRONG: careless"), "{}", cuts.printed);
 }

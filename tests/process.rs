@@ -49,15 +49,20 @@ impl Process {
         read(&self.stderr)
     }
 
-    /// Waits for a whole line that begins with `start`, and gives the rest of it.
+    /// The rest of the first whole line so far that begins with `start`.
+    pub fn line(&self, start: &str) -> Option<String> {
+        let stdout = self.stdout();
+        let mut lines = stdout.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        lines.find_map(|line| line.strip_prefix(start)).map(str::to_owned)
+    }
+
+    /// Waits for such a line.
     #[track_caller]
     pub fn wait_for_line(&mut self, start: &str) -> String {
         wait_for(&format!("{} to print {start:?}", self.name), || {
             // Looked at first: what it printed before its end must be found.
             let ended = self.ended();
-            let stdout = self.stdout();
-            let line = stdout.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-            let found = line.filter_map(|line| line.strip_prefix(start)).next().map(str::to_owned);
+            let found = self.line(start);
             if let (None, Some(status)) = (&found, ended) {
                 panic!("{} ended ({status}) before it printed {start:?}", self.name);
             }

@@ -12,7 +12,7 @@ use std::process::Command;
 use tagout_control_plane::raft::STORAGE_FAILED_EXIT_CODE;
 use tagout_control_plane::store::StoreKind;
 use tagout_tests::process::Process;
-use tagout_tests::wait::wait_until;
+use tagout_tests::wait::{wait_for, wait_until};
 
 use crate::careless::Careless;
 use crate::disk::DISK;
@@ -77,15 +77,18 @@ pub fn run(name: &str, folder: &Path, seed: u64, rounds: u64) {
         // Every other time everything that was not flushed is gone.
         let percent = if round % 2 == 0 { 0 } else { 1 + random.below(99) };
 
-        let serve = helper(&["disk", path(&image), path(&served)]);
-        let mut disk = Process::spawn("disk", folder, &mut { serve });
+        let serve = &mut helper(&["disk", path(&image), path(&served)]);
+        let mut disk = Process::spawn("disk", folder, serve);
         disk.wait_for_line("mounted");
         mount(&served.join(DISK), &mounted);
         disk.send(&format!("arm {requests} {} {percent}", random.next()));
         let data = mounted.join("data");
-        let write = helper(&["write", name, path(&data), &seed.to_string(), &round.to_string()]);
-        let mut writer = Process::spawn("writer", folder, &mut { write });
-        let cut = disk.wait_for_line("cut, with");
+        let write = &mut helper(&["write", name, path(&data), &seed.to_string(), &round.to_string()]);
+        let mut writer = Process::spawn("writer", folder, write);
+        let cut = wait_for("the power to go", || {
+            let ended = writer.ended();
+            disk.line("cut, with").map(Ok).or(ended.map(Err))
+        });
         // It has to notice that its disk is gone, and until then it may not acknowledge any more.
         writer.wait();
         let acknowledged = writer.stdout();
@@ -96,27 +99,29 @@ pub fn run(name: &str, folder: &Path, seed: u64, rounds: u64) {
         unmount(&served);
         drop(disk);
 
-        // A copy, so that the next round starts from the cut too: recovery happens on the disk that fails.
-        fs::copy(&image, &copy).expect("the image can be copied");
-        mount(&copy, &mounted);
-        let found = target.check(&data, seed, round, acknowledged);
-        unmount(&mounted);
-
-        let told = acknowledged.map_or("nothing".into(), |n| format!("up to {n}"));
-        let what = match &found {
-            Ok(found) => found,
-            Err(error) => error,
+        let found = match &cut {
+            Ok(_) => {
+                // A copy, so that the next round starts from the cut too: recovery happens on the disk that fails.
+                fs::copy(&image, &copy).expect("the image can be copied");
+                mount(&copy, &mounted);
+                let found = target.check(&data, seed, round, acknowledged);
+                unmount(&mounted);
+                found
+            }
+            Err(status) => Err(format!("it gave up ({status}) although the disk was well")),
         };
-        let verdict = if found.is_ok() { "ok" } else { "LOST" };
-        println!(
-            "{verdict}: {name}, seed {seed}, round {round}: cut at request {requests}, with{cut}; acknowledged {told}; {what}"
-        );
-        if found.is_err() {
-            println!("the writer ended with:\n{}", writer.stderr());
-            wrong += 1;
-            // What comes after on this disk would only repeat it.
-            format(&image);
-            target = self::target(name);
+        let cut = cut.map_or("never cut".into(), |with| format!("cut at request {requests}, with{with}"));
+        let told = acknowledged.map_or("nothing".into(), |n| format!("up to {n}"));
+        let about = format!("{name}, seed {seed}, round {round}: {cut}; acknowledged {told}");
+        match found {
+            Ok(found) => println!("ok: {about}; {found}"),
+            Err(error) => {
+                println!("WRONG: {about}; {error}; the writer said:\n{}", writer.stderr());
+                wrong += 1;
+                // What comes after on this disk would only repeat it.
+                format(&image);
+                target = self::target(name);
+            }
         }
     }
     println!("{wrong} of {rounds} rounds went wrong");
