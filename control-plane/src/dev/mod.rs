@@ -4,6 +4,7 @@ pub mod agent;
 pub mod model_server;
 
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -29,6 +30,8 @@ const DEMO: &str = "demo";
 const AGENTS: [&str; 3] = ["demo/agent_1", "demo/agent_2", "demo/agent_3"];
 /// How long the demonstration's consent lasts; a start near its end renews it.
 const CONSENT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What a terminal sends on Ctrl-C.
+const SIGINT: i32 = 2;
 const RENEW_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Args)]
@@ -68,6 +71,8 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     introduce(&args, &node, &model, made_now)?;
 
     let mut agents = AGENTS.iter().map(|agent| spawn(&args.dir, agent, &model)).collect::<Result<Vec<_>, _>>()?;
+    // Held apart, since waiting for a child closes its input, and the agents end with their input.
+    let inputs: Vec<_> = agents.iter_mut().map(|agent| agent.stdin.take()).collect();
     let watched = async {
         let (first, rest) = agents.split_at_mut(1);
         let (second, third) = rest.split_at_mut(1);
@@ -81,18 +86,15 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         told = ended() => told.map(|()| None)?,
         (agent, status) = watched => Some((agent, status?)),
     };
-    // Their standard input ends with this process's end of it, and they with that.
-    for agent in &mut agents {
-        agent.stdin.take();
-    }
+    drop(inputs);
     for mut agent in agents {
         agent.wait().await?;
     }
     model.shutdown().await;
     node.shutdown().await;
     match unexpected {
-        // A terminal's Ctrl-C goes to the agents too.
-        Some((agent, status)) if !status.success() => bail!("{agent} ended by itself: {status}"),
+        // A terminal's Ctrl-C goes to the agents too, and may end them first.
+        Some((agent, status)) if status.signal() != Some(SIGINT) => bail!("{agent} ended by itself: {status}"),
         Some(_) | None => Ok(()),
     }
 }
@@ -193,7 +195,7 @@ Tagout is running on this machine only; its state is in {dir} ({state}).
   people        alice and bob: one of them stops, both together restart     keys in {dir}/keys
   automation    soar: may stop, never restart
   agents        {}
-  model server  {}/counters of its requests: curl -s http://{}/counters
+  model server  {}  (it counts requests: curl -s http://{}/counters)
 
 Try this in a second terminal:
 
