@@ -60,8 +60,9 @@ impl Client {
             .timeout(ANSWER_TIMEOUT)
             .build()
             .map_err(|e| local(&e))?;
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| local(&e))?;
+        // A thread of its own notices a closed connection while somebody is still being asked for a passphrase.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|e| local(&e))?;
         Ok(Self { runtime, http, nodes, current: Cell::new(0) })
     }
 
@@ -72,11 +73,11 @@ impl Client {
 
     /// Sends a command. Sending the same bytes to a second node is safe: a command takes effect once, for ever.
     pub fn command(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
-        let body = |_: &()| {
+        let form = || {
             let form = Form::new().text("command", envelope.document.clone());
             envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()))
         };
-        let answer = self.ask(Method::POST, "v1/commands", Some(&|| body(&())))?;
+        let answer = self.ask(Method::POST, "v1/commands", Some(&form))?;
         self.parse("v1/commands", accepted(answer)?)
     }
 

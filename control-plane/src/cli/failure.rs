@@ -130,7 +130,7 @@ impl From<Unauthorised> for Failure {
                 Self::new(Exit::MissingSignatures, "below-threshold", format!("{detail}: {how}"))
             }
             Unauthorised::NoRole { .. } => Self::new(Exit::Refused, "no-role", detail),
-            Unauthorised::NoValidSignature(_) => Self::new(Exit::MissingSignatures, "unsigned", detail),
+            Unauthorised::NoValidSignature(_) => Self::new(Exit::Refused, "no-valid-signature", detail),
         }
     }
 }

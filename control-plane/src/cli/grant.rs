@@ -14,7 +14,7 @@ use super::{Globals, KeyArgs, duration_ms};
 
 #[derive(Args)]
 pub struct GrantArgs {
-    /// What may run: an agent, all below a path, or * for the whole fleet
+    /// What may run: an agent, all below a path, or '*' (in quotes) for the whole fleet
     scope: Scope,
     /// For how long from now, such as 72h
     #[arg(long = "for", value_name = "TIME", value_parser = duration_ms, required_unless_present = "until")]

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! <dir>/profile.toml, genesis.json, ca.pem   for everybody who operates or guards agents
+//! <dir>/genesis-document.json                the exact bytes that root keys sign
 //! <dir>/<node>/                              for the node: tagout.toml and all that it names
 //! <dir>/ca/                                  the private CA; keep it offline
 //! ```
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -18,11 +20,13 @@ use tagout_proto::authority::Authority;
 use tagout_proto::command::{ActionKind, DOCUMENT_VERSION, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::limits::{LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
+use tagout_proto::limits::LAPSE_GRACE_DEFAULT_MS;
 use tagout_proto::note::VerifierKey;
 use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature};
 use tagout_proto::strict::format_instant_ms;
+use zeroize::Zeroizing;
 
+use super::duration_ms;
 use super::failure::{Exit, Failure};
 use super::files::{read_public_key, write_new};
 use super::out::{Ink, Out, count, now_ms};
@@ -74,9 +78,9 @@ pub struct InitArgs {
     /// A DNS name or IP address under which the node is reached; the first one goes into the profile
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     san: Vec<String>,
-    /// How long a guard may go on without hearing from a node, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = TTL_DEFAULT_MS)]
-    ttl_ms: u64,
+    /// How long a guard may go on without hearing from a node: also the bound of a stop
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_ms)]
+    ttl: u64,
     /// A key for the profile, which signs when no --key is given
     #[arg(long = "key", value_name = "KEY")]
     keys: Vec<String>,
@@ -120,8 +124,11 @@ fn as_text<S: serde::Serializer>(deployment: &Deployment, serializer: S) -> Resu
 }
 
 const GENESIS_FILE: &str = "genesis.json";
-/// The bytes to sign, where root keys are elsewhere.
+/// The genesis without its signatures: the exact bytes that root keys sign.
 const UNSIGNED_FILE: &str = "genesis-document.json";
+const PROFILE_FILE: &str = "profile.toml";
+const CA_FILE: &str = "ca.pem";
+const CA_FOLDER: &str = "ca";
 
 pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
     if !args.add_signature.is_empty() {
@@ -140,7 +147,7 @@ pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
         node_id: args.node_id,
         listen: args.listen,
         sans: args.san,
-        ttl_ms: args.ttl_ms,
+        ttl_ms: args.ttl,
         store: StoreKind::default(),
         keys: args.keys.iter().map(|key| absolute(key)).collect(),
     };
@@ -181,41 +188,60 @@ fn say_missing(out: &Out, dir: &Path, missing: u64) {
 
 /// Makes the deployment's files. The genesis carries the signatures of `root_signers`, enough or not.
 pub fn make(plan: &Plan, root_signers: &[Signer]) -> Result<Made, Failure> {
-    let node_key = plan.note_key_name();
-    let mut seed = zeroize::Zeroizing::new([0; 32]);
+    // It names a folder, which is removed again if something fails: it must not lead elsewhere.
+    if Path::new(&plan.node_name).file_name() != Some(plan.node_name.as_ref()) {
+        return Err(Failure::usage(format!("--node-name {:?} is no plain name", plan.node_name)));
+    }
+    let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(|e| {
         Failure::new(Exit::Failed, "randomness", format!("no randomness for the node's key: {e}"))
     })?;
     let public = SigningKey::from_bytes(&seed).verifying_key().to_bytes();
-    let verifier =
-        VerifierKey::new(&node_key, public).map_err(|e| Failure::usage(format!("--node-name: {e}")))?;
+    let verifier = VerifierKey::new(&plan.note_key_name(), public)
+        .map_err(|e| Failure::usage(format!("--node-name: {e}")))?;
 
     let document = genesis_document(plan, &verifier, now_ms());
     let authority = Authority::parse_genesis(&document)?;
-    let deployment = authority.deployment.clone();
     let envelope = signing::sign(document, root_signers)?;
     let signatures_missing = missing_root_signatures(&authority, &envelope);
 
-    let genesis = plan.dir.join(GENESIS_FILE);
-    if genesis.exists() {
+    let places = [GENESIS_FILE, UNSIGNED_FILE, PROFILE_FILE, CA_FILE, CA_FOLDER, &plan.node_name];
+    let places = places.map(|name| plan.dir.join(name));
+    if let Some(path) = places.iter().find(|path| path.symlink_metadata().is_ok()) {
+        let path = path.display();
         let detail = format!(
-            "{} exists already and is left as it is: choose another --dir, or move it away first",
-            genesis.display()
+            "{path} exists already and is left as it is: choose another --dir, or move it away first"
         );
         return Err(Failure::new(Exit::Failed, "exists", detail));
     }
+    let made = write_all(plan, &authority.deployment, &verifier, &seed, &envelope);
+    if made.is_err() {
+        // None of them was there before: half a deployment would only block the next attempt.
+        places.iter().for_each(|path| drop(fs::remove_file(path).or_else(|_| fs::remove_dir_all(path))));
+    }
+    Ok(Made { signatures_missing, ..made? })
+}
+
+fn write_all(
+    plan: &Plan,
+    deployment: &Deployment,
+    node_key: &VerifierKey,
+    seed: &[u8; 32],
+    envelope: &Envelope,
+) -> Result<Made, Failure> {
     let node_dir = plan.dir.join(&plan.node_name);
     fs::create_dir_all(&plan.dir).map_err(|e| Failure::file("make the folder", &plan.dir, &e))?;
-    let ca_pem = pki::create_ca(&plan.dir.join("ca"), &plan.name)?;
-    let tls = pki::issue(&plan.dir.join("ca"), &plan.node_name, &plan.sans)?;
-    let private_dir = fs::DirBuilder::new();
-    make_private(private_dir, &node_dir)?;
+    let ca_dir = plan.dir.join(CA_FOLDER);
+    let ca_pem = pki::create_ca(&ca_dir, &plan.name)?;
+    let tls = pki::issue(&ca_dir, &plan.node_name, &plan.sans)?;
+    let made = fs::DirBuilder::new().mode(0o700).create(&node_dir);
+    made.map_err(|e| Failure::file("make the folder", &node_dir, &e))?;
     let (tls_cert, tls_key) = tls.write(&node_dir, "tls")?;
 
     let envelope_text = serde_json::to_string(&envelope).expect("an envelope is text") + "\n";
     let config = NodeConfig {
         deployment: deployment.to_string(),
-        node: node_key,
+        node: node_key.name.clone(),
         listen: plan.listen,
         data: "data".into(),
         genesis: GENESIS_FILE.into(),
@@ -227,7 +253,7 @@ pub fn make(plan: &Plan, root_signers: &[Signer]) -> Result<Made, Failure> {
     let profile = ProfileFile {
         deployment: deployment.to_string(),
         nodes: vec![node_url(&plan.sans, plan.listen)],
-        ca: "ca.pem".into(),
+        ca: CA_FILE.into(),
         genesis: GENESIS_FILE.into(),
         keys: plan.keys.clone(),
     };
@@ -236,28 +262,22 @@ pub fn make(plan: &Plan, root_signers: &[Signer]) -> Result<Made, Failure> {
         toml::to_string(&profile).expect("a profile is text and lists of text")
     );
     let node_config = node_dir.join("tagout.toml");
-    let seed_text = zeroize::Zeroizing::new(format!("{}\n", BASE64.encode(&*seed)));
+    let seed_text = Zeroizing::new(format!("{}\n", BASE64.encode(seed)));
+    let (genesis, profile_path) = (plan.dir.join(GENESIS_FILE), plan.dir.join(PROFILE_FILE));
+    let ca = plan.dir.join(CA_FILE);
     for (path, text, mode) in [
-        (node_dir.join("node.key"), seed_text.as_str(), 0o600),
-        (node_dir.join(GENESIS_FILE), &envelope_text, 0o644),
-        (node_config.clone(), &config.documented(), 0o644),
-        (plan.dir.join("ca.pem"), &ca_pem, 0o644),
-        (plan.dir.join("profile.toml"), &profile_text, 0o644),
-        (genesis.clone(), &envelope_text, 0o644),
+        (&node_dir.join("node.key"), seed_text.as_str(), 0o600),
+        (&node_dir.join(GENESIS_FILE), &envelope_text, 0o644),
+        (&node_config, &config.documented(), 0o644),
+        (&ca, &ca_pem, 0o644),
+        (&genesis, &envelope_text, 0o644),
+        (&plan.dir.join(UNSIGNED_FILE), &envelope.document, 0o644),
+        (&profile_path, &profile_text, 0o644),
     ] {
-        write_new(&path, text.as_bytes(), mode)?;
+        write_new(path, text.as_bytes(), mode)?;
     }
-    if signatures_missing > 0 {
-        write_new(&plan.dir.join(UNSIGNED_FILE), envelope.document.as_bytes(), 0o644)?;
-    }
-    let (profile, ca) = (plan.dir.join("profile.toml"), plan.dir.join("ca.pem"));
-    Ok(Made { deployment, profile, genesis, ca, node_config, signatures_missing })
-}
-
-fn make_private(mut builder: fs::DirBuilder, dir: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::DirBuilderExt;
-    builder.recursive(true).mode(0o700);
-    builder.create(dir).map_err(|e| Failure::file("make the folder", dir, &e))
+    let deployment = deployment.clone();
+    Ok(Made { deployment, profile: profile_path, genesis, ca, node_config, signatures_missing: 0 })
 }
 
 fn file_name(path: &Path) -> PathBuf {
@@ -542,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn one_person_with_two_keys_counts_once() {
+    fn a_wrong_plan_is_refused_and_leaves_nothing() {
         let keys = testing::Keys::new();
         let dir = tempfile::tempdir().unwrap();
         let mut plan = keys.plan(dir.path());
@@ -550,6 +570,18 @@ mod tests {
         let failure = make(&plan, &[]).unwrap_err();
         assert!(failure.to_string().contains("needs 2 of 1"), "{failure}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "a plan that is refused leaves nothing");
+
+        for elsewhere in ["..", ".", "../x", "/x", "x/", ""] {
+            let mut plan = keys.plan(&dir.path().join("new"));
+            plan.node_name = elsewhere.into();
+            assert_eq!(make(&plan, &[]).unwrap_err().exit, Exit::Usage, "{elsewhere:?}");
+        }
+
+        let mut plan = keys.plan(dir.path());
+        plan.sans = vec!["https://node".into()];
+        let failure = make(&plan, &[]).unwrap_err();
+        assert!(failure.to_string().contains("without scheme"), "{failure}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nor does one that fails halfway");
     }
 
     #[test]

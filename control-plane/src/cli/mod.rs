@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 mod client;
-mod document;
+pub mod document;
 mod failure;
 mod files;
 mod grant;
@@ -20,7 +20,7 @@ mod profile;
 mod reach;
 mod restart;
 mod session;
-pub(crate) mod signing;
+pub mod signing;
 mod status;
 mod stop;
 #[cfg(test)]
@@ -158,7 +158,8 @@ fn long_running(
 
 fn wrong_usage(error: &clap::Error, json: bool) -> ExitCode {
     if json && error.use_stderr() {
-        Out::new(true).failure(&Failure::usage(error.render().to_string().trim_end()));
+        Out::new(true)
+            .failure(&Failure::usage(error.render().to_string().trim_start_matches("error: ").trim_end()));
     } else {
         let _ = error.print();
     }

@@ -130,7 +130,7 @@ impl<'a> Session<'a> {
 
     /// As [`Session::checkpoint`], with the signed note.
     pub fn checkpoint_note(&self, size: u64) -> Result<(String, Checkpoint), Failure> {
-        let mut seen = Seen::load(&self.profile)?;
+        let seen = Seen::load(&self.profile)?;
         let size = size.max(seen.size());
         let begun = Instant::now();
         loop {
@@ -148,11 +148,19 @@ impl<'a> Session<'a> {
                     );
                     return Err(Failure::new(Exit::Unreachable, "not-published-yet", detail));
                 }
-                seen.advance(&note, &checkpoint, &self.client)?;
+                seen.check(&checkpoint, &self.client)?;
+                self.remember(seen, &note, &checkpoint);
                 return Ok((note, checkpoint));
             }
             // A node that answers at once although it is behind must not be asked in a tight circle.
             std::thread::sleep(Duration::from_millis(100).saturating_sub(asked.elapsed()));
+        }
+    }
+
+    /// A folder that cannot be written takes nothing from what was verified now.
+    fn remember(&self, mut seen: Seen, note: &str, checkpoint: &Checkpoint) {
+        if let Err(failure) = seen.remember(note, checkpoint) {
+            self.out.note(format!("warning: this checkpoint will not be remembered: {failure}"));
         }
     }
 
@@ -163,7 +171,9 @@ impl<'a> Session<'a> {
             let note = self.client.checkpoint(size + 1)?;
             let checkpoint = open_checkpoint(&note, self.authority())?;
             if checkpoint.size > size {
-                Seen::load(&self.profile)?.advance(&note, &checkpoint, &self.client)?;
+                let seen = Seen::load(&self.profile)?;
+                seen.check(&checkpoint, &self.client)?;
+                self.remember(seen, &note, &checkpoint);
                 return Ok(checkpoint);
             }
             std::thread::sleep(Duration::from_secs(1).saturating_sub(asked.elapsed()));

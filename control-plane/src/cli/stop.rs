@@ -23,7 +23,7 @@ use super::{Globals, KeyArgs, duration_ms};
 
 #[derive(Args)]
 pub struct StopArgs {
-    /// What to stop: an agent, all below a path, or * for the whole fleet
+    /// What to stop: an agent, all below a path, or '*' (in quotes) for the whole fleet
     scope: Scope,
     /// Why; it hangs on the lock for everybody to read
     #[arg(long)]

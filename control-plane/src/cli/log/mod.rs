@@ -47,7 +47,7 @@ pub struct ShowArgs {
     /// The newest entries [default: 20]
     #[arg(long, value_name = "N", conflicts_with = "index")]
     last: Option<u64>,
-    /// Go on and show what comes
+    /// Go on and show what comes; with --json each entry is a line of its own
     #[arg(long, conflicts_with = "index")]
     follow: bool,
     /// The entry's exact bytes, for sha256sum and `log verify --entry`

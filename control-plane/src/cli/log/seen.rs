@@ -48,18 +48,14 @@ impl Seen {
         self.checkpoint.as_ref().map_or(0, |seen| seen.size)
     }
 
-    /// Checks that a verified checkpoint continues the newest one, and remembers it.
-    pub fn advance(
-        &mut self,
-        note: &str,
-        checkpoint: &Checkpoint,
-        tiles: &dyn Tiles,
-    ) -> Result<(), LogError> {
-        if let Some(seen) = &self.checkpoint {
-            let reader = LogReader::new(tiles, checkpoint.size);
-            reader.check_continues(checkpoint.root, seen.size, seen.root)?;
+    /// Checks that a verified checkpoint continues the newest one.
+    pub fn check(&self, checkpoint: &Checkpoint, tiles: &dyn Tiles) -> Result<(), LogError> {
+        match &self.checkpoint {
+            Some(seen) => {
+                LogReader::new(tiles, checkpoint.size).check_continues(checkpoint.root, seen.size, seen.root)
+            }
+            None => Ok(()),
         }
-        Ok(self.remember(note, checkpoint)?)
     }
 
     /// Remembers a checkpoint that is known to continue the newest one.

@@ -129,9 +129,12 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
 pub struct LogReader<'a> {
     tiles: &'a dyn Tiles,
     size: u64,
-    hashes: RefCell<HashMap<(u8, u64), Rc<[Digest]>>>,
-    bundle: RefCell<Option<(u64, Rc<[Vec<u8>]>)>>,
+    hashes: RefCell<HashMap<(u8, u64), Hashes>>,
+    bundle: RefCell<Option<(u64, Bundle)>>,
 }
+
+type Hashes = Rc<[Digest]>;
+type Bundle = Rc<[Vec<u8>]>;
 
 impl<'a> LogReader<'a> {
     pub fn new(tiles: &'a dyn Tiles, size: u64) -> Self {
@@ -163,9 +166,8 @@ impl<'a> LogReader<'a> {
     }
 
     /// The entries of bundle `n`.
-    pub fn bundle(&self, n: u64) -> Result<Rc<[Vec<u8>]>, LogError> {
-        if let Some((at, entries)) = self.bundle.borrow().as_ref().filter(|(at, _)| *at == n) {
-            debug_assert_eq!(*at, n);
+    pub fn bundle(&self, n: u64) -> Result<Bundle, LogError> {
+        if let Some((_, entries)) = self.bundle.borrow().as_ref().filter(|(at, _)| *at == n) {
             return Ok(entries.clone());
         }
         let width = self.width(0, n).expect("asked within the log");
@@ -175,7 +177,7 @@ impl<'a> LogReader<'a> {
         if entries.len() < usize::from(width) {
             return Err(LogError::Malformed(id));
         }
-        let entries: Rc<[Vec<u8>]> = entries.iter().take(width.into()).map(|e| e.to_vec()).collect();
+        let entries: Bundle = entries.iter().take(width.into()).map(|e| e.to_vec()).collect();
         *self.bundle.borrow_mut() = Some((n, entries.clone()));
         Ok(entries)
     }
@@ -238,11 +240,11 @@ impl<'a> LogReader<'a> {
     }
 
     /// The hashes of a tile, computed from below where a partial one was not kept.
-    fn hashes(&self, level: u8, n: u64) -> Result<Rc<[Digest]>, LogError> {
+    fn hashes(&self, level: u8, n: u64) -> Result<Hashes, LogError> {
         if let Some(hashes) = self.hashes.borrow().get(&(level, n)) {
             return Ok(hashes.clone());
         }
-        let hashes: Rc<[Digest]> = match self.published_hashes(level, n)? {
+        let hashes: Hashes = match self.published_hashes(level, n)? {
             Some(hashes) => hashes.into(),
             None if level == 0 => self.bundle(n)?.iter().map(|entry| leaf_hash(entry)).collect(),
             None => {

@@ -320,10 +320,13 @@ fn the_newest_checkpoint_is_remembered_and_only_moves_on() {
     let note = |log: &Memory| String::from_utf8(log.0["checkpoint"].clone()).unwrap();
     let (short, long) = (world.publish(&world.entries[..10]), world.publish(&world.entries));
     let mut seen = load().unwrap();
-    seen.advance(&note(&short), &world.checkpoint(10), &short).unwrap();
-    load().unwrap().advance(&note(&long), &world.checkpoint(20), &long).unwrap();
+    seen.check(&world.checkpoint(10), &short).unwrap();
+    seen.remember(&note(&short), &world.checkpoint(10)).unwrap();
+    load().unwrap().check(&world.checkpoint(20), &long).unwrap();
+    load().unwrap().remember(&note(&long), &world.checkpoint(20)).unwrap();
+    load().unwrap().remember(&note(&short), &world.checkpoint(10)).unwrap();
     assert_eq!(load().unwrap().size(), 20);
-    let cut = load().unwrap().advance(&note(&short), &world.checkpoint(10), &short);
+    let cut = load().unwrap().check(&world.checkpoint(10), &short);
     assert!(matches!(cut, Err(LogError::Shorter { .. })));
 
     let file = std::fs::read_dir(dir.path().join("state")).unwrap().next().unwrap().unwrap().path();
