@@ -122,23 +122,16 @@ impl Client {
     }
 
     /// Waits until the service has answered for every guard there is now. Needs a tokio runtime with time.
+    ///
+    /// # Errors
+    /// [`Denied`] after `timeout`, with the reason of a guard that is still without an answer.
     pub async fn ready(&self, timeout: Duration) -> Result<(), Denied> {
-        let guards: Vec<_> =
-            self.0.core.agents().into_iter().map(|a| Guard::new(a, Arc::clone(&self.0))).collect();
-        let all = async {
-            for guard in &guards {
-                // The time that is over all of them ends this one, too.
-                guard.ready(timeout).await?;
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(timeout, all).await {
-            Ok(answered) => answered,
-            Err(_elapsed) => {
-                let waiting = guards.iter().find_map(|guard| guard.not_answered());
-                waiting.map_or(Ok(()), Err)
-            }
+        let deadline = tokio::time::Instant::now() + timeout;
+        for agent in self.0.core.agents() {
+            let guard = Guard::new(agent, Arc::clone(&self.0));
+            guard.ready(deadline.saturating_duration_since(tokio::time::Instant::now())).await?;
         }
+        Ok(())
     }
 }
 

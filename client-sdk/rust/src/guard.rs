@@ -182,12 +182,6 @@ impl Guard {
         Changes { versions: self.agent.version.subscribe(), guard: self.clone() }
     }
 
-    /// The refusal of a guard that the service has not answered for.
-    pub(crate) fn not_answered(&self) -> Option<Denied> {
-        let answered = !self.forked() && self.agent.standing.lock().answered;
-        (!answered).then(|| self.denied())
-    }
-
     /// Registers first and checks after: see `calls.rs`.
     fn enter(&self) -> Result<Call, Denied> {
         if self.forked() {

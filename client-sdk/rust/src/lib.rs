@@ -1,4 +1,62 @@
-//! The guard. See the README.
+//! Tagout's guard: a circuit breaker that asks for consent before every model call, and fails closed.
+//!
+//! A [`Client`] keeps a short signed *lease* per agent from the consent service. A [`Guard`] stands before one agent's
+//! calls and is one word of memory: until when calls may begin. People stop an agent with one signed command; connected
+//! guards hear of it in milliseconds, and one that hears nothing denies when its lease runs out, whatever the network,
+//! the service or this process does.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tagout::{Client, Stopped};
+//!
+//! # async fn complete(prompt: &str) -> String { prompt.into() }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder()
+//!     .node("https://node-1.example:7470")
+//!     .node("https://node-2.example:7470")
+//!     .ca_file("ca.pem")
+//!     .genesis_file("genesis.json")
+//!     // From the people who made the deployment, not from where genesis.json came from.
+//!     .pinned("demo:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")
+//!     .build()?; // waits for nobody
+//!
+//! let guard = client.guard("demo/agent_2")?;
+//! guard.ready(Duration::from_secs(10)).await?;
+//!
+//! loop {
+//!     // Refused if the agent is stopped; dropped where it stands if it is stopped meanwhile.
+//!     match guard.run(complete("the next thing to do")).await {
+//!         Ok(answer) => println!("{answer}"),
+//!         Err(Stopped::Cut(denied)) => println!("cut: {denied}"),
+//!         Err(Stopped::Denied(denied)) => {
+//!             println!("{denied}"); // says who, why, and what lifts it
+//!             let _permit = guard.wait_enabled().await?;
+//!         }
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! # What it promises
+//!
+//! - **It fails closed.** No lease, a lapsed one, bytes that do not verify, a forked child, a client whose thread has
+//!   died: [`Denied`], with a typed [`Reason`]. There is no default answer and nothing on disk.
+//! - **A stop is bounded.** The permission dates from the moment the request's nonce was made and ends `ttl` later, by a
+//!   clock that counts suspended time. Calls under [`Guard::run`] and [`Guard::stream`] are cut by a halt, at the end of a
+//!   drain, and when a lapse outlasts its grace. A pause lets them finish.
+//! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
+//!   signed start, were verified here. No node can leave one out, and making the guard anew does not help.
+//! - **Consent is verified here**, from the pinned genesis on: see [`trusted`]. A service that was taken over whole can
+//!   stop agents; it cannot let one run that people did not consent to.
+//!
+//! # What it asks of you
+//!
+//! - Ask before *every* call, with [`Guard::check`] (about the time of reading the clock), [`Guard::run`] or
+//!   [`Guard::stream`]; and never retry on [`Denied`] or [`Stopped`]: they are answers.
+//! - A cut drops the future or stream when its task is next polled, which the cut itself brings about. One that blocks its
+//!   thread, or that nobody polls, cannot be dropped; its stop is then not confirmed, and people see that.
+//! - It is cooperative. Code that the agent itself may rewrite needs the gateway, which alone holds the provider's keys.
+//! - After `fork`, make a new client in the child.
 
 mod calls;
 mod cell;

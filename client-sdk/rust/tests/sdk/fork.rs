@@ -1,0 +1,27 @@
+//! A forked child holds its parent's guards and may not use them (S4).
+
+#![allow(unsafe_code)] // fork itself
+
+use tagout::Reason;
+
+use crate::node::*;
+use crate::world::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_a_forked_child_is_denied_by_name_and_its_parent_goes_on() {
+    let node = Node::start(10_000, 20_000).await;
+    let guard = node.running_guard().await;
+    // SAFETY: the child only asks the guard, which takes no lock there, and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = matches!(guard.check(), Err(denied) if denied.reason == Reason::ForkedChild);
+        // SAFETY: ends the child at once, without running anything of the parent's.
+        unsafe { libc::_exit(if refused { 0 } else { 1 }) }
+    }
+    let mut status = 0;
+    // SAFETY: waits for our own child, into a place that lives as long.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+    let _permit = guard.check().unwrap();
+    assert_eq!(guard.agent(), &scope(AGENT));
+}

@@ -1,0 +1,185 @@
+//! A node for the client's tests: the HTTP side of `World`, over plain HTTP on loopback, and able to fail.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{Stream, stream};
+use serde::Serialize;
+use tagout::proto::command::StopMode;
+use tagout::proto::digest::Digest;
+use tagout::proto::lease::LeaseRequest;
+use tagout::proto::wire::{Confirmation, Renew};
+use tagout::{Client, Guard};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, watch};
+
+use crate::world::*;
+
+/// Long enough for the slowest machine; nothing waits for it when all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Node {
+    pub(crate) url: String,
+    pub(crate) shared: Arc<Shared>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) world: parking_lot::Mutex<World>,
+    /// Answers nothing but 503.
+    pub(crate) dark: watch::Sender<bool>,
+    pub(crate) leases: watch::Sender<usize>,
+    pub(crate) streams: watch::Sender<usize>,
+    pub(crate) scopes: watch::Sender<String>,
+    pub(crate) confirmations: watch::Sender<Vec<Confirmation>>,
+    events: broadcast::Sender<(&'static str, String)>,
+}
+
+pub(crate) fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+impl Node {
+    /// A node with consent for `demo`, the shortest ttl there is and `lapse_grace_ms`.
+    pub(crate) async fn start(ttl_ms: u64, lapse_grace_ms: u64) -> Self {
+        let mut world = World::with(genesis("demo", ttl_ms, lapse_grace_ms), wall_ms());
+        world.grant("demo", DAY_MS);
+        let shared = Arc::new(Shared {
+            world: parking_lot::Mutex::new(world),
+            dark: watch::Sender::new(false),
+            leases: watch::Sender::new(0),
+            streams: watch::Sender::new(0),
+            scopes: watch::Sender::new(String::new()),
+            confirmations: watch::Sender::new(Vec::new()),
+            events: broadcast::Sender::new(64),
+        });
+        let router = Router::new()
+            .route("/v1/leases", post(lease))
+            .route("/v1/events", get(events))
+            .route("/v1/confirmations", post(confirm))
+            .with_state(Arc::clone(&shared));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, shared, serving }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.builder().node(&self.url).build().unwrap()
+    }
+
+    pub(crate) fn builder(&self) -> tagout::Builder {
+        let world = self.shared.world.lock();
+        Client::builder()
+            .genesis_json(serde_json::to_vec(&world.genesis).unwrap())
+            .pinned(world.deployment.to_string())
+            .instance("test-1")
+    }
+
+    /// A guard that may call, whose client hears pushes.
+    pub(crate) async fn running_guard(&self) -> Guard {
+        let guard = self.client().guard(AGENT).unwrap();
+        let _permit = within(guard.wait_enabled()).await.unwrap();
+        reached(&self.shared.streams, |streams| *streams > 0).await;
+        guard
+    }
+
+    /// Commits a stop and, as `push` says, tells those who listen.
+    pub(crate) fn stop(&self, scope: &str, mode: StopMode, push: bool) -> Digest {
+        let event = self.shared.world.lock().stop(scope, mode);
+        if push {
+            self.push("stop", &event);
+        }
+        event.stop.digest()
+    }
+
+    pub(crate) fn push(&self, name: &'static str, data: &impl Serialize) {
+        let _ = self.shared.events.send((name, serde_json::to_string(data).unwrap()));
+    }
+
+    pub(crate) fn renew(&self, deny: bool) {
+        let log_size = self.shared.world.lock().ledger.size();
+        self.push("renew", &Renew { log_size, deny });
+    }
+
+    pub(crate) fn release(&self, scope: &str, lock: Digest) {
+        self.shared.world.lock().release(scope, lock);
+        self.renew(false);
+    }
+
+    pub(crate) fn start_again(&self, scope: &str, lock: Digest) {
+        self.shared.world.lock().start(scope, lock);
+        self.renew(false);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// Waits for `future`, but not for ever.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it comes to an end")
+}
+
+/// Waits until `condition` holds of what is watched.
+pub(crate) async fn reached<T>(watched: &watch::Sender<T>, condition: impl FnMut(&T) -> bool) {
+    within(watched.subscribe().wait_for(condition)).await.expect("the node is there");
+}
+
+async fn lease(State(node): State<Arc<Shared>>, Json(request): Json<LeaseRequest>) -> Response {
+    if *node.dark.borrow() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let answer = {
+        let mut world = node.world.lock();
+        world.now_ms = wall_ms();
+        world.reply(&request).sign(&request)
+    };
+    node.leases.send_modify(|leases| *leases += 1);
+    Json(answer).into_response()
+}
+
+async fn events(State(node): State<Arc<Shared>>, uri: axum::http::Uri) -> Response {
+    if *node.dark.borrow() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let listener = node.events.subscribe();
+    node.scopes.send_replace(uri.query().unwrap_or_default().to_owned());
+    let hello = Renew { log_size: node.world.lock().ledger.size(), deny: false };
+    node.streams.send_modify(|streams| *streams += 1);
+    Sse::new(stream_of(hello, listener, node.dark.subscribe())).into_response()
+}
+
+/// Ends when the node goes dark.
+fn stream_of(
+    hello: Renew,
+    listener: broadcast::Receiver<(&'static str, String)>,
+    dark: watch::Receiver<bool>,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    let hello = Some(("hello", serde_json::to_string(&hello).unwrap()));
+    stream::unfold((hello, listener, dark), |(hello, mut listener, mut dark)| async move {
+        let (name, data) = match hello {
+            Some(hello) => hello,
+            None => tokio::select! {
+                event = listener.recv() => event.ok()?,
+                _ = dark.wait_for(|dark| *dark) => return None,
+            },
+        };
+        Some((Ok(Event::default().event(name).data(data)), (None, listener, dark)))
+    })
+}
+
+async fn confirm(State(node): State<Arc<Shared>>, Json(confirmation): Json<Confirmation>) -> StatusCode {
+    node.confirmations.send_modify(|all| all.push(confirmation));
+    StatusCode::NO_CONTENT
+}
