@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod bin;
+pub mod deployment;
 pub mod process;
 pub mod skip;
 pub mod wait;

@@ -1,0 +1,273 @@
+//! A deployment of the test's own: keys, a genesis and a node that runs as a process.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tagout_control_plane::cli::init::{Plan, make};
+use tagout_control_plane::cli::signing::{draft, sign};
+use tagout_control_plane::sign::{Signer, generate};
+use tagout_control_plane::store::StoreKind;
+use tagout_control_plane::tls;
+use tagout_proto::command::{Action, Deployment as Name, Grant, Release, Start, Stop, StopMode};
+use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::scope::Scope;
+use tagout_proto::sshsig::PublicKey;
+use tagout_proto::wire::{CommandAnswer, Problem, Status};
+
+use crate::bin;
+use crate::process::Process;
+use crate::wait::wait_for;
+
+/// People, automation and a stranger: the names of the keys that every deployment has.
+pub const PEOPLE: [&str; 2] = ["alice", "bob"];
+
+pub struct Deployment {
+    folder: tempfile::TempDir,
+    pub name: Name,
+    pub address: SocketAddr,
+    signers: Vec<(String, Signer)>,
+    node: Option<Process>,
+    starts: u32,
+}
+
+/// What a test may choose.
+pub struct Choice {
+    pub store: StoreKind,
+    pub ttl_ms: u64,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        // The shortest ttl, so that nothing waits long for a bound.
+        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS }
+    }
+}
+
+impl Deployment {
+    /// Makes one, with two people who restart together and an automation, and starts its node.
+    pub fn start(choice: Choice) -> Self {
+        let mut deployment = Self::make(choice);
+        deployment.start_node();
+        deployment
+    }
+
+    pub fn make(choice: Choice) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let keys = folder.path().join("keys");
+        std::fs::create_dir(&keys).expect("a new folder");
+        let mut signers = Vec::new();
+        let mut key = |name: &str| {
+            let path = keys.join(name);
+            let public = generate(&path, name, None).expect("a new key");
+            let signer = Signer::open(&path.to_string_lossy()).expect("a key that was just made");
+            signers.push((name.to_owned(), signer));
+            (name.to_owned(), PublicKey::parse_openssh(&public.line()).expect("a public key"))
+        };
+        let people = PEOPLE.map(&mut key).into();
+        let (soar, root, _stranger) = (key("soar"), key("root"), key("stranger"));
+        let address = free_address();
+        let plan = Plan {
+            name: "test".into(),
+            dir: folder.path().join("deployment"),
+            people,
+            automation: vec![soar],
+            threshold: 2,
+            root_keys: vec![root],
+            root_threshold: 1,
+            node_name: "node-1".into(),
+            node_id: 1,
+            listen: address,
+            sans: vec![address.ip().to_string()],
+            ttl_ms: choice.ttl_ms,
+            store: choice.store,
+            keys: vec!["../keys/alice".into()],
+        };
+        let root = Signer::open(&keys.join("root").to_string_lossy()).expect("the root key");
+        let made = make(&plan, &[root]).unwrap_or_else(|failure| panic!("{failure}"));
+        Self { folder, name: made.deployment, address, signers, node: None, starts: 0 }
+    }
+
+    /// Starts the node and waits until it can issue leases.
+    pub fn start_node(&mut self) {
+        self.starts += 1;
+        let mut serve = Command::new(bin::tagout());
+        serve.arg("serve").arg("--config").arg(self.config());
+        self.start_node_as(&mut serve);
+    }
+
+    /// The same, with the node run by another program, such as strace.
+    pub fn start_node_as(&mut self, command: &mut Command) {
+        self.node = Some(Process::spawn(&format!("node-{}", self.starts), self.folder.path(), command));
+        let http = self.http();
+        let runtime = runtime();
+        wait_for("the node to be ready", || {
+            if let Some(status) = self.node.as_mut().and_then(Process::ended) {
+                panic!("the node ended before it was ready: {status}");
+            }
+            let ready = runtime.block_on(http.get(self.url("/readyz")).send());
+            ready.ok().filter(|r| r.status().is_success())
+        });
+    }
+
+    pub fn node(&mut self) -> &mut Process {
+        self.node.as_mut().expect("the node runs")
+    }
+
+    pub fn node_id(&self) -> u32 {
+        self.node.as_ref().expect("the node runs").id()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill_node(&mut self) {
+        self.node().kill();
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("deployment")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir().join("node-1/tagout.toml")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir().join("node-1/data")
+    }
+
+    pub fn profile(&self) -> PathBuf {
+        self.dir().join("profile.toml")
+    }
+
+    pub fn key(&self, name: &str) -> PathBuf {
+        self.folder.path().join("keys").join(name)
+    }
+
+    pub fn ca_pem(&self) -> String {
+        std::fs::read_to_string(self.dir().join("ca.pem")).expect("the CA's certificate")
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+
+    /// A client that trusts the deployment's CA.
+    pub fn http(&self) -> reqwest::Client {
+        let tls = tls::client_config(&self.ca_pem()).expect("the CA's certificate");
+        reqwest::Client::builder().tls_backend_preconfigured(tls).build().expect("a client")
+    }
+
+    /// Runs the `tagout` command on this deployment.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(bin::tagout());
+        command.arg("--profile").arg(self.profile()).args(arguments).env_remove("SSH_AUTH_SOCK");
+        // What the command remembers of logs that it saw is this deployment's own.
+        command.env("XDG_STATE_HOME", self.folder.path().join("state")).env("NO_COLOR", "1");
+        command.output().expect("the tagout command runs")
+    }
+
+    pub fn envelope(&self, who: &[&str], action: &Action) -> Envelope {
+        let document = draft(&self.name, action).unwrap_or_else(|failure| panic!("{failure}"));
+        self.signed(who, document)
+    }
+
+    pub fn signed(&self, who: &[&str], document: String) -> Envelope {
+        let signatures = who.iter().map(|name| {
+            let (_, signer) =
+                self.signers.iter().find(|(have, _)| have == name).expect("a key of the deployment");
+            sign(document.clone(), std::slice::from_ref(signer))
+                .unwrap_or_else(|f| panic!("{f}"))
+                .signatures
+                .remove(0)
+        });
+        let signatures = signatures.collect();
+        Envelope { document, signatures }
+    }
+
+    pub fn stop(&self, scope: &str) -> Envelope {
+        self.envelope(&["alice"], &stop(scope, StopMode::Halt))
+    }
+
+    pub fn release(&self, scope: &str, locks: &[Digest]) -> Envelope {
+        let (scope, locks, reason) = (parse(scope), locks.to_vec(), "reviewed".into());
+        self.envelope(&PEOPLE, &Action::Release(Release { scope, locks, reason }))
+    }
+
+    pub fn start_of(&self, scope: &str, locks: &[Digest]) -> Envelope {
+        let (scope, locks, reason) = (parse(scope), locks.to_vec(), "reviewed".into());
+        self.envelope(&PEOPLE, &Action::Start(Start { scope, locks, reason }))
+    }
+
+    /// A day's consent for `scope`, signed by both people.
+    pub async fn grant(&self, http: &reqwest::Client, scope: &str) -> CommandAnswer {
+        let status: Status = http.get(self.url("/v1/status")).send().await.unwrap().json().await.unwrap();
+        let grant = Grant {
+            scope: parse(scope),
+            expires_at_ms: status.time_ms + 24 * 3600 * 1000,
+            seen_epoch: status.epoch.id,
+            seen_size: status.log_size,
+            reason: "test".into(),
+        };
+        self.submit(http, &self.envelope(&PEOPLE, &Action::Grant(grant))).await.expect("the grant")
+    }
+
+    /// Sends a command; panics where the node cannot be reached.
+    pub async fn submit(
+        &self,
+        http: &reqwest::Client,
+        envelope: &Envelope,
+    ) -> Result<CommandAnswer, Problem> {
+        try_submit(http, &self.url("/v1/commands"), envelope).await.expect("the node answers")
+    }
+
+    pub async fn get<T: serde::de::DeserializeOwned>(&self, http: &reqwest::Client, path: &str) -> T {
+        let answer = http.get(self.url(path)).send().await.expect("the node answers");
+        answer.error_for_status().expect("a good answer").json().await.expect("the answer's JSON")
+    }
+
+    /// A client of the SDK for this deployment, asking `node`.
+    pub fn sdk(&self, node: &str) -> tagout::Client {
+        tagout::Client::builder()
+            .node(node)
+            .ca_pem(self.ca_pem())
+            .genesis_file(self.dir().join("genesis.json"))
+            .pinned(self.name.to_string())
+            .build()
+            .expect("a client of the SDK")
+    }
+}
+
+/// Sends a command to `url`; the outer error is the network's.
+pub async fn try_submit(
+    http: &reqwest::Client,
+    url: &str,
+    envelope: &Envelope,
+) -> reqwest::Result<Result<CommandAnswer, Problem>> {
+    let form = reqwest::multipart::Form::new().text("command", envelope.document.clone());
+    let form = envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()));
+    let answer = http.post(url).multipart(form).send().await?;
+    if answer.status().is_success() { Ok(Ok(answer.json().await?)) } else { Ok(Err(answer.json().await?)) }
+}
+
+pub fn stop(scope: &str, mode: StopMode) -> Action {
+    Action::Stop(Stop { scope: parse(scope), mode, reason: "test".into(), case: None })
+}
+
+pub fn parse(scope: &str) -> Scope {
+    Scope::parse(scope).expect("a scope")
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// A loopback port that nobody has now; the node takes it a moment later.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}
