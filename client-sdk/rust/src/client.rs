@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use tagout_proto::authority::AuthorityError;
 use tagout_proto::command::Deployment;
@@ -126,12 +127,9 @@ impl Client {
     /// # Errors
     /// [`Denied`] after `timeout`, with the reason of a guard that is still without an answer.
     pub async fn ready(&self, timeout: Duration) -> Result<(), Denied> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        for agent in self.0.core.agents() {
-            let guard = Guard::new(agent, Arc::clone(&self.0));
-            guard.ready(deadline.saturating_duration_since(tokio::time::Instant::now())).await?;
-        }
-        Ok(())
+        let agents = self.0.core.agents().into_iter();
+        let guards: Vec<_> = agents.map(|agent| Guard::new(agent, Arc::clone(&self.0))).collect();
+        try_join_all(guards.iter().map(|guard| guard.ready(timeout))).await.map(drop)
     }
 }
 

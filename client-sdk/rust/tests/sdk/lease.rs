@@ -60,8 +60,8 @@ fn s3_a_node_cannot_give_more_time_than_the_authority() {
 fn s5_every_lie_about_its_place_is_refused_by_its_name() {
     let world = World::running();
     let honest = |guard: &mut Believer| guard.renew(&world).log_size;
-    type Lie = fn(&mut Reply);
-    let lies: [(&str, Lie, fn(&LeaseRefused) -> bool); 13] = [
+    type Lie = (&'static str, fn(&mut Reply), fn(&LeaseRefused) -> bool);
+    let lies: [Lie; 13] = [
         (
             "a stranger's key under a node's name",
             |r| r.signer = NoteSigner::new("demo/node-1", &[99; 32]).unwrap(),
@@ -153,7 +153,8 @@ fn s5_every_lie_about_its_state_is_refused() {
     let asked = guard.ask();
     assert_eq!(asked.request.known.len(), 1);
     let answer = || world.reply(&asked.request).sign(&asked.request);
-    let lies: [(&str, fn(&mut LeaseResponse)); 9] = [
+    type Lie = (&'static str, fn(&mut LeaseResponse));
+    let lies: [Lie; 9] = [
         ("a view altered after it was signed", |a| a.views[0].as_mut().unwrap().grants.clear()),
         ("a view left out", |a| a.views[0] = None),
         ("no views", |a| a.views.clear()),
