@@ -40,7 +40,11 @@ struct Memory {
 pub(super) struct Log {
     memory: Arc<RwLock<Memory>>,
     jobs: Sender<Job>,
+    purgeable: Purgeable,
 }
+
+/// Gives the last entry that may be purged, if there is one.
+pub(super) type Purgeable = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
 #[derive(Clone)]
 pub(super) struct Reader {
@@ -68,6 +72,7 @@ type Done = oneshot::Sender<io::Result<()>>;
 pub(super) fn start(
     disk: Box<dyn LogDisk>,
     loaded: &Loaded,
+    purgeable: Purgeable,
     on_failure: OnFailure,
 ) -> io::Result<(Log, Writer)> {
     let memory = Memory {
@@ -85,7 +90,7 @@ pub(super) fn start(
     let thread = std::thread::Builder::new()
         .name("raft-log".into())
         .spawn(move || write_until_stopped(disk, &inbox, &on_failure))?;
-    Ok((Log { memory, jobs: jobs.clone() }, Writer { jobs, thread }))
+    Ok((Log { memory, jobs: jobs.clone(), purgeable }, Writer { jobs, thread }))
 }
 
 impl Writer {
@@ -284,12 +289,29 @@ impl RaftLogStorage<Types> for Log {
     /// openraft asks for this only behind a snapshot that is durable, and the machine's snapshot waited until the audit
     /// log held everything up to it: so no entry leaves this log that a restart would need for the one or the other.
     async fn purge(&mut self, id: LogId) -> Result<(), io::Error> {
-        {
+        let id = {
             let mut memory = self.memory.write();
+            let Some(id) = memory.may_purge(id, &self.purgeable) else { return Ok(()) };
             memory.entries = memory.entries.split_off(&(id.index() + 1));
             memory.purged = Some(id);
-        }
+            id
+        };
         self.call(|done| Job::Purge { id, done }).await
+    }
+}
+
+impl Memory {
+    /// How much of what openraft would purge may go. Purging less is always right: it reads nothing from there again.
+    fn may_purge(&self, wanted: LogId, purgeable: &Purgeable) -> Option<LogId> {
+        if self.entries.keys().next_back().is_none_or(|last| *last < wanted.index()) {
+            // A snapshot from the leader goes beyond this log, and nothing that is left here leads on from an older
+            // one: kept entries would only leave a hole before the next one.
+            return Some(wanted);
+        }
+        match purgeable()? {
+            limit if limit < wanted.index() => self.entries.get(&limit).map(|entry| entry.log_id()),
+            _ => Some(wanted),
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub struct ConsensusConfig {
     /// An election starts after the leader's lease, which lasts the maximum, plus a random time between the two.
     pub election_min_ms: u64,
     pub election_max_ms: u64,
-    /// A snapshot after so many entries. Up to three times as many are kept in memory and on disk.
+    /// A snapshot after so many entries. Those since the last but one are kept, in memory and on disk.
     pub snapshot_every_entries: u64,
     /// How long a start may take to find a leader and to apply what is committed.
     pub recovery_timeout_ms: u64,
@@ -95,8 +95,8 @@ impl ConsensusConfig {
             election_timeout_min: self.election_min_ms,
             election_timeout_max: self.election_max_ms,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every_entries),
-            // The entries behind the last two snapshots, so that a restart can go back to the older one.
-            max_in_snapshot_log_to_keep: self.snapshot_every_entries * 2,
+            // For followers that are a little behind. What a restart may need is kept whatever this says, see log.rs.
+            max_in_snapshot_log_to_keep: self.snapshot_every_entries,
             // Above the distance of snapshots: a snapshot could not help a follower that is less far behind.
             replication_lag_threshold: self.snapshot_every_entries * 2,
             // A leader sends entries to followers before its own disk has them. One that is killed and comes back at
@@ -231,6 +231,7 @@ fn to_leader(leader: Option<u64>) -> String {
 pub struct Consensus {
     node_id: u64,
     raft: openraft::Raft<Types, StateMachine>,
+    snapshots: Arc<Snapshots>,
     writer: Arc<Mutex<Option<log::Writer>>>,
 }
 
@@ -269,7 +270,10 @@ impl Consensus {
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || Opened::open(&opening, machine, wrap)).await;
         let opened = opened.map_err(|e| StartError::Raft { source: Box::new(e) })??;
-        let (log, writer) = log::start(opened.disk, &opened.loaded, on_failure.clone())
+        let snapshots = opened.machine.snapshots.clone();
+        let for_log = snapshots.clone();
+        let purgeable = Box::new(move || for_log.purgeable());
+        let (log, writer) = log::start(opened.disk, &opened.loaded, purgeable, on_failure.clone())
             .map_err(|source| StartError::Log { dir: config.dir.clone(), source })?;
 
         let writer = Arc::new(Mutex::new(Some(writer)));
@@ -282,7 +286,7 @@ impl Consensus {
                 return Err(StartError::Raft { source: Box::new(e) });
             }
         };
-        let consensus = Self { node_id: config.node_id, raft, writer };
+        let consensus = Self { node_id: config.node_id, raft, snapshots, writer };
         consensus.end_with_raft(on_failure);
         match consensus.join(&config).await {
             Ok(()) => Ok(consensus),
@@ -384,11 +388,13 @@ impl Consensus {
         }
     }
 
-    /// Leaves the cluster as a crash would, but in order: when this returns, the log is closed and its folder may be
-    /// opened again.
+    /// Leaves the cluster as a crash would, but in order: when this returns nothing is written any more, and the folder
+    /// may be opened again.
     pub async fn shutdown(&self) {
         // Fails only if the task panicked, which it reported itself.
         let _ = self.raft.shutdown().await;
+        let snapshots = self.snapshots.clone();
+        let _ = tokio::task::spawn_blocking(move || snapshots.close()).await;
         stop_writer(&self.writer).await;
     }
 }

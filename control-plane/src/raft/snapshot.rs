@@ -7,8 +7,8 @@
 //! A file is magic "TAGOUTSN", format u32, length of the head u32, the head (postcard: last applied log id, membership
 //! and the id it was proposed at), the machine's bytes, CRC-32 of everything before it u32; numbers are little-endian.
 //!
-//! The newest two are kept, and the log keeps the entries that lead on from the older one: one bad file costs a longer
-//! replay and nothing else.
+//! The newest two are kept, and the log keeps the entries that lead on from the older one (see [`Snapshots::purgeable`]):
+//! one bad file costs a longer replay and nothing else.
 
 use std::fs;
 use std::io;
@@ -53,8 +53,16 @@ pub enum SnapshotError {
 
 pub(super) struct Snapshots {
     path: PathBuf,
-    /// The file that a restart would use. Held while a file is written, so that two writers take turns.
-    newest: Mutex<Option<PathBuf>>,
+    /// Held while a file is written, so that two writers take turns and closing waits for the one under way.
+    newest: Mutex<Newest>,
+    purgeable: Mutex<Option<u64>>,
+}
+
+#[derive(Default)]
+struct Newest {
+    /// What a restart would use.
+    file: Option<PathBuf>,
+    closed: bool,
 }
 
 enum Unreadable {
@@ -70,7 +78,7 @@ impl Snapshots {
             path: path.to_owned(),
             source,
         })?;
-        Ok(Self { path: path.to_owned(), newest: Mutex::new(None) })
+        Ok(Self { path: path.to_owned(), newest: Mutex::default(), purgeable: Mutex::default() })
     }
 
     pub(super) fn is_empty(&self) -> Result<bool, SnapshotError> {
@@ -109,8 +117,13 @@ impl Snapshots {
                 source,
             })?;
         }
+        self.note_purgeable().map_err(|source| SnapshotError::Io {
+            doing: "read",
+            path: self.path.clone(),
+            source,
+        })?;
         Ok(found.map(|(file, snapshot)| {
-            *self.newest.lock() = Some(file);
+            self.newest.lock().file = Some(file);
             snapshot
         }))
     }
@@ -118,7 +131,7 @@ impl Snapshots {
     /// The snapshot that a restart would use.
     pub(super) fn current(&self) -> io::Result<Option<Snapshot>> {
         let newest = self.newest.lock();
-        let Some(file) = newest.as_deref() else { return Ok(None) };
+        let Some(file) = newest.file.as_deref() else { return Ok(None) };
         match read(file) {
             Ok(snapshot) => Ok(Some(snapshot)),
             Err(Unreadable::Damaged(what)) => {
@@ -128,10 +141,23 @@ impl Snapshots {
         }
     }
 
+    /// The last entry that the log may purge: what the older snapshot holds. With fewer than two there is none.
+    pub(super) fn purgeable(&self) -> Option<u64> {
+        *self.purgeable.lock()
+    }
+
+    fn note_purgeable(&self) -> io::Result<()> {
+        let files = self.list().map_err(io::Error::other)?;
+        let older = files.len().checked_sub(KEPT).map(|n| &files[n]);
+        *self.purgeable.lock() =
+            older.and_then(|file| file.file_stem()?.to_str()?.split('-').next()?.parse().ok());
+        Ok(())
+    }
+
     /// Whether the disk has room for another snapshot, going by the size of the last. A snapshot that ran into a full
     /// disk would end the node, which can still take stops.
     pub(super) fn has_room(&self) -> io::Result<bool> {
-        let newest = self.newest.lock().clone();
+        let newest = self.newest.lock().file.clone();
         let size = newest.map_or(Ok(0), |file| fs::metadata(file).map(|m| m.len()))?;
         let disk = rustix::fs::statvfs(&self.path)?;
         Ok(fits(size, disk.f_bavail.saturating_mul(disk.f_frsize)))
@@ -153,16 +179,25 @@ impl Snapshots {
         bytes.extend_from_slice(&crc.to_le_bytes());
 
         let mut newest = self.newest.lock();
+        if newest.closed {
+            return Err(io::Error::other("the node is shutting down"));
+        }
         // One of the same position says the same, though perhaps in other bytes, so it may be replaced.
         files::replace(&file, &bytes)?;
-        if newest.as_ref().is_none_or(|newest| *newest < file) {
-            *newest = Some(file);
+        if newest.file.as_ref().is_none_or(|newest| *newest < file) {
+            newest.file = Some(file);
         }
         let all = self.list().map_err(io::Error::other)?;
         for old in all.iter().rev().skip(KEPT) {
             fs::remove_file(old)?;
         }
-        Ok(())
+        self.note_purgeable()
+    }
+
+    /// Blocks until no file is being written; none is from then on. openraft does not wait for a snapshot under way
+    /// when it stops.
+    pub(super) fn close(&self) {
+        self.newest.lock().closed = true;
     }
 
     /// Oldest first.

@@ -235,7 +235,8 @@ async fn what_gathers_behind_a_commit_is_the_next_commit() {
     let watch = Arc::new(Watch::default());
     let disk = store::open(StoreKind::Segment, dir.path()).unwrap();
     let disk = Box::new(Watched { disk, watch: watch.clone() });
-    let (mut log, writer) = log::start(disk, &Loaded::default(), Arc::new(|_| {})).unwrap();
+    let (mut log, writer) =
+        log::start(disk, &Loaded::default(), Box::new(|| None), Arc::new(|_| {})).unwrap();
 
     let mut waiting = Vec::new();
     {
@@ -354,6 +355,11 @@ mod snapshots {
                 proposed.push(proposal);
             }
         }
+        let purged = |m: &openraft::RaftMetrics<Types>| {
+            let index = |id: &Option<types::LogId>| id.map_or(0, |id| id.index());
+            index(&m.purged) + 10 >= index(&m.snapshot)
+        };
+        node.consensus.raft.wait(None).metrics(purged, "purged").await.unwrap();
         node.consensus.shutdown().await;
         proposed
     }
@@ -395,6 +401,21 @@ mod snapshots {
         assert_eq!(node.applied(), proposed);
         node.consensus.shutdown().await;
         assert!(newest.with_extension("damaged").exists());
+    }
+
+    #[test]
+    fn the_log_keeps_what_the_older_snapshot_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path()).unwrap();
+        for (index, purgeable) in [(7, None), (31, Some(7)), (90, Some(31))] {
+            let last_log_id = Some(openraft::entry::RaftEntry::log_id(&blank(index)));
+            let meta = types::SnapshotMeta { last_log_id, last_membership: Membership::default() };
+            snapshots.write(&meta, b"state").unwrap();
+            assert_eq!(snapshots.purgeable(), purgeable);
+            let again = Snapshots::open(dir.path()).unwrap();
+            assert_eq!(again.restore_point(0).unwrap().unwrap().meta, meta);
+            assert_eq!(again.purgeable(), purgeable);
+        }
     }
 
     #[tokio::test]
@@ -459,7 +480,8 @@ mod suite {
             let dir = tempfile::tempdir().unwrap();
             let disk = store::open(self.0, &dir.path().join("log")).unwrap();
             let loaded = disk.load().unwrap();
-            let (log, writer) = log::start(disk, &loaded, Arc::new(|e| panic!("{e}"))).unwrap();
+            let (log, writer) =
+                log::start(disk, &loaded, Box::new(|| Some(u64::MAX)), Arc::new(|e| panic!("{e}"))).unwrap();
             let snapshots = Arc::new(Snapshots::open(&dir.path().join("snapshots")).unwrap());
             let machine: Arc<dyn Machine> = Arc::new(Counting::default());
             let machine =
