@@ -64,7 +64,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "KEY")]
     sign_root: Vec<String>,
     /// Add root signatures, made elsewhere with ssh-keygen -Y sign, to the genesis in --dir
-    #[arg(long, value_name = "FILE.sig", exclusive = false, conflicts_with_all = ["name", "person", "root_key", "sign_root"])]
+    #[arg(long, value_name = "FILE.sig", conflicts_with_all = ["name", "person", "root_key", "sign_root"])]
     add_signature: Vec<PathBuf>,
     /// The first node's name
     #[arg(long, default_value = "node-1")]

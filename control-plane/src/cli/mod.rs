@@ -1,6 +1,7 @@
 //! The `tagout` command.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -143,8 +144,11 @@ fn long_running(
     events: &str,
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> Result<Exit, Failure> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| events.into());
+    // Set and empty means unset, as in a unit file with a blank value.
+    let chosen = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|chosen| !chosen.is_empty());
+    let filter = EnvFilter::new(chosen.as_deref().unwrap_or(events));
     let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let events = events.with_ansi(std::io::stderr().is_terminal());
     if globals.json {
         events.json().init()
     } else {
