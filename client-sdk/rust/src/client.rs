@@ -21,7 +21,7 @@ use crate::cell::Cell;
 use crate::denied::{Denied, Reason};
 use crate::driver::Driver;
 use crate::guard::{Agent, Guard};
-use crate::limits::AGENTS_MAX;
+use crate::limits::{AGENTS_MAX, INSTANCE_MAX_BYTES};
 use crate::nodes::{Nodes, NodesError};
 use crate::trusted::Trusted;
 
@@ -85,6 +85,10 @@ pub enum BuildError {
     Authority(#[from] AuthorityError),
     #[error(transparent)]
     Nodes(#[from] NodesError),
+    #[error(
+        "the instance name {0:?} is not 1 to {INSTANCE_MAX_BYTES} printable ASCII characters without spaces"
+    )]
+    Instance(String),
     #[error("the operating system gave no randomness")]
     Randomness(#[source] getrandom::Error),
     #[error("the client's thread cannot start")]
@@ -208,6 +212,12 @@ impl Builder {
             Some(name) => name,
             None => default_instance().map_err(BuildError::Randomness)?,
         };
+        if instance.is_empty()
+            || instance.len() > INSTANCE_MAX_BYTES
+            || !instance.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return Err(BuildError::Instance(instance));
+        }
         let core = Arc::new(Core {
             agents: Mutex::default(),
             changed: Notify::new(),
@@ -249,6 +259,7 @@ fn parse_pin(pin: &str) -> Result<(Option<String>, Digest), BuildError> {
 fn default_instance() -> Result<String, getrandom::Error> {
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
     Ok(format!("{host}-{}-{:08x}", std::process::id(), getrandom::u32()?))
 }
 

@@ -42,7 +42,8 @@ impl Confirmations {
                 }
             }
         }
-        // The stop holds all the same; the service counts this process as bounded by its lease (S3).
-        tracing::warn!(target: "tagout", %agent, %lock, "confirmation given up");
+        // The stop holds all the same. Either its account is closed, as for one older than this process, or the service
+        // counts this process as bounded by its lease (S3).
+        tracing::info!(target: "tagout", %agent, %lock, "confirmation given up");
     }
 }

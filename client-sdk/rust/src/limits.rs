@@ -2,6 +2,8 @@
 
 /// Guards of one client, by agent.
 pub const AGENTS_MAX: usize = 65_536;
+/// The name of a process; nodes take no longer one.
+pub const INSTANCE_MAX_BYTES: usize = 128;
 /// Locks that one client keeps latched, over all its agents. One more denies its agent for good.
 pub const LOCKS_MAX: usize = 65_536;
 /// Cleared locks remembered per agent, so that a late push of one is no new stop.

@@ -327,6 +327,9 @@ async fn a_misconfigured_client_is_told_what_to_do() {
     assert!(matches!(build(&name, &node.url), Err(BuildError::PinnedName { .. })));
     assert!(matches!(build(&pin, "http://10.0.0.1:1"), Err(BuildError::Nodes(NodesError::Plain(_)))));
     assert!(matches!(build(&pin, "https://node-1:1"), Err(BuildError::Nodes(NodesError::NoCa))));
+    let spaced =
+        Client::builder().genesis_json(json.clone()).pinned(&pin).node(&node.url).instance("a b").build();
+    assert!(matches!(spaced, Err(BuildError::Instance(_))));
     let digest = world.deployment.genesis.to_string();
     let client = build(&digest, &node.url).unwrap();
     assert_eq!(client.deployment(), &world.deployment);
