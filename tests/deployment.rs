@@ -24,11 +24,12 @@ use crate::wait::wait_for;
 pub const PEOPLE: [&str; 2] = ["alice", "bob"];
 
 pub struct Deployment {
+    // Dropped before its folder, where its output lies.
+    node: Option<Process>,
     folder: tempfile::TempDir,
     pub name: Name,
     pub address: SocketAddr,
     signers: Vec<(String, Signer)>,
-    node: Option<Process>,
     starts: u32,
 }
 
@@ -176,11 +177,14 @@ impl Deployment {
         self.signed(who, document)
     }
 
+    pub fn signer(&self, name: &str) -> &Signer {
+        let found = self.signers.iter().find(|(have, _)| have == name);
+        &found.expect("a key of the deployment").1
+    }
+
     pub fn signed(&self, who: &[&str], document: String) -> Envelope {
         let signatures = who.iter().map(|name| {
-            let (_, signer) =
-                self.signers.iter().find(|(have, _)| have == name).expect("a key of the deployment");
-            sign(document.clone(), std::slice::from_ref(signer))
+            sign(document.clone(), std::slice::from_ref(self.signer(name)))
                 .unwrap_or_else(|f| panic!("{f}"))
                 .signatures
                 .remove(0)
@@ -267,7 +271,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// A loopback port that nobody has now; the node takes it a moment later.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address")
 }

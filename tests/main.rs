@@ -1,6 +1,8 @@
 //! The one integration test binary.
 
+mod bad_input;
 mod durable;
 mod kill;
 mod lease_bound;
 mod power_cut;
+mod size;

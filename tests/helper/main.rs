@@ -3,6 +3,7 @@
 mod careless;
 mod cuts;
 mod disk;
+mod guards;
 mod log_writer;
 mod proposer;
 mod random;
@@ -25,6 +26,7 @@ fn main() {
             cuts::run(target, Path::new(folder), number(seed), number(rounds))
         }
         ["disk", image, folder] => disk::serve(Path::new(image), Path::new(folder)),
+        ["guards", profile, scope, count] => guards::run(Path::new(profile), scope, number(count)),
         ["write", target, folder, seed, round] => {
             cuts::target(target).write(Path::new(folder), number(seed), number(round))
         }
