@@ -115,6 +115,7 @@ impl Node {
             leases,
         };
         if replica.ledger().authority().is_none() {
+            outcomes.begin();
             let envelope = identity.envelope;
             service
                 .propose(Proposal { kind: EntryKind::Command, time_ms: clock::wall_ms(), envelope })

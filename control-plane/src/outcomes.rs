@@ -23,7 +23,8 @@ pub struct Outcomes {
     instances: Arc<Instances>,
     node: String,
     ttl: Duration,
-    started: Instant,
+    /// Leases that this process does not know of are dead from then on.
+    all_known_from: Mutex<Instant>,
     accounts: Mutex<Accounts>,
     opened: mpsc::UnboundedSender<Arc<Account>>,
 }
@@ -56,9 +57,15 @@ impl Outcomes {
         ttl_ms: u64,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Account>>) {
         let (opened, receiver) = mpsc::unbounded_channel();
-        let (ttl, started) = (Duration::from_millis(ttl_ms), Instant::now());
+        let ttl = Duration::from_millis(ttl_ms);
+        let all_known_from = Mutex::new(Instant::now() + ttl);
         let accounts = Mutex::default();
-        (Arc::new(Self { instances, node, ttl, started, accounts, opened }), receiver)
+        (Arc::new(Self { instances, node, ttl, all_known_from, accounts, opened }), receiver)
+    }
+
+    /// The deployment begins with this process: no lease of it can be older.
+    pub fn begin(&self) {
+        *self.all_known_from.lock() = Instant::now();
     }
 
     /// Opens the account of a stop that was committed now.
@@ -114,10 +121,10 @@ impl Outcomes {
     /// Waits until every instance has confirmed or the bound has passed, and gives the outcome for the log.
     pub async fn settle(&self, account: &Account) -> Outcome {
         // A node that started less than a ttl ago may not have met every lease that is alive.
-        let known_from = (self.started + self.ttl).max(account.committed);
+        let all_known_from = *self.all_known_from.lock();
         let mut version = account.version.subscribe();
         let all_confirmed = async {
-            tokio::time::sleep_until(known_from).await;
+            tokio::time::sleep_until(all_known_from).await;
             // The sender lives in the account.
             let _ = version.wait_for(|_| account.all_confirmed()).await;
         };

@@ -46,6 +46,8 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED_MS: u32 = 30_000;
 /// How long a peer without open requests may take to close its side once it was asked to.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// The window of an HTTP/2 connection, in windows of one of its requests.
+const H2_CONNECTION_WINDOWS: u32 = 8;
 const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -70,8 +72,8 @@ pub struct ServerLimits {
     pub max_header_bytes: u32,
     /// Requests open at once on one HTTP/2 connection.
     pub h2_max_concurrent_streams: u32,
-    /// Request body bytes that one HTTP/2 connection may have under way before the node reads them. On long
-    /// distances this, per round trip, is the most that one connection can send.
+    /// Body bytes that one HTTP/2 request may have under way before the node reads them; eight times as many may all
+    /// requests of a connection. On long distances this, per round trip, is the most that they can send.
     pub h2_window_bytes: u32,
     /// How long requests may go on after the shutdown has begun.
     pub shutdown_grace: Duration,
@@ -271,7 +273,9 @@ fn http_builder(limits: &ServerLimits) -> auto::Builder<TokioExecutor> {
         .keep_alive_timeout(H2_PING_TIMEOUT)
         .max_header_list_size(limits.max_header_bytes)
         .initial_stream_window_size(limits.h2_window_bytes)
-        .initial_connection_window_size(limits.h2_window_bytes)
+        // h2 takes half of it as its budget for small frames that nobody has read yet, and closes the connection beyond:
+        // clients that send each line of a multipart form as a frame need more of it than of window.
+        .initial_connection_window_size(limits.h2_window_bytes.saturating_mul(H2_CONNECTION_WINDOWS))
         .max_send_buf_size(H2_SEND_BUFFER_BYTES)
         .max_concurrent_streams(limits.h2_max_concurrent_streams);
     builder
