@@ -42,7 +42,8 @@ fn s8_every_refusal_says_what_to_do_and_leaves_the_log_as_it_was() {
                 Some("application/problem+json"),
                 "{name}: {status} {body}"
             );
-            let problem: Problem = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{name}: {e}: {body}"));
+            let problem: Problem =
+                serde_json::from_str(&body).unwrap_or_else(|e| panic!("{name}: {e}: {body}"));
             assert_eq!(problem.status, status, "{name}");
             assert!(status >= 400 && !problem.title.is_empty(), "{name}: {problem:?}");
             assert_eq!(log_size(&deployment, &http).await, size, "{name} is in the log");
@@ -56,7 +57,8 @@ fn s8_every_refusal_says_what_to_do_and_leaves_the_log_as_it_was() {
         assert_eq!(security_log(&deployment.data()).len(), attempts, "what is no command is not in it");
 
         // What was refused has kept nobody from stopping.
-        let answer = deployment.submit(&http, &deployment.stop("bad/afterwards")).await.expect("a valid stop");
+        let answer =
+            deployment.submit(&http, &deployment.stop("bad/afterwards")).await.expect("a valid stop");
         assert_eq!((answer.index, answer.repeated), (size, false));
         golden
     });
@@ -81,7 +83,10 @@ impl Locks {
         for envelope in [&held, &paused, &used] {
             deployment.submit(http, envelope).await.expect("a valid stop");
         }
-        deployment.submit(http, &deployment.release("bad/released", &[used.digest()])).await.expect("the release");
+        deployment
+            .submit(http, &deployment.release("bad/released", &[used.digest()]))
+            .await
+            .expect("the release");
         // Once their outcomes are in the log it grows no more by itself.
         for envelope in [&held, &paused, &used] {
             let (path, mut version) = (format!("/v1/locks/{}/reach", envelope.digest()), 0);
@@ -294,7 +299,8 @@ impl<'a> Cases<'a> {
 
     fn guards(&mut self) {
         let lease = |change: Value| {
-            let request = json!({"nonce": Digest([1; 32]), "instance": "i", "agents": [{"scope": "bad/input"}]});
+            let request =
+                json!({"nonce": Digest([1; 32]), "instance": "i", "agents": [{"scope": "bad/input"}]});
             changed(request, change).to_string()
         };
         let agents = |n: usize| vec![json!({"scope": "bad/input"}); n];
