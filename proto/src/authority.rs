@@ -118,8 +118,8 @@ impl Signers<'_> {
 pub enum Unauthorised {
     #[error("no signature on it is valid: {0}")]
     NoValidSignature(String),
-    #[error("{signers} may not {action} {scope}: no role gives that")]
-    NoRole { signers: String, action: ActionKind, scope: Scope },
+    #[error("{signers} may not {action} {scope}: that takes {takes}")]
+    NoRole { signers: String, action: ActionKind, scope: Scope, takes: String },
     #[error(
         "{action} {scope} takes {need} people of role {role:?} and {have} signed; missing: {missing_count} more of {missing}"
     )]
@@ -298,11 +298,8 @@ impl Authority {
             return Err(Unauthorised::NoValidSignature(signers.refused.join("; ")));
         }
         let mut nearest: Option<(u64, &Role)> = None;
-        for role in self
-            .roles
-            .iter()
-            .filter(|r| r.actions.contains(&action) && r.scopes.iter().any(|s| s.covers(scope)))
-        {
+        let gives = |r: &&Role| r.actions.contains(&action) && r.scopes.iter().any(|s| s.covers(scope));
+        for role in self.roles.iter().filter(gives) {
             let have =
                 signers.valid.iter().filter(|s| role.principals.contains(&s.principal.name)).count() as u64;
             if have >= role.threshold {
@@ -314,7 +311,19 @@ impl Authority {
         }
         Err(match nearest {
             None => {
-                Unauthorised::NoRole { signers: signers.names().join(", "), action, scope: scope.clone() }
+                let takes: Vec<_> = (self.roles.iter().filter(gives))
+                    .map(|r| format!("{} of {} (role {:?})", r.threshold, r.principals.join(", "), r.name))
+                    .collect();
+                let takes = match takes.as_slice() {
+                    [] => "a role that this authority does not have".into(),
+                    takes => takes.join(", or "),
+                };
+                Unauthorised::NoRole {
+                    signers: signers.names().join(", "),
+                    action,
+                    scope: scope.clone(),
+                    takes,
+                }
             }
             Some((have, role)) => {
                 let signed = signers.names();

@@ -141,7 +141,7 @@ pub enum Refusal {
     NoSuchLock(Digest),
     #[error("lock {lock} lies on {lock_scope}, outside {scope}: name {lock_scope} as the scope")]
     LockOutsideScope { lock: Digest, lock_scope: Scope, scope: Scope },
-    #[error("lock {0} is not released: a start comes after the release")]
+    #[error("lock {0} is not released: release it first, then start it (`tagout resume` does both)")]
     NotReleased(Digest),
     #[error("lock {0} was already released at entry {1}; what it needs now is a start")]
     AlreadyReleased(Digest, u64),

@@ -207,8 +207,18 @@ fn roles_hold_on_their_scopes_for_their_actions() {
         assert_eq!(answer.is_ok(), allowed, "{action} {on} by {who:?}: {answer:?}");
     }
     let says = |action, on, who: &[u8]| authorise(action, on, &envelope("{}", who)).unwrap_err().to_string();
-    assert_eq!(says(Stop, "a", &[CAROL, DORA]), "carol, dora may not stop a: no role gives that");
-    assert_eq!(says(Start, "a", &[BOT]), "bot may not start a: no role gives that");
+    assert_eq!(
+        says(Stop, "a", &[CAROL, DORA]),
+        "carol, dora may not stop a: that takes 1 of alice, bob, bot (role \"stoppers\")"
+    );
+    assert_eq!(
+        says(Start, "team", &[BOT]),
+        "bot may not start team: that takes 2 of alice, bob, carol (role \"consent\"), or 1 of dora (role \"team\")"
+    );
+    assert_eq!(
+        says(Isolate, "a", &[ALICE]),
+        "alice may not isolate a: that takes a role that this authority does not have"
+    );
     assert_eq!(
         says(Grant, "*", &[DORA, CAROL]),
         "grant * takes 2 people of role \"consent\" and 1 signed; missing: 1 more of alice, bob"

@@ -374,7 +374,7 @@ fn s8_refusals_leave_no_trace_and_name_their_cause() {
         (with(&|e| e.document.push('\n')), "no signature on it is valid: alice: the signature does not fit"),
         (
             with(&|e| e.signatures = vec![sign(CAROL, &e.document)]),
-            "carol may not stop a: no role gives that",
+            "carol may not stop a: that takes 1 of alice, bob, bot",
         ),
         (envelope("{}", &[ALICE]), "the command has no \"tagout\""),
         (resigned("demo:", "prod:"), "the command is for deployment prod:"),
