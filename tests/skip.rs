@@ -3,12 +3,7 @@
 use std::io::Write;
 
 /// Leaves the test, which cannot run here, for a reason that `tests/skips.toml` lists for it; any other skip fails.
-///
-/// ```ignore
-/// if !rustix::process::geteuid().is_root() {
-///     skip!("power_cut", "it mounts file systems, and that needs root");
-/// }
-/// ```
+/// `skip!("power_cut::…", "it needs root")` returns from the test function.
 #[macro_export]
 macro_rules! skip {
     ($test:expr, $reason:expr) => {{

@@ -1,12 +1,12 @@
 //! Rounds of: serve the disk, mount it, write to it, cut the power, and see what is still there.
 //!
 //! Runs in a mount namespace of its own, so that however it ends, no mount outlives it; the loop devices go with the
-//! mounts. The disk is served by another process than the one that mounts and looks: a process that waits for a disk
-//! which it serves itself cannot even be killed.
+//! mounts. The disk is served by another process in yet another namespace: a process that waits for a disk which it
+//! serves itself cannot even be killed, and the last process of a namespace waits when it unmounts what is left in it.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tagout_control_plane::raft::STORAGE_FAILED_EXIT_CODE;
@@ -65,6 +65,9 @@ pub fn run(name: &str, folder: &Path, seed: u64, rounds: u64) {
     for folder in [&served, &mounted] {
         fs::create_dir(folder).expect("a folder can be made");
     }
+    // What is mounted at it is mounted in both namespaces.
+    command("mount", &["--bind", path(&served), path(&served)]);
+    command("mount", &["--make-shared", path(&served)]);
     let mut target = target(name);
     let mut wrong = 0;
     for round in 0..rounds {
@@ -77,14 +80,15 @@ pub fn run(name: &str, folder: &Path, seed: u64, rounds: u64) {
         // Every other time everything that was not flushed is gone.
         let percent = if round % 2 == 0 { 0 } else { 1 + random.below(99) };
 
-        let serve = &mut helper(&["disk", path(&image), path(&served)]);
-        let mut disk = Process::spawn("disk", folder, serve);
+        let mut serve = Command::new("unshare");
+        serve.args(["--mount", "--propagation", "unchanged", "--"]).arg(itself());
+        let mut disk = Process::spawn("disk", folder, serve.args(["disk", path(&image), path(&served)]));
         disk.wait_for_line("mounted");
         mount(&served.join(DISK), &mounted);
         disk.send(&format!("arm {requests} {} {percent}", random.next()));
         let data = mounted.join("data");
-        let write = &mut helper(&["write", name, path(&data), &seed.to_string(), &round.to_string()]);
-        let mut writer = Process::spawn("writer", folder, write);
+        let write = ["write", name, path(&data), &seed.to_string(), &round.to_string()];
+        let mut writer = Process::spawn("writer", folder, Command::new(itself()).args(write));
         let cut = wait_for("the power to go", || {
             let ended = writer.ended();
             disk.line("cut, with").map(Ok).or(ended.map(Err))
@@ -134,8 +138,9 @@ fn format(image: &Path) {
     command("mkfs.ext4", &["-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0", path(image)]);
 }
 
-fn mount(device: &Path, at: &Path) {
-    command("mount", &["-t", "ext4", "-o", "loop,errors=remount-ro", path(device), path(at)]);
+/// With `-o loop` the kernel gives the device up together with the mount.
+fn mount(file: &Path, at: &Path) {
+    command("mount", &["-t", "ext4", "-o", "loop,errors=remount-ro", path(file), path(at)]);
 }
 
 /// The kernel may hold a file of a process for a moment after its end.
@@ -150,10 +155,8 @@ fn command(program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn helper(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("a process knows its own path"));
-    command.args(args);
-    command
+fn itself() -> PathBuf {
+    std::env::current_exe().expect("a process knows its own path")
 }
 
 fn path(path: &Path) -> &str {
