@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
-use axum::extract::multipart::{Multipart, MultipartRejection};
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, Multipart, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -16,6 +15,7 @@ use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MA
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::wire::CommandAnswer;
 
+use super::form::{FormRejection, WholeForm};
 use super::problem::Problem;
 use super::{Api, read};
 use crate::clock;
@@ -23,20 +23,22 @@ use crate::tls::Peer;
 
 const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bearer token never replaces one:\n\
     ssh-keygen -Y sign -n tagout-command -f ~/.ssh/id_ed25519 stop.json\n\
-    curl --fail-with-body -F command=@stop.json -F signature=@stop.json.sig https://NODE/agent/shutdown\n\
-    (`tagout stop SCOPE --print-curl` writes stop.json and both lines)";
+    curl --fail-with-body --cacert ca.pem -F command=@stop.json -F signature=@stop.json.sig https://NODE/agent/shutdown\n\
+    (`tagout stop SCOPE --reason WHY --print-curl` writes stop.json and prints two such lines)";
 
 pub async fn command(
     State(api): State<Api>,
     peer: Option<Extension<Peer>>,
-    form: Result<Multipart, MultipartRejection>,
+    form: Result<WholeForm, FormRejection>,
 ) -> Response {
     match form {
-        Ok(form) => accept(&api, peer, form, Form::Full).await,
-        Err(_) => {
+        Ok(WholeForm(form)) => accept(&api, peer, form, Form::Full).await,
+        Err(FormRejection::Body(problem)) => refuse(&api, peer, None, problem),
+        Err(FormRejection::NotMultipart) => {
             let detail =
                 format!("send multipart/form-data with the parts command and signature; {HOW_TO_SIGN}");
-            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-multipart", detail).into_response()
+            let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-multipart", detail);
+            refuse(&api, peer, None, problem)
         }
     }
 }
@@ -44,11 +46,15 @@ pub async fn command(
 pub async fn shutdown(
     State(api): State<Api>,
     peer: Option<Extension<Peer>>,
-    form: Result<Multipart, MultipartRejection>,
+    form: Result<WholeForm, FormRejection>,
 ) -> Response {
     match form {
-        Ok(form) => accept(&api, peer, form, Form::Shutdown).await,
-        Err(_) => Problem::new(StatusCode::UNAUTHORIZED, "unsigned", HOW_TO_SIGN).into_response(),
+        Ok(WholeForm(form)) => accept(&api, peer, form, Form::Shutdown).await,
+        Err(FormRejection::Body(problem)) => refuse(&api, peer, None, problem),
+        Err(FormRejection::NotMultipart) => {
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "unsigned", HOW_TO_SIGN);
+            refuse(&api, peer, None, problem)
+        }
     }
 }
 
@@ -83,13 +89,20 @@ async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wante
             let status = if answer.repeated { StatusCode::OK } else { StatusCode::CREATED };
             (status, axum::Json(answer)).into_response()
         }
-        Err(problem) => {
-            metrics::counter!("tagout_commands_total", "action" => "refused", "code" => problem.code())
-                .increment(1);
-            api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope.as_ref(), &problem);
-            problem.into_response()
-        }
+        Err(problem) => refuse(api, peer, envelope.as_ref(), problem),
     }
+}
+
+/// Counts and notes the attempt (S8), and answers it.
+fn refuse(
+    api: &Api,
+    peer: Option<Extension<Peer>>,
+    envelope: Option<&Envelope>,
+    problem: Problem,
+) -> Response {
+    metrics::counter!("tagout_commands_total", "action" => "refused", "code" => problem.code()).increment(1);
+    api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope, &problem);
+    problem.into_response()
 }
 
 async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandAnswer, Problem> {
@@ -152,16 +165,24 @@ async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
         while let Some(chunk) = part.chunk().await.map_err(broken)? {
             bytes.extend(chunk);
             if bytes.len() > max {
-                let detail = format!("the {name} part has more than {max} bytes");
+                let shorten = match name.as_str() {
+                    "command" => "shorten its reason, or name fewer locks in each of several commands",
+                    _ => "one by an Ed25519 key has about 300 (an RSA key does not do)",
+                };
+                let detail = format!("the {name} part has more than {max} bytes: {shorten}");
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
             }
         }
         let text = String::from_utf8(bytes).map_err(|_| {
-            Problem::bad_request("bad-document", format!("the {name} part is not UTF-8 text"))
+            Problem::bad_request(
+                "bad-document",
+                format!("the {name} part is not UTF-8 text; send it as it was signed"),
+            )
         })?;
         if name == "signature" {
             if signatures.len() == SIGNATURES_MAX {
-                let detail = format!("more than {SIGNATURES_MAX} signature parts were sent");
+                let detail =
+                    format!("more than {SIGNATURES_MAX} signature parts were sent: send one per person");
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
             }
             signatures.push(text);

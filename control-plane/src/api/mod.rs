@@ -2,6 +2,7 @@
 
 mod commands;
 mod events;
+mod form;
 mod guards;
 mod log;
 mod ops;
