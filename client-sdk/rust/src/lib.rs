@@ -55,7 +55,7 @@
 //!   [`Guard::stream`]; and never retry on [`Denied`] or [`Stopped`]: they are answers.
 //! - A cut drops the future or stream when its task is next polled, which the cut itself brings about. One that blocks its
 //!   thread, or that nobody polls, cannot be dropped; its stop is then not confirmed, and people see that.
-//! - It is cooperative. Code that the agent itself may rewrite needs the gateway, which alone holds the provider's keys.
+//! - It is cooperative: code that the agent itself may rewrite can leave it out, unless the keys to the model are elsewhere.
 //! - After `fork`, make a new client in the child.
 
 mod calls;
@@ -77,3 +77,8 @@ pub use denied::{Denied, Lock, Reason, Stopped};
 pub use guard::{Change, Changes, Guard, GuardedStream, Permit, State};
 pub use nodes::NodesError;
 pub use tagout_proto as proto;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
