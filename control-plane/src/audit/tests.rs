@@ -161,7 +161,8 @@ fn s9_a_replay_that_differs_is_refused_at_its_entry() {
 #[test]
 fn s9_damage_at_the_edge_is_refused_at_the_start() {
     let all = entries(300);
-    let damages: [(&str, fn(&Path)); 5] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 5] = [
         ("hash to its own checkpoint", |d| flip(&bundle_path(d, 1, 44), 30)),
         ("torn", |d| cut(&bundle_path(d, 1, 44))),
         ("missing", |d| fs::remove_file(bundle_path(d, 1, 44)).unwrap()),
@@ -198,6 +199,21 @@ fn a_crash_between_two_steps_is_mended_by_the_replay() {
         fs::read_dir(dir.path().join("tile/entries")).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["000"]);
+}
+
+#[test]
+fn bundles_that_a_crash_left_without_a_checkpoint_are_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = entries(700);
+    for (n, width) in [(0, 9), (1, 200), (2, 3)] {
+        let leftover = bundle_path(dir.path(), n, width);
+        fs::create_dir_all(leftover.parent().unwrap()).unwrap();
+        fs::write(leftover, b"written, and never named by a checkpoint").unwrap();
+    }
+    // One entry after the other, so that each of these bundles gets its turn.
+    run(dir.path(), &all[..1], 0).unwrap();
+    assert_eq!(run(dir.path(), &all, 0).unwrap().checkpointed_size(), 700);
+    assert!(!bundle_path(dir.path(), 1, 200).parent().unwrap().exists());
 }
 
 fn flip(path: &Path, at: usize) {

@@ -276,7 +276,10 @@ fn load(folder: &Path, origin: &str, signer: &NoteSigner) -> Result<(Edge, Strin
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(AuditError::Io { doing: "read", path: path.display().to_string(), source }),
     };
-    let Some(note) = read(&folder.join("checkpoint"))? else { return Ok((Edge::default(), String::new())) };
+    let Some(note) = read(&folder.join("checkpoint"))? else {
+        tidy(folder, 0)?;
+        return Ok((Edge::default(), String::new()));
+    };
     let note = String::from_utf8(note).map_err(|_| damaged("its checkpoint is not text".into()))?;
     let checkpoint = Checkpoint::open(&note, &signer.verifier(), origin)
         .map_err(|e| damaged(format!("its checkpoint: {e}")))?;
@@ -337,7 +340,8 @@ fn tidy(folder: &Path, size: u64) -> Result<(), AuditError> {
             files::sweep_temporaries(folder).map_err(io)?;
         }
     }
-    for n in [n.checked_sub(1), Some(n)].into_iter().flatten() {
+    // A crash can have come after the bundles of a whole batch, whose checkpoint was the next step.
+    for n in n.saturating_sub(1)..=n + BATCH_MAX as u64 / TILE_WIDTH + 1 {
         let partial = tiles.join(TileId { kind: TileKind::Entries, n, width: 1 }.to_string());
         let partials = partial.parent().expect("a partial bundle lies in a folder");
         if !partials.is_dir() {
