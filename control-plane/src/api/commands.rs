@@ -1,24 +1,18 @@
 //! `POST /v1/commands` and `POST /agent/shutdown`: signed commands by multipart. Step ② of a stop begins here.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
 use axum::extract::{Extension, Multipart, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use tagout_proto::command::Command;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
-use tagout_proto::strict::format_instant_ms;
 use tagout_proto::wire::CommandAnswer;
 
 use super::form::{FormRejection, WholeForm};
 use super::problem::Problem;
 use super::{Api, read};
-use crate::clock;
 use crate::tls::Peer;
 
 const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bearer token never replaces one:\n\
@@ -200,102 +194,4 @@ async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
         )
     })?;
     Ok(Envelope { document, signatures })
-}
-
-/// Refused and forged attempts, as JSON lines apart from the audit log (S8): bounded, and never in a stop's way.
-#[derive(Clone)]
-pub struct SecurityLog {
-    lines: SyncSender<String>,
-}
-
-/// Lines that may wait for the disk; what comes on top is counted and dropped.
-const SECURITY_QUEUE_MAX: usize = 1024;
-/// The file turns over at this size; one older file is kept.
-const SECURITY_FILE_MAX_BYTES: u64 = 8 * 1024 * 1024;
-
-#[derive(Serialize)]
-struct Attempt<'a> {
-    time: String,
-    peer: Option<String>,
-    status: u16,
-    code: &'a str,
-    detail: &'a str,
-    digest: Option<String>,
-    document: Option<&'a str>,
-}
-
-impl SecurityLog {
-    /// Writes to `security.jsonl` in `folder`.
-    pub fn open(folder: &Path) -> std::io::Result<Self> {
-        let path = folder.join("security.jsonl");
-        let mut file = SecurityFile::open(path)?;
-        let (lines, received) = sync_channel::<String>(SECURITY_QUEUE_MAX);
-        std::thread::Builder::new().name("security-log".into()).spawn(move || {
-            for line in received {
-                if let Err(error) = file.append(&line) {
-                    tracing::warn!(%error, "the security log could not be written");
-                }
-            }
-        })?;
-        Ok(Self { lines })
-    }
-
-    fn refused(&self, peer: Option<String>, envelope: Option<&Envelope>, problem: &Problem) {
-        let attempt = Attempt {
-            time: format_instant_ms(clock::wall_ms()),
-            peer,
-            status: problem.status().as_u16(),
-            code: problem.code(),
-            detail: problem.detail(),
-            digest: envelope.map(|e| e.digest().to_string()),
-            document: envelope.map(|e| e.document.as_str()).filter(|d| d.len() <= 4096),
-        };
-        let line = serde_json::to_string(&attempt).expect("an attempt is plain data") + "\n";
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
-            metrics::counter!("tagout_security_log_dropped_total").increment(1);
-        }
-    }
-}
-
-struct SecurityFile {
-    path: PathBuf,
-    file: std::fs::File,
-    size: u64,
-}
-
-impl SecurityFile {
-    fn open(path: PathBuf) -> std::io::Result<Self> {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { path, file, size })
-    }
-
-    fn append(&mut self, line: &str) -> std::io::Result<()> {
-        if self.size + line.len() as u64 > SECURITY_FILE_MAX_BYTES {
-            std::fs::rename(&self.path, self.path.with_extension("1.jsonl"))?;
-            *self = Self::open(self.path.clone())?;
-        }
-        self.file.write_all(line.as_bytes())?;
-        self.size += line.len() as u64;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn s8_the_security_log_turns_over_and_stays_bounded() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("security.jsonl");
-        let mut file = SecurityFile::open(path.clone()).unwrap();
-        let line = "x".repeat(1024 * 1024 - 1) + "\n";
-        for _ in 0..20 {
-            file.append(&line).unwrap();
-        }
-        let total: u64 =
-            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
-        assert!(total <= 2 * SECURITY_FILE_MAX_BYTES && std::fs::read_dir(dir.path()).unwrap().count() == 2);
-    }
 }

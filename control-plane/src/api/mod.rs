@@ -8,14 +8,15 @@ mod log;
 mod ops;
 mod problem;
 mod read;
+mod security_log;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
 
-pub use self::commands::SecurityLog;
 pub use self::ops::Metrics;
+pub use self::security_log::SecurityLog;
 use crate::service::Service;
 
 /// A command, its signatures and what multipart puts around them.

@@ -11,9 +11,8 @@ mod wire;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use sha2::{Digest, Sha512};
+use tagout_proto::sshsig;
 use zeroize::Zeroizing;
 
 pub use self::key_file::generate;
@@ -21,7 +20,7 @@ pub use self::wire::{KeyKind, PublicKey};
 
 use self::agent::Agent;
 use self::key_file::{KeyFile, PrivateFile};
-use self::wire::{Reader, put_string};
+use self::wire::Reader;
 
 /// The environment variable with the key file's passphrase, for machines where nobody can be asked.
 pub const PASSPHRASE_VARIABLE: &str = "TAGOUT_KEY_PASSPHRASE";
@@ -172,57 +171,17 @@ impl Signer {
         if namespace.is_empty() {
             return Err(SignError::EmptyNamespace);
         }
-        let to_sign = signed_data(namespace, message);
+        let to_sign = sshsig::to_be_signed(namespace, message);
         let signature = match &self.holder {
-            Holder::File { key, .. } => {
-                let mut blob = Vec::new();
-                put_string(&mut blob, KeyKind::Ed25519.name().as_bytes());
-                put_string(&mut blob, &key.sign(&to_sign).to_bytes());
-                blob
-            }
+            Holder::File { key, .. } => sshsig::ed25519_signature_blob(&key.sign(&to_sign).to_bytes()),
             Holder::Agent(agent) => {
                 let blob = agent.sign(&self.public, &to_sign)?;
                 check_agent_signature(&self.public, &to_sign, &blob)?;
                 blob
             }
         };
-        Ok(armored(&self.public, namespace, &signature))
+        Ok(sshsig::armor(self.public.blob(), namespace, &signature))
     }
-}
-
-/// What the key signs: the message's hash, bound to the namespace, so that a signature made for one purpose is
-/// none for another.
-fn signed_data(namespace: &str, message: &[u8]) -> Vec<u8> {
-    let mut data = b"SSHSIG".to_vec();
-    put_string(&mut data, namespace.as_bytes());
-    put_string(&mut data, b"");
-    put_string(&mut data, b"sha512");
-    put_string(&mut data, &Sha512::digest(message));
-    data
-}
-
-fn armored(public: &PublicKey, namespace: &str, signature: &[u8]) -> String {
-    const COLUMNS: usize = 70;
-
-    let mut blob = b"SSHSIG".to_vec();
-    blob.extend(1_u32.to_be_bytes());
-    put_string(&mut blob, public.blob());
-    put_string(&mut blob, namespace.as_bytes());
-    put_string(&mut blob, b"");
-    put_string(&mut blob, b"sha512");
-    put_string(&mut blob, signature);
-
-    let encoded = BASE64.encode(&blob);
-    let mut text = String::from("-----BEGIN SSH SIGNATURE-----\n");
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(COLUMNS));
-        text.push_str(line);
-        text.push('\n');
-        rest = after;
-    }
-    text.push_str("-----END SSH SIGNATURE-----\n");
-    text
 }
 
 /// A signature that will not verify is better refused here, where the operator sees which agent made it, than

@@ -3,6 +3,10 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
+use data_encoding::BASE64;
+use sha2::Digest;
+
+use super::wire::put_string;
 use super::*;
 
 const NAMESPACE: &str = "tagout-command";
@@ -393,7 +397,7 @@ mod with_a_made_up_agent {
         let inner = [
             &sha2::Sha256::digest(b"ssh:")[..],
             &state,
-            &sha2::Sha256::digest(signed_data(NAMESPACE, message))[..],
+            &sha2::Sha256::digest(sshsig::to_be_signed(NAMESPACE, message))[..],
         ]
         .concat();
         let blob = [strings(&[kind, &token.sign(&inner).to_bytes()]), state].concat();
@@ -405,7 +409,8 @@ mod with_a_made_up_agent {
         let armored = signer.sign(NAMESPACE, message).unwrap();
         assert!(openssh_accepts(dir.path(), signer.public_key(), NAMESPACE, message, &armored));
         let requests = served.join().unwrap();
-        let asked = [&[13][..], &strings(&[&key, &signed_data(NAMESPACE, message)]), &[0; 4]].concat();
+        let asked =
+            [&[13][..], &strings(&[&key, &sshsig::to_be_signed(NAMESPACE, message)]), &[0; 4]].concat();
         assert_eq!(requests, [vec![11], asked]);
     }
 
@@ -413,7 +418,7 @@ mod with_a_made_up_agent {
     fn a_wrong_signature_is_found_before_it_is_sent() {
         let key =
             PublicKey::ed25519(SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes(), String::new());
-        let other = SigningKey::from_bytes(&[8; 32]).sign(&signed_data(NAMESPACE, b"x")).to_bytes();
+        let other = SigningKey::from_bytes(&[8; 32]).sign(&sshsig::to_be_signed(NAMESPACE, b"x")).to_bytes();
         for blob in [
             strings(&[b"ssh-ed25519", &other]),
             strings(&[b"ssh-ed25519", &other[..63]]),
