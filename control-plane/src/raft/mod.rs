@@ -325,8 +325,9 @@ impl Consensus {
             // It changes with leadership only and closes at the end, so this task hardly ever wakes.
             let mut until_ended = raft.server_metrics();
             while until_ended.changed().await.is_ok() {}
-            match raft.is_initialized().await {
-                Ok(_) | Err(Fatal::Stopped) => {}
+            let ended = raft.metrics().borrow_watched().running_state.clone();
+            match ended {
+                Ok(()) | Err(Fatal::Stopped) => {}
                 Err(fatal) => on_failure(&io::Error::other(fatal)),
             }
         });
