@@ -257,6 +257,8 @@ impl<'a> Cases<'a> {
         let request = self.http.post(self.deployment.url(COMMANDS)).body(truncated);
         let request = request.header("content-type", "multipart/form-data; boundary=b");
         self.add("a multipart body that ends too early", format!("POST {COMMANDS}"), request, true);
+        let command = Part::text("x".repeat(256 << 10));
+        self.form("more bytes than any command has", COMMANDS, Form::new().part("command", command));
         let json = |path| {
             let request = self.http.post(self.deployment.url(path)).bearer_auth("a-token");
             request.json(&json!({"agent_id": "bad/input", "reason": "policy violation 4.1"}))

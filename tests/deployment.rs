@@ -165,11 +165,16 @@ impl Deployment {
 
     /// Runs the `tagout` command on this deployment.
     pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the tagout command runs")
+    }
+
+    /// The `tagout` command on this deployment, to be run.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(bin::tagout());
         command.arg("--profile").arg(self.profile()).args(arguments).env_remove("SSH_AUTH_SOCK");
         // What the command remembers of logs that it saw is this deployment's own.
         command.env("XDG_STATE_HOME", self.folder.path().join("state")).env("NO_COLOR", "1");
-        command.output().expect("the tagout command runs")
+        command
     }
 
     pub fn envelope(&self, who: &[&str], action: &Action) -> Envelope {

@@ -272,9 +272,10 @@ impl Authority {
             // Whose it claims to be comes first: a flood of strangers' signatures must cost no curve arithmetic (S10).
             let key = signature.claimed_key();
             match self.principal_of(&key) {
-                None => signers
-                    .refused
-                    .push(format!("key {} belongs to no principal of this deployment", key.fingerprint())),
+                None => signers.refused.push(format!(
+                    "key {} belongs to no principal of this deployment; `tagout key show --key KEY` tells whose one is",
+                    key.fingerprint()
+                )),
                 Some(principal) if signers.valid.iter().any(|s| s.principal.name == principal.name) => {
                     signers.refused.push(format!("{} signed twice and counts once", principal.name));
                 }

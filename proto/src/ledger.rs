@@ -147,7 +147,9 @@ pub enum Refusal {
     AlreadyReleased(Digest, u64),
     #[error("lock {0} is a pause: it ends with its release and takes no start")]
     TakesNoStart(Digest),
-    #[error("lock {lock} on {lock_scope} has nothing to do with {scope}")]
+    #[error(
+        "lock {lock} lies on {lock_scope}, not on {scope}: name {lock_scope} as the scope, or a part of it"
+    )]
     StartElsewhere { lock: Digest, lock_scope: Scope, scope: Scope },
     #[error("lock {0} was started for {WAVES_PER_LOCK_MAX} sub-scopes already: start its whole scope")]
     TooManyWaves(Digest),

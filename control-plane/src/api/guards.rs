@@ -71,5 +71,13 @@ fn check_instance(instance: &str) -> Result<(), Problem> {
 }
 
 fn unreadable(rejection: JsonRejection) -> Problem {
-    Problem::new(rejection.status(), "bad-request", rejection.body_text())
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let detail = "the request is too large; ask for fewer agents at a time, in several requests";
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+        }
+        // A key that is missing or wrong is a bad request like any other.
+        StatusCode::UNPROCESSABLE_ENTITY => Problem::bad_request("bad-request", rejection.body_text()),
+        status => Problem::new(status, "bad-request", rejection.body_text()),
+    }
 }

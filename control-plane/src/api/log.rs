@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -43,8 +43,11 @@ pub async fn checkpoint(
     Ok((headers, note.to_string()).into_response())
 }
 
-pub async fn tile(State(api): State<Api>, Path(path): Path<String>) -> Result<Response, Problem> {
-    let id = TileId::parse(&path).ok_or_else(|| {
+pub async fn tile(
+    State(api): State<Api>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let id = path.ok().and_then(|Path(path)| TileId::parse(&path)).ok_or_else(|| {
         Problem::bad_request(
             "bad-tile",
             "a tile is /log/tile/<level or entries>/<N>[.p/<W>], as in c2sp.org/tlog-tiles",

@@ -135,7 +135,7 @@ pub async fn not_found(uri: Uri) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "no-such-path",
-        format!("there is nothing at {path}; the API is under /v1/ and /log/"),
+        format!("there is nothing at {path}; the API is under /v1/ and /log/, and POST /agent/shutdown"),
     )
 }
 
@@ -143,6 +143,6 @@ pub async fn method_not_allowed() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method",
-        "this path answers another method; commands are sent with POST",
+        "this path answers another method, which the header Allow names; commands are sent with POST",
     )
 }

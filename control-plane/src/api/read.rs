@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -47,8 +47,8 @@ pub async fn locks(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Loc
 }
 
 /// `GET /v1/locks/{id}`.
-pub async fn lock(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<LockRecord>, Problem> {
-    let id = lock_id(&id)?;
+pub async fn lock(State(api): State<Api>, id: LockPath) -> Result<Json<LockRecord>, Problem> {
+    let id = lock_id(id)?;
     let record = api.service.replica.ledger().lock(&id);
     record.map(Json).ok_or_else(|| {
         Problem::new(
@@ -68,10 +68,10 @@ pub struct After {
 /// `GET /v1/locks/{id}/reach?after=VERSION`.
 pub async fn reach(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    id: LockPath,
     after: Result<Query<After>, QueryRejection>,
 ) -> Result<Json<StopReach>, Problem> {
-    let id = lock_id(&id)?;
+    let id = lock_id(id)?;
     let Query(After { after }) = after.map_err(|e| Problem::bad_request("bad-request", e.body_text()))?;
     let account = api.service.outcomes.account(&id).ok_or_else(|| {
         let detail =
@@ -116,9 +116,13 @@ pub async fn authority(State(api): State<Api>) -> Result<Json<AuthorityChain>, P
     Ok(Json(AuthorityChain { authority: authority.await.map_err(|e| Problem::internal(&e))? }))
 }
 
-fn lock_id(text: &str) -> Result<Digest, Problem> {
-    text.parse()
-        .map_err(|_| Problem::bad_request("bad-lock-id", "a lock id is a SHA-256 as 64 lowercase hex digits"))
+type LockPath = Result<Path<String>, PathRejection>;
+
+fn lock_id(path: LockPath) -> Result<Digest, Problem> {
+    path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| {
+        let detail = "a lock id is a SHA-256 as 64 lowercase hex digits; /v1/locks lists those in force";
+        Problem::bad_request("bad-lock-id", detail)
+    })
 }
 
 /// Agents at or below `scope`: seen by a lease, or with a grant of their own.
