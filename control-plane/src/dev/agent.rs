@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use eventsource_stream::Eventsource;
 use futures_util::StreamExt;
-use tagout::{Client, Guard, Stopped};
+use tagout::{Client, Guard, Reason, Stopped};
 use tokio::io::AsyncReadExt;
 
 use crate::cli::ProfileFile;
@@ -32,9 +32,11 @@ pub struct AgentArgs {
 /// Runs until standard input ends, as it does when the parent is gone.
 pub async fn run(profile: &Path, args: AgentArgs) -> anyhow::Result<()> {
     let folder = profile.parent().unwrap_or(Path::new("."));
-    let text = std::fs::read_to_string(profile).with_context(|| format!("cannot read {}", profile.display()))?;
+    let text =
+        std::fs::read_to_string(profile).with_context(|| format!("cannot read {}", profile.display()))?;
     let profile: ProfileFile = toml::from_str(&text)?;
-    let ca_pem = std::fs::read_to_string(folder.join(&profile.ca)).context("cannot read the deployment's CA")?;
+    let ca_pem =
+        std::fs::read_to_string(folder.join(&profile.ca)).context("cannot read the deployment's CA")?;
     let guard = guard(folder, profile, &ca_pem, &args.agent)?;
     // The model server speaks plain HTTP, but a client must say whom it would trust.
     let http = reqwest::Client::builder().tls_backend_preconfigured(tls::client_config(&ca_pem)?).build()?;
@@ -71,7 +73,7 @@ async fn work(guard: &Guard, model: &Model) {
             Ok(()) => lines.end(),
             Err(Failed::Stopped(stopped)) => {
                 lines.stopped(&stopped);
-                if guard.wait_enabled().await.is_err() {
+                if !wait_enabled(guard, &mut lines, stopped.denied().reason.clone()).await {
                     return;
                 }
                 lines.remark("enabled again");
@@ -82,6 +84,27 @@ async fn work(guard: &Guard, model: &Model) {
             }
         }
     }
+}
+
+/// Waits, and says so when it waits for something else than before; false when there is nothing left to wait for.
+async fn wait_enabled(guard: &Guard, lines: &mut Lines<'_>, mut said: Reason) -> bool {
+    let mut changes = guard.changes();
+    while let Err(denied) = guard.check() {
+        let another = match (&said, &denied.reason) {
+            (Reason::Stopped(said), Reason::Stopped(now)) => {
+                (said.id, said.released) != (now.id, now.released)
+            }
+            (said, now) => std::mem::discriminant(said) != std::mem::discriminant(now),
+        };
+        if another {
+            lines.remark(&denied.reason.to_string());
+            said = denied.reason;
+        }
+        if changes.next().await.is_none() {
+            return false;
+        }
+    }
+    true
 }
 
 struct Model {
@@ -121,7 +144,8 @@ impl Model {
             "stream": true,
             "messages": [{"role": "user", "content": "Think aloud about the next ticket."}],
         });
-        let request = self.http.post(format!("{}/chat/completions", self.url)).bearer_auth(&self.agent).json(&body);
+        let request =
+            self.http.post(format!("{}/chat/completions", self.url)).bearer_auth(&self.agent).json(&body);
         let response = guard.run(request.send()).await??.error_for_status()?;
         let mut events = guard.stream(response.bytes_stream().eventsource())?;
         while let Some(event) = events.next().await {
