@@ -4,5 +4,6 @@ mod bad_input;
 mod durable;
 mod kill;
 mod lease_bound;
+mod line;
 mod power_cut;
 mod size;
