@@ -191,7 +191,7 @@ impl LeaseServer {
     fn answer_known(&self, known: &KnownLock, status: LockStatus) -> Result<LockAnswer, LeaseFailure> {
         let envelope = |index| self.audit.entry(index).map(|entry| entry.envelope).map_err(LeaseFailure::Log);
         Ok(match (status, &known.stop) {
-            (LockStatus::Held, _) => LockAnswer::Held { why: "it is in force".into() },
+            (LockStatus::Held, _) => LockAnswer::Held { why: "it holds until then".into() },
             (LockStatus::Cleared { stop, release, start }, _) => LockAnswer::Cleared {
                 stop: envelope(stop)?,
                 release: envelope(release)?,

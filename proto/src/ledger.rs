@@ -155,7 +155,9 @@ pub enum Refusal {
     TooManyWaves(Digest),
     #[error("the grant was signed in epoch {theirs}, this is epoch {ours}: sign a new one")]
     WrongEpoch { theirs: Digest, ours: Digest },
-    #[error("the grant says it saw {theirs} entries, but the log has {ours}: it was made for another log")]
+    #[error(
+        "the grant says it saw {theirs} entries, but the log has {ours}: it was made for another log; sign a new one"
+    )]
     SeenAhead { theirs: u64, ours: u64 },
     #[error("the grant expired at {0}: sign one that ends later")]
     Expired(String),

@@ -16,7 +16,7 @@ use crate::scope::{Scope, ScopeError};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    #[error("the document has {size} bytes, at most {limit} are allowed for {what}")]
+    #[error("the document has {size} bytes, at most {limit} are allowed for {what}: shorten it")]
     TooLarge { what: &'static str, size: usize, limit: usize },
     #[error("the document is not strict JSON: {0}")]
     Json(String),

@@ -16,6 +16,8 @@ use crate::tls;
 
 /// A line is shown once it has so many characters.
 const LINE_CHARS: usize = 72;
+/// How long the first call waits for the service.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// The pause after a call that the model server failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,8 @@ async fn input_ends() {
 /// One call after another; waits while it is stopped.
 async fn work(guard: &Guard, model: &Model) {
     let mut lines = Lines::new(&model.agent);
+    // An answer of the service, whatever it is; without one the first call says why.
+    let _ = guard.ready(FIRST_ANSWER).await;
     loop {
         match model.think(guard, &mut lines).await {
             Ok(()) => lines.end(),

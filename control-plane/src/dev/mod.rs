@@ -55,7 +55,9 @@ pub struct DevArgs {
 
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     if !args.listen.ip().is_loopback() {
-        bail!("`tagout dev` is open to whoever reaches it, so it listens on loopback only; use `tagout init` and `serve`");
+        bail!(
+            "`tagout dev` is open to whoever reaches it, so it listens on loopback only; use `tagout init` and `serve`"
+        );
     }
     let made_now = !args.dir.join("profile.toml").exists();
     if made_now {
@@ -70,7 +72,8 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let model = ModelServer::start(args.model, Duration::from_millis(args.word_ms)).await?;
     introduce(&args, &node, &model, made_now)?;
 
-    let mut agents = AGENTS.iter().map(|agent| spawn(&args.dir, agent, &model)).collect::<Result<Vec<_>, _>>()?;
+    let mut agents =
+        AGENTS.iter().map(|agent| spawn(&args.dir, agent, &model)).collect::<Result<Vec<_>, _>>()?;
     // Held apart, since waiting for a child closes its input, and the agents end with their input.
     let inputs: Vec<_> = agents.iter_mut().map(|agent| agent.stdin.take()).collect();
     let watched = async {
@@ -94,7 +97,9 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     node.shutdown().await;
     match unexpected {
         // A terminal's Ctrl-C goes to the agents too, and may end them first.
-        Some((agent, status)) if status.signal() != Some(SIGINT) => bail!("{agent} ended by itself: {status}"),
+        Some((agent, status)) if status.signal() != Some(SIGINT) => {
+            bail!("{agent} ended by itself: {status}")
+        }
         Some(_) | None => Ok(()),
     }
 }
@@ -170,7 +175,10 @@ async fn consent(node: &Node, dir: &Path) -> anyhow::Result<()> {
     let keys = dir.join("keys");
     let signed = Signed::new(&deployment, action, &[signer(&keys, "alice")?, signer(&keys, "bob")?]);
     let signed = signed.map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    node.service.submit(signed.envelope).await.with_context(|| format!("the grant for {scope} was refused"))?;
+    node.service
+        .submit(signed.envelope)
+        .await
+        .with_context(|| format!("the grant for {scope} was refused"))?;
     Ok(())
 }
 
@@ -183,9 +191,16 @@ fn spawn(dir: &Path, agent: &str, model: &ModelServer) -> anyhow::Result<Child> 
 
 fn introduce(args: &DevArgs, node: &Node, model: &ModelServer, made_now: bool) -> anyhow::Result<()> {
     let exe = std::env::current_exe()?;
-    let exe = std::env::current_dir().ok().and_then(|here| exe.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or(exe);
+    let exe = std::env::current_dir()
+        .ok()
+        .and_then(|here| exe.strip_prefix(here).ok().map(Path::to_owned))
+        .unwrap_or(exe);
     let (dir, exe) = (args.dir.display(), exe.display());
-    let profile = if args.dir == Path::new(".tagout") { String::new() } else { format!("export TAGOUT_PROFILE={dir}/profile.toml\n    ") };
+    let profile = if args.dir == Path::new(".tagout") {
+        String::new()
+    } else {
+        format!("export TAGOUT_PROFILE={dir}/profile.toml\n    ")
+    };
     let state = if made_now { "made" } else { "kept from last time" };
     println!(
         "\

@@ -141,7 +141,7 @@ fn each_invalid_authority_has_its_sentence() {
         Authority::parse_genesis(&long)
             .unwrap_err()
             .to_string()
-            .ends_with("at most 32768 are allowed for an authority")
+            .ends_with("at most 32768 are allowed for an authority: shorten it")
     );
 }
 

@@ -228,7 +228,7 @@ fn sizes_are_bounded_to_the_byte() {
     assert!(parse(&pad(stop.clone(), STOP_MAX_BYTES)).is_ok());
     assert_eq!(
         parse(&pad(stop, STOP_MAX_BYTES + 1)).unwrap_err(),
-        "the document has 4097 bytes, at most 4096 are allowed for a stop"
+        "the document has 4097 bytes, at most 4096 are allowed for a stop: shorten it"
     );
     let locks = |n: usize| (0..n).map(|i| format!("\"{i:064x}\"")).collect::<Vec<_>>().join(",");
     let release = |n: usize| {
@@ -241,6 +241,6 @@ fn sizes_are_bounded_to_the_byte() {
     );
     assert_eq!(
         parse(&pad(release(1), COMMAND_MAX_BYTES + 1)).unwrap_err(),
-        "the document has 32769 bytes, at most 32768 are allowed for a command"
+        "the document has 32769 bytes, at most 32768 are allowed for a command: shorten it"
     );
 }

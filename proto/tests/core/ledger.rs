@@ -386,7 +386,7 @@ fn s8_refusals_leave_no_trace_and_name_their_cause() {
             resigned("\"stop\"", "\"isolate\""),
             "\"action\" in the command must be stop, release, start or grant",
         ),
-        (resigned("test", &"x".repeat(STOP_MAX_BYTES)), "at most 4096 are allowed for a stop"),
+        (resigned("test", &"x".repeat(STOP_MAX_BYTES)), "at most 4096 are allowed for a stop: shorten it"),
     ] {
         let refusal = world.send(bad).unwrap_err();
         assert!(refusal.to_string().contains(says), "{refusal}");
