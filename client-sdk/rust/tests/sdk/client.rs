@@ -96,6 +96,7 @@ async fn s3_a_pushed_halt_denies_cuts_and_is_confirmed() {
     while guard.state().calls_under_way < 2 {
         tokio::task::yield_now().await;
     }
+    node.shared.hold_leases.send_replace(true);
     let lock = node.stop("demo", StopMode::Halt, true);
 
     let cut = within(call).await.unwrap().unwrap_err();

@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) world: parking_lot::Mutex<World>,
     /// Answers nothing but 503.
     pub(crate) dark: watch::Sender<bool>,
+    /// Leases wait, so that only a push can bring news.
+    pub(crate) hold_leases: watch::Sender<bool>,
     pub(crate) leases: watch::Sender<usize>,
     pub(crate) streams: watch::Sender<usize>,
     pub(crate) scopes: watch::Sender<String>,
@@ -54,6 +56,7 @@ impl Node {
         let shared = Arc::new(Shared {
             world: parking_lot::Mutex::new(world),
             dark: watch::Sender::new(false),
+            hold_leases: watch::Sender::new(false),
             leases: watch::Sender::new(0),
             streams: watch::Sender::new(0),
             scopes: watch::Sender::new(String::new()),
@@ -140,6 +143,7 @@ async fn lease(State(node): State<Arc<Shared>>, Json(request): Json<LeaseRequest
     if *node.dark.borrow() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
+    let _ = node.hold_leases.subscribe().wait_for(|hold| !hold).await;
     let answer = {
         let mut world = node.world.lock();
         world.now_ms = wall_ms();
