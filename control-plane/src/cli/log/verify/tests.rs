@@ -246,7 +246,7 @@ fn s9_a_node_that_rewrites_its_log_with_its_own_key_is_still_found() {
         rechain(entries);
     }));
     assert_eq!(at, 3);
-    assert!(what.contains("start comes after the release"), "{what}");
+    assert!(what.contains("release it first"), "{what}");
 
     // A grant with one of its two signatures.
     let (at, what) = blamed(world.verify_entries(|entries| {
