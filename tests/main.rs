@@ -6,4 +6,5 @@ mod kill;
 mod lease_bound;
 mod line;
 mod power_cut;
+mod put_back;
 mod size;

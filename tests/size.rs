@@ -89,6 +89,7 @@ fn s3_one_fleet_stop_denies_a_thousand_guards() {
         version: 0,
         age_ms: 0,
         bounded_after_ms: 0,
+        calls_bounded_after_ms: None,
         instances: Vec::new(),
         settled: false,
         outcome_index: None,

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tagout_proto::limits::{LAPSE_GRACE_MAX_MS, TTL_MAX_MS};
 use tagout_proto::scope::Scope;
 use tagout_proto::wire;
 use tokio::time::Instant;
 
 /// Remembered (agent, instance) pairs. Beyond that a stop's account counts only the bound, which holds for all.
-pub const INSTANCES_MAX: usize = 100_000;
-/// An instance that has asked for no lease for so long is gone.
-const FORGET_AFTER: Duration = Duration::from_secs(120);
+const INSTANCES_MAX: usize = 100_000;
+/// An instance that has asked for no lease for so long has no call under way any more.
+const FORGET_AFTER: Duration = Duration::from_millis(TTL_MAX_MS + LAPSE_GRACE_MAX_MS);
 
 #[derive(Default)]
 pub struct Instances {
@@ -61,6 +62,11 @@ impl Instances {
             }
         }
         found
+    }
+
+    /// Whether there may be more than are remembered.
+    pub fn is_full(&self) -> bool {
+        self.by_agent.lock().count >= INSTANCES_MAX
     }
 
     /// Drops those that are gone.

@@ -45,8 +45,6 @@ pub enum LeaseFailure {
     Read(#[source] ReadError),
     #[error("the service has no genesis yet")]
     NoGenesis,
-    #[error("the log could not be read")]
-    Log(#[source] std::io::Error),
     #[error("the node is shutting down")]
     Gone,
 }
@@ -164,7 +162,7 @@ impl LeaseServer {
             let request = &waiting.request;
             let answers = (request.known.iter().zip(statuses))
                 .map(|(known, status)| self.answer_known(known, status))
-                .collect::<Result<Vec<_>, _>>()?;
+                .collect::<Vec<_>>();
             let digests: Vec<Digest> = views.iter().map(View::digest).collect();
             let named: Vec<_> = request.known.iter().map(|k| k.id).zip(answers.iter().cloned()).collect();
             let scopes = request.agents.iter().map(|a| &a.scope);
@@ -188,15 +186,17 @@ impl LeaseServer {
         Ok(responses)
     }
 
-    fn answer_known(&self, known: &KnownLock, status: LockStatus) -> Result<LockAnswer, LeaseFailure> {
-        let envelope = |index| self.audit.entry(index).map(|entry| entry.envelope).map_err(LeaseFailure::Log);
-        Ok(match (status, &known.stop) {
+    /// What is known of a lock that a guard holds. Where the proof of its end cannot be read, it holds: one damaged file
+    /// must not lapse the guards that did not ask about it.
+    fn answer_known(&self, known: &KnownLock, status: LockStatus) -> LockAnswer {
+        match (status, &known.stop) {
             (LockStatus::Held, _) => LockAnswer::Held { why: "it holds until then".into() },
-            (LockStatus::Cleared { stop, release, start }, _) => LockAnswer::Cleared {
-                stop: envelope(stop)?,
-                release: envelope(release)?,
-                start: start.map(envelope).transpose()?,
-            },
+            (LockStatus::Cleared { stop, release, start }, _) => {
+                self.clearance(stop, release, start).unwrap_or_else(|error| {
+                    tracing::error!(lock = %known.id, %error, "the log does not give the proof of a lock's end");
+                    LockAnswer::Held { why: "the proof of its end cannot be read on this node; its log tells why".into() }
+                })
+            }
             (LockStatus::Unknown, None) => LockAnswer::SendStop,
             (LockStatus::Unknown, Some(stop)) if stop.digest() == known.id => {
                 // A full queue loses nothing: the guard sends it again with its next request.
@@ -206,7 +206,13 @@ impl LeaseServer {
             (LockStatus::Unknown, Some(_)) => {
                 LockAnswer::Held { why: "the bytes sent for it are another stop's".into() }
             }
-        })
+        }
+    }
+
+    fn clearance(&self, stop: u64, release: u64, start: Option<u64>) -> std::io::Result<LockAnswer> {
+        let envelope = |index| self.audit.entry(index).map(|entry| entry.envelope);
+        let start = start.map(envelope).transpose()?;
+        Ok(LockAnswer::Cleared { stop: envelope(stop)?, release: envelope(release)?, start })
     }
 }
 

@@ -83,7 +83,7 @@ impl Node {
         let instances = Arc::new(Instances::default());
         let hub = Arc::new(Hub::default());
         let limits = identity.genesis.limits;
-        let (outcomes, opened) = Outcomes::new(instances.clone(), config.node.clone(), limits.ttl_ms);
+        let (outcomes, opened) = Outcomes::new(instances.clone(), config.node.clone(), limits);
         let deployment = identity.genesis.deployment.clone();
         let audit =
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
@@ -95,6 +95,13 @@ impl Node {
             ..ConsensusConfig::new(identity.node_id, config.data.join("raft"))
         };
         let consensus = Consensus::start(consensus, replica.clone()).await?;
+        // The Raft store and the audit log are two witnesses of one history. A store that was put back, or half lost, would
+        // forget acknowledged stops: it is refused before anything is served (S1, S8, S9).
+        let applied = replica.ledger().size();
+        if applied < audit.opened_size() {
+            return Err(AuditError::Ahead { applied, logged: audit.opened_size() }.into());
+        }
+        audit.compared().await?;
         let (unknown_stops, unknown) = mpsc::channel(UNKNOWN_STOPS_MAX);
         let leases = Leases::serve(LeaseServer {
             consensus: consensus.clone(),
@@ -122,9 +129,9 @@ impl Node {
                 .await?;
         }
         replica.go_live();
-        // What a crash interrupted: these stops hold, but nobody has yet said what they achieved.
-        for lock in replica.ledger().locks_without_outcome() {
-            outcomes.open(lock.id, &lock.scope, lock.stop);
+        // What a crash interrupted: nobody has yet said what these stops achieved.
+        for (id, scope, stop) in replica.ledger().stops_without_outcome() {
+            outcomes.open(id, scope, stop);
         }
         tokio::spawn(service.clone().append_outcomes(opened));
         tokio::spawn(service.clone().commit_unknown_stops(unknown));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tagout_proto::authority::Limits;
 use tagout_proto::command::{DOCUMENT_VERSION, StopMode};
 use tagout_proto::digest::Digest;
 use tagout_proto::scope::Scope;
@@ -12,7 +13,7 @@ use tagout_proto::wire::{Confirmation, InstanceReach, Outcome, ReachState, StopR
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::instances::{INSTANCES_MAX, Instances};
+use crate::instances::Instances;
 
 /// Settled accounts that are kept for those who ask; the outcome itself is in the log.
 const SETTLED_MAX: usize = 1024;
@@ -22,7 +23,9 @@ const LISTED_MAX: usize = 64;
 pub struct Outcomes {
     instances: Arc<Instances>,
     node: String,
+    /// How long a lease lets calls begin, and how much longer those under way may go on.
     ttl: Duration,
+    lapse_grace: Duration,
     /// Leases that this process does not know of are dead from then on.
     all_known_from: Mutex<Instant>,
     accounts: Mutex<Accounts>,
@@ -39,6 +42,9 @@ pub struct Account {
     lock: Digest,
     committed: Instant,
     bounded_after: Duration,
+    calls_bounded_after: Option<Duration>,
+    /// Whether every instance with a lease was remembered when the stop came.
+    all_known: bool,
     state: Mutex<AccountState>,
     version: watch::Sender<u64>,
 }
@@ -54,13 +60,14 @@ impl Outcomes {
     pub fn new(
         instances: Arc<Instances>,
         node: String,
-        ttl_ms: u64,
+        limits: Limits,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Account>>) {
         let (opened, receiver) = mpsc::unbounded_channel();
-        let ttl = Duration::from_millis(ttl_ms);
-        let all_known_from = Mutex::new(Instant::now() + ttl);
+        let ttl = Duration::from_millis(limits.ttl_ms);
+        let lapse_grace = Duration::from_millis(limits.lapse_grace_ms);
+        let all_known_from = Mutex::new(Instant::now() + ttl + lapse_grace);
         let accounts = Mutex::default();
-        (Arc::new(Self { instances, node, ttl, all_known_from, accounts, opened }), receiver)
+        (Arc::new(Self { instances, node, ttl, lapse_grace, all_known_from, accounts, opened }), receiver)
     }
 
     /// The deployment begins with this process: no lease of it can be older.
@@ -70,20 +77,26 @@ impl Outcomes {
 
     /// Opens the account of a stop that was committed now.
     pub fn open(&self, lock: Digest, scope: &Scope, stop: StopMode) {
-        // A lease from before the stop lives for ttl at most; a drain grants its time on top.
-        let bounded_after = self.ttl
-            + match stop {
-                StopMode::Drain { drain_ms } => Duration::from_millis(drain_ms),
-                StopMode::Halt | StopMode::Pause => Duration::ZERO,
-            };
-        let instances = (self.instances.below(scope, self.ttl).into_iter())
+        // A lease from before the stop lives for ttl at most; a drain grants its time on top. Calls under way may outlive
+        // their lease by the grace, also those of an instance that lost its connection long before the stop.
+        let (drain, cuts) = match stop {
+            StopMode::Halt => (Duration::ZERO, true),
+            StopMode::Drain { drain_ms } => (Duration::from_millis(drain_ms), true),
+            StopMode::Pause => (Duration::ZERO, false),
+        };
+        let bounded_after = self.ttl + drain;
+        let calls_bounded_after = cuts.then_some(bounded_after + self.lapse_grace);
+        let instances = (self.instances.below(scope, self.ttl + self.lapse_grace).into_iter())
             .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
             .collect();
+        let all_known = !self.instances.is_full();
         let state = AccountState { instances, settled: false, outcome_index: None };
         let account = Arc::new(Account {
             lock,
             committed: Instant::now(),
             bounded_after,
+            calls_bounded_after,
+            all_known,
             state: Mutex::new(state),
             version: watch::Sender::new(1),
         });
@@ -102,16 +115,10 @@ impl Outcomes {
         let Confirmation { agent, instance, closed_us, cut_us, calls_cut, by, .. } = confirmation;
         let after_ms = account.age_ms();
         let mut state = account.state.lock();
-        let listed = state.instances.len() < INSTANCES_MAX;
-        let key = (agent, instance);
-        if state.instances.contains_key(&key) || listed {
-            let confirmed = ReachState::Confirmed { after_ms, closed_us, cut_us, calls_cut, by };
-            match state.instances.get(&key) {
-                Some(ReachState::Confirmed { .. }) => {}
-                _ => {
-                    state.instances.insert(key, confirmed);
-                }
-            }
+        // Only whoever held a lease when the stop came can have stopped for it.
+        let Some(known) = state.instances.get_mut(&(agent, instance)) else { return false };
+        if !matches!(known, ReachState::Confirmed { .. }) {
+            *known = ReachState::Confirmed { after_ms, closed_us, cut_us, calls_cut, by };
         }
         drop(state);
         account.version.send_modify(|v| *v += 1);
@@ -128,7 +135,8 @@ impl Outcomes {
             // The sender lives in the account.
             let _ = version.wait_for(|_| account.all_confirmed()).await;
         };
-        let _ = tokio::time::timeout_at(account.committed + account.bounded_after, all_confirmed).await;
+        let bound = account.calls_bounded_after.unwrap_or(account.bounded_after);
+        let _ = tokio::time::timeout_at(account.committed + bound, all_confirmed).await;
         account.settle(self.node.clone())
     }
 
@@ -151,7 +159,8 @@ impl Account {
     }
 
     fn all_confirmed(&self) -> bool {
-        self.state.lock().instances.values().all(|state| matches!(state, ReachState::Confirmed { .. }))
+        self.all_known
+            && self.state.lock().instances.values().all(|state| matches!(state, ReachState::Confirmed { .. }))
     }
 
     fn settle(&self, node: String) -> Outcome {
@@ -165,6 +174,7 @@ impl Account {
             outcome: self.lock,
             node,
             bounded_after_ms: millis(self.bounded_after),
+            calls_bounded_after_ms: self.calls_bounded_after.map(millis),
             confirmed: 0,
             bounded: 0,
             slowest_ms: None,
@@ -195,6 +205,7 @@ impl Account {
             version,
             age_ms: self.age_ms(),
             bounded_after_ms: millis(self.bounded_after),
+            calls_bounded_after_ms: self.calls_bounded_after.map(millis),
             instances: state.listed().collect(),
             settled: state.settled,
             outcome_index: state.outcome_index,

@@ -19,6 +19,8 @@ use crate::replica::Replica;
 
 /// Outcomes that may be proposed at once, so that they never crowd out a stop.
 const OUTCOMES_AT_ONCE: usize = 16;
+/// The pause before an outcome that could not be committed is proposed again.
+const OUTCOME_RETRY: Duration = Duration::from_secs(1);
 /// How long a command may wait for consensus before the caller is told that nothing is known yet.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -82,17 +84,28 @@ impl Service {
                 let envelope = Envelope { document, signatures: Vec::new() };
                 // The semaphore is never closed.
                 let _slot = slots.acquire().await;
-                let proposal = Proposal { kind: EntryKind::Outcome, time_ms: clock::wall_ms(), envelope };
-                let index = match service.propose(proposal).await {
-                    Ok(receipt) => Some(receipt.index),
-                    Err(SubmitError::Refused(Refusal::OutcomeKnown(index))) => Some(index),
-                    Err(error) => {
-                        tracing::warn!(lock = %outcome.outcome, %error, "the outcome of a stop was not logged");
-                        None
-                    }
-                };
+                let index = service.append_outcome(envelope).await;
                 service.outcomes.finish(&account, index);
             });
+        }
+    }
+
+    /// Tries until the outcome is in the log; a node that ends before goes on after its restart.
+    async fn append_outcome(&self, envelope: Envelope) -> Option<u64> {
+        loop {
+            let (kind, time_ms) = (EntryKind::Outcome, clock::wall_ms());
+            match self.propose(Proposal { kind, time_ms, envelope: envelope.clone() }).await {
+                Ok(receipt) => return Some(receipt.index),
+                Err(SubmitError::Refused(Refusal::OutcomeKnown(index))) => return Some(index),
+                Err(error @ (SubmitError::Consensus(_) | SubmitError::Timeout)) => {
+                    tracing::warn!(%error, "an outcome is not in the log yet");
+                    tokio::time::sleep(OUTCOME_RETRY).await;
+                }
+                Err(error @ (SubmitError::Refused(_) | SubmitError::Answer(_))) => {
+                    tracing::error!(%error, "an outcome was refused");
+                    return None;
+                }
+            }
         }
     }
 

@@ -46,6 +46,8 @@ pub struct Ledger {
     grants: BTreeMap<Scope, Vec<GrantRecord>>,
     /// Every command that ever took effect: a command does so once, for ever.
     used: BTreeMap<Digest, Used>,
+    /// Stops whose outcome is still to come.
+    without_outcome: BTreeMap<Digest, (Scope, StopMode)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +73,10 @@ enum Rank {
     Halt,
     Drain,
     Pause,
+}
+
+impl Rank {
+    const ALL: [Rank; 3] = [Rank::Halt, Rank::Drain, Rank::Pause];
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -238,6 +244,7 @@ impl Ledger {
             by_scope: BTreeMap::new(),
             grants: BTreeMap::new(),
             used: BTreeMap::new(),
+            without_outcome: BTreeMap::new(),
         }
     }
 
@@ -292,6 +299,7 @@ impl Ledger {
                     let applied = self.append(proposal);
                     if let (Ok(receipt), Some(used)) = (&applied.answer, self.used.get_mut(&lock)) {
                         used.outcome = Some(receipt.index);
+                        self.without_outcome.remove(&lock);
                     }
                     applied
                 }
@@ -454,6 +462,7 @@ impl Ledger {
         };
         self.by_scope.entry(stop.scope.clone()).or_default().insert(lock.order(receipt.digest));
         self.locks.insert(receipt.digest, lock);
+        self.without_outcome.insert(receipt.digest, (stop.scope.clone(), stop.mode));
         Effect::Tightened { lock: receipt.digest, scope: stop.scope, stop: stop.mode }
     }
 
@@ -531,15 +540,17 @@ impl Ledger {
         let mut strongest: BTreeMap<Rank, (u64, Digest)> = BTreeMap::new();
         let mut grants = Vec::new();
         for scope in agent.upward() {
-            let mut rank_done = None;
-            for (rank, order, id) in self.by_scope.get(&scope).into_iter().flatten() {
-                if rank_done == Some(*rank) || self.locks[id].started_for(agent) {
-                    continue;
+            let Some(locks) = self.by_scope.get(&scope) else { continue };
+            for rank in Rank::ALL {
+                let equal = locks.range((rank, 0, Digest::default())..).take_while(|(r, ..)| *r == rank);
+                let mut holding = equal.filter(|(.., id)| !self.locks[id].started_for(agent));
+                if let Some((_, order, id)) = holding.next() {
+                    let best = strongest.entry(rank).or_insert((*order, *id));
+                    *best = (*best).min((*order, *id));
                 }
-                rank_done = Some(*rank);
-                let best = strongest.entry(*rank).or_insert((*order, *id));
-                *best = (*best).min((*order, *id));
             }
+        }
+        for scope in agent.upward() {
             let unexpired =
                 self.grants.get(&scope).into_iter().flatten().filter(|g| now_ms < g.expires_at_ms);
             grants.extend(unexpired.map(|g| g.envelope.clone()));
@@ -600,12 +611,9 @@ impl Ledger {
         Some(LockRecord { lock: lock.view(*id), started: lock.waves.keys().cloned().collect() })
     }
 
-    /// Locks in force whose outcome is not in the log yet.
-    pub fn locks_without_outcome(&self) -> Vec<LockView> {
-        (self.locks.iter())
-            .filter(|(id, _)| self.used.get(id).is_some_and(|used| used.outcome.is_none()))
-            .map(|(id, lock)| lock.view(*id))
-            .collect()
+    /// Stops whose outcome is not in the log yet, those that are over included.
+    pub fn stops_without_outcome(&self) -> impl Iterator<Item = (Digest, &Scope, StopMode)> {
+        self.without_outcome.iter().map(|(id, (scope, stop))| (*id, scope, *stop))
     }
 
     /// The entry at which a stop's outcome stands.

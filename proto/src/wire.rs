@@ -102,8 +102,10 @@ pub struct StopReach {
     pub version: u64,
     /// Milliseconds since the stop was committed on this node.
     pub age_ms: u64,
-    /// After so many milliseconds no lease from before the stop is alive anywhere (S3).
+    /// After so many milliseconds no guard begins a call: no lease from before the stop is alive (S3).
     pub bounded_after_ms: u64,
+    /// After so many milliseconds calls that were under way are cut, wherever they run; absent for a pause.
+    pub calls_bounded_after_ms: Option<u64>,
     pub instances: Vec<InstanceReach>,
     /// Every instance has confirmed, or the bound has passed.
     pub settled: bool,
@@ -185,6 +187,7 @@ pub struct Outcome {
     /// The node that observed it.
     pub node: String,
     pub bounded_after_ms: u64,
+    pub calls_bounded_after_ms: Option<u64>,
     pub confirmed: u64,
     pub bounded: u64,
     pub slowest_ms: Option<u64>,

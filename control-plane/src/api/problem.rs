@@ -119,12 +119,7 @@ impl From<SubmitError> for Problem {
 
 impl From<Arc<LeaseFailure>> for Problem {
     fn from(failure: Arc<LeaseFailure>) -> Self {
-        match &*failure {
-            LeaseFailure::Busy | LeaseFailure::Read(_) | LeaseFailure::NoGenesis | LeaseFailure::Gone => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-lease", failure.to_string())
-            }
-            LeaseFailure::Log(source) => Self::internal(source),
-        }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-lease", failure.to_string())
     }
 }
 

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use tagout_proto::digest::Digest;
 use tagout_proto::ledger::LockRecord;
+use tagout_proto::limits::{LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Agent, Agents, AuthorityChain, Instance, Locks, Reach, Status, StopReach};
 
@@ -18,8 +19,8 @@ use super::problem::Problem;
 use crate::clock;
 use crate::service::Service;
 
-/// An instance counts as there while its last lease may still be alive.
-const SEEN_WITHIN: Duration = Duration::from_millis(tagout_proto::limits::TTL_MAX_MS);
+/// An instance counts as there while calls under its last lease may still go on.
+const SEEN_WITHIN: Duration = Duration::from_millis(LAPSE_GRACE_DEFAULT_MS + TTL_DEFAULT_MS);
 /// How long a question for news may wait.
 const LONG_POLL: Duration = Duration::from_secs(20);
 

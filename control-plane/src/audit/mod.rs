@@ -21,6 +21,14 @@ pub use writer::{AuditLog, AuditSink};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
+    #[error(
+        "this node's audit log has {logged} entries, but its Raft store knows only {applied}: the store was put back or lost a \
+         part. It is refused, since it has forgotten what was acknowledged. Put back the newer store if you have it; there is \
+         no other way to serve this log"
+    )]
+    Ahead { applied: u64, logged: u64 },
+    #[error("the audit log's writer has ended")]
+    Ended,
     #[error("the audit log at {path} cannot be {doing}")]
     Io {
         doing: &'static str,
@@ -30,7 +38,7 @@ pub enum AuditError {
     },
     #[error(
         "the audit log at {path} is damaged: {what}. Keep the folder for analysis and do not start this node on it; \
-         restore from a backup or another node"
+         restore it from a copy that is not older than the Raft store, or the node would not start either"
     )]
     Damaged { path: String, what: String },
     #[error(

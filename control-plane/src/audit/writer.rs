@@ -15,7 +15,7 @@ use tagout_proto::log::tile::{
 };
 use tagout_proto::note::NoteSigner;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::AuditError;
 use super::edge::Edge;
@@ -24,6 +24,12 @@ use crate::store::files;
 
 /// Entries that one checkpoint may cover.
 const BATCH_MAX: usize = 4 * 1024;
+
+enum Message {
+    Entry(Job),
+    /// Answered once everything before it was compared or written.
+    Barrier(oneshot::Sender<()>),
+}
 
 /// An applied entry on its way to the disk.
 struct Job {
@@ -34,8 +40,9 @@ struct Job {
 }
 
 pub struct AuditLog {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Message>>,
     reader: AuditReader,
+    opened_size: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -62,6 +69,7 @@ impl AuditLog {
         let pending = Pending::default();
         let reader = AuditReader { folder: folder.into(), pending, edge: edge.clone(), checkpoint };
         let (jobs, queue) = channel();
+        let opened_size = edge.read().size();
         let mut writer = Writer {
             durable_size: edge.read().size(),
             reader: reader.clone(),
@@ -76,11 +84,23 @@ impl AuditLog {
             }
         });
         let thread = thread.map_err(at("written", folder))?;
-        Ok(Self { jobs: Some(jobs), reader, thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), reader, opened_size, thread: Some(thread) })
     }
 
     pub fn reader(&self) -> AuditReader {
         self.reader.clone()
+    }
+
+    /// The entries that it had when it was opened.
+    pub fn opened_size(&self) -> u64 {
+        self.opened_size
+    }
+
+    /// Waits until every entry that was handed over has been compared with the disk, or written to it.
+    pub async fn compared(&self) -> Result<(), AuditError> {
+        let (waiting, reached) = oneshot::channel();
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(Message::Barrier(waiting)).is_ok());
+        if sent && reached.await.is_ok() { Ok(()) } else { Err(AuditError::Ended) }
     }
 
     /// A sender for the state machine, which calls it in order for every entry that it applies, again after a restart.
@@ -106,7 +126,7 @@ impl Drop for AuditLog {
 
 /// The state machine's end of the log.
 pub struct AuditSink {
-    jobs: Mutex<Option<Sender<Job>>>,
+    jobs: Mutex<Option<Sender<Message>>>,
     pending: Pending,
     checkpoint: watch::Receiver<Checkpointed>,
 }
@@ -117,7 +137,7 @@ impl AuditSink {
         if let Some(jobs) = self.jobs.lock().as_ref() {
             self.pending.write().insert(index, bytes.clone());
             // The writer is gone only when its failure is ending the process already.
-            let _ = jobs.send(Job { index, bytes, root });
+            let _ = jobs.send(Message::Entry(Job { index, bytes, root }));
         }
     }
 
@@ -154,10 +174,17 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, queue: &Receiver<Job>) -> Result<(), AuditError> {
+    fn run(&mut self, queue: &Receiver<Message>) -> Result<(), AuditError> {
         while let Ok(first) = queue.recv() {
-            let mut root = None;
-            for job in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX - 1)) {
+            let (mut root, mut barriers) = (None, Vec::new());
+            for message in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX - 1)) {
+                let job = match message {
+                    Message::Entry(job) => job,
+                    Message::Barrier(waiting) => {
+                        barriers.push(waiting);
+                        continue;
+                    }
+                };
                 let index = job.index;
                 if index < self.durable_size {
                     self.compare(&job)?;
@@ -169,6 +196,10 @@ impl Writer {
             }
             if let Some(root) = root {
                 self.checkpoint(root)?;
+            }
+            for waiting in barriers {
+                // Whoever asked may have given up.
+                let _ = waiting.send(());
             }
         }
         Ok(())

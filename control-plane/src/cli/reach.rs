@@ -170,6 +170,7 @@ mod tests {
             version: 4,
             age_ms: 10_000,
             bounded_after_ms: 10_000,
+            calls_bounded_after_ms: Some(30_000),
             instances: vec![
                 instance("x", confirmed(3, 0)),
                 instance("y", confirmed(8, 2)),

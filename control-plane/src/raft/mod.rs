@@ -161,8 +161,8 @@ pub enum StartError {
     )]
     OtherNode { dir: PathBuf, found: u64, configured: u64 },
     #[error(
-        "{} has snapshots and no log: this node lost its log, and with it its vote. Let the machine rejoin as a \
-         learner, under a new node id and with an empty folder; a deployment of one node is restored from its backup",
+        "{} has snapshots and no log: this node lost its log, and with it its vote. Put the log back, or make a new \
+         deployment: this version has no restore for one of one node",
         dir.display()
     )]
     LogLost { dir: PathBuf },

@@ -45,8 +45,8 @@ pub enum SnapshotError {
     NewerFormat { path: PathBuf, found: u32 },
     #[error(
         "no readable snapshot in {} reaches the log, which begins at entry {first_index} ({detail}): this node cannot \
-         rebuild its state. Keep the folder for analysis and let the machine rejoin as a learner, under a new node id \
-         and with an empty folder; a deployment of one node is restored from its backup", path.display()
+         rebuild its state. Keep the folder for analysis and make a new deployment: this version has no \
+         restore for one of one node", path.display()
     )]
     OutOfReach { path: PathBuf, first_index: u64, detail: String },
 }

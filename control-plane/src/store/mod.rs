@@ -137,8 +137,8 @@ const BOTH: [StoreKind; 2] = [StoreKind::Sled, StoreKind::Segment];
 /// What an operator is told when a log cannot be trusted any more. A node that came back without part of its log could
 /// vote twice in one term, or count an entry as stored that it has forgotten.
 const LOST: &str = "Do not delete files here and start the node again: with part of its log gone it must not vote. \
-Keep the folder for analysis and let the machine rejoin as a learner, under a new node id and with an empty folder; \
-a deployment of one node is restored from its backup";
+Keep the folder for analysis. This version has no restore for a deployment of one node: make a new one with `tagout init`, \
+and place a stop of * in it before agents reach it";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -425,12 +425,12 @@ fn an_outcome_is_taken_once_for_each_stop_and_changes_no_verdict() {
     for no_lock in [Digest([9; 32]), genesis().digest(), release] {
         assert_eq!(send(&mut world, outcome_of(&no_lock)), Err(Refusal::NoSuchLock(no_lock)));
     }
-    assert_eq!(world.ledger.locks_without_outcome().len(), 1);
+    assert_eq!(world.ledger.stops_without_outcome().count(), 2);
     assert_eq!(send(&mut world, outcome_of(&lock)).unwrap().index, 5);
     assert_eq!(send(&mut world, outcome_of(&lock)), Err(Refusal::OutcomeKnown(5)));
     assert_eq!(send(&mut world, outcome_of(&paused)).unwrap().index, 6, "also when it has ended");
     assert_eq!((world.ledger.outcome_index(&lock), world.ledger.outcome_index(&release)), (Some(5), None));
-    assert_eq!(world.ledger.locks_without_outcome(), []);
+    assert_eq!(world.ledger.stops_without_outcome().count(), 0);
     assert_eq!((world.verdict("a"), world.verdict("b")), (Denied, Enabled));
 }
 
