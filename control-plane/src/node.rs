@@ -150,7 +150,6 @@ impl Node {
             tracing::error!(%error, "the listener did not end in order");
         }
         self.service.consensus.shutdown().await;
-        self.service.replica.close();
         let audit = self.audit;
         // Dropping it waits for the disk.
         crate::blocking(move || {

@@ -43,11 +43,6 @@ impl Replica {
         self.live.store(true, Ordering::Release);
     }
 
-    /// Lets the audit log's writer end after what it has.
-    pub fn close(&self) {
-        self.audit.close();
-    }
-
     pub fn encode(proposal: &Proposal) -> Vec<u8> {
         postcard::to_stdvec(proposal).expect("a proposal is plain data")
     }

@@ -95,7 +95,6 @@ impl Target for Tiles {
             tree.push(leaf_hash(&entry));
             sink.append(index, entry, tree.root());
         }
-        sink.close();
         drop(sink);
         drop(log);
         match reader.checkpointed_size() {

@@ -64,7 +64,6 @@ fn run(folder: &Path, entries: &[Vec<u8>], from: usize) -> Result<AuditReader, A
             failed = failed => Some(failed.unwrap().unwrap()),
         }
     });
-    sink.close();
     drop(log);
     // The receiver's thread ends with the writer.
     drop(runtime);

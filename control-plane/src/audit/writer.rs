@@ -25,6 +25,9 @@ use crate::store::files;
 /// Entries that one checkpoint may cover.
 const BATCH_MAX: usize = 4 * 1024;
 
+/// The way to the writer, which ends once the log is dropped.
+type Jobs = Arc<Mutex<Option<Sender<Message>>>>;
+
 enum Message {
     Entry(Job),
     /// Answered once everything before it was compared or written.
@@ -40,7 +43,7 @@ struct Job {
 }
 
 pub struct AuditLog {
-    jobs: Option<Sender<Message>>,
+    jobs: Jobs,
     reader: AuditReader,
     opened_size: u64,
     thread: Option<JoinHandle<()>>,
@@ -84,7 +87,7 @@ impl AuditLog {
             }
         });
         let thread = thread.map_err(at("written", folder))?;
-        Ok(Self { jobs: Some(jobs), reader, opened_size, thread: Some(thread) })
+        Ok(Self { jobs: Arc::new(Mutex::new(Some(jobs))), reader, opened_size, thread: Some(thread) })
     }
 
     pub fn reader(&self) -> AuditReader {
@@ -99,14 +102,14 @@ impl AuditLog {
     /// Waits until every entry that was handed over has been compared with the disk, or written to it.
     pub async fn compared(&self) -> Result<(), AuditError> {
         let (waiting, reached) = oneshot::channel();
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(Message::Barrier(waiting)).is_ok());
+        let sent = self.jobs.lock().as_ref().is_some_and(|jobs| jobs.send(Message::Barrier(waiting)).is_ok());
         if sent && reached.await.is_ok() { Ok(()) } else { Err(AuditError::Ended) }
     }
 
     /// A sender for the state machine, which calls it in order for every entry that it applies, again after a restart.
     pub fn sink(&self) -> AuditSink {
         AuditSink {
-            jobs: Mutex::new(self.jobs.clone()),
+            jobs: self.jobs.clone(),
             pending: self.reader.pending.clone(),
             checkpoint: self.reader.checkpoint.clone(),
         }
@@ -114,9 +117,9 @@ impl AuditLog {
 }
 
 impl Drop for AuditLog {
-    /// Writes what is queued. The sinks must be closed by then.
+    /// Writes what is queued; what is applied afterwards is written by the replay of the next start.
     fn drop(&mut self) {
-        self.jobs = None;
+        *self.jobs.lock() = None;
         if let Some(thread) = self.thread.take() {
             // A writer that panicked has reported itself; there is nothing to add.
             let _ = thread.join();
@@ -126,7 +129,7 @@ impl Drop for AuditLog {
 
 /// The state machine's end of the log.
 pub struct AuditSink {
-    jobs: Mutex<Option<Sender<Message>>>,
+    jobs: Jobs,
     pending: Pending,
     checkpoint: watch::Receiver<Checkpointed>,
 }
@@ -143,11 +146,6 @@ impl AuditSink {
 
     pub fn durable(&self) -> Durable {
         Durable(self.checkpoint.clone())
-    }
-
-    /// Lets the writer end once its queue is empty.
-    pub fn close(&self) {
-        *self.jobs.lock() = None;
     }
 }
 
