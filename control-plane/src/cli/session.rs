@@ -13,7 +13,7 @@ use tagout_proto::wire::{CommandAnswer, Status};
 
 use super::client::Client;
 use super::failure::{Exit, Failure};
-use super::log::seen::Seen;
+use super::log::seen::{self, Seen};
 use super::log::tiles::{LogReader, open_checkpoint};
 use super::out::{Ink, Out};
 use super::profile::{self, Profile};
@@ -135,8 +135,7 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         loop {
             let asked = Instant::now();
-            let note = self.client.checkpoint(size)?;
-            let checkpoint = open_checkpoint(&note, self.authority())?;
+            let (note, checkpoint) = self.fetch_checkpoint(size, &seen)?;
             if checkpoint.size >= size || begun.elapsed() > CHECKPOINT_PATIENCE {
                 if checkpoint.size < size && size > seen.size() {
                     let detail = format!(
@@ -157,6 +156,24 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The node's signed checkpoint of `size` entries. A node that has none is asked for the one that it has: that tells
+    /// a log that was cut off from a node that is only behind.
+    pub fn fetch_checkpoint(&self, size: u64, seen: &Seen) -> Result<(String, Checkpoint), Failure> {
+        match self.client.checkpoint(size) {
+            Err(said) if said.problem.code == "no-checkpoint" && size > 0 => {
+                let note = self.client.checkpoint(0)?;
+                let checkpoint = open_checkpoint(&note, self.authority())?;
+                seen::behind(checkpoint.size, size, seen.size(), said)?;
+                Ok((note, checkpoint))
+            }
+            answered => {
+                let note = answered?;
+                let checkpoint = open_checkpoint(&note, self.authority())?;
+                Ok((note, checkpoint))
+            }
+        }
+    }
+
     /// A folder that cannot be written takes nothing from what was verified now.
     fn remember(&self, mut seen: Seen, note: &str, checkpoint: &Checkpoint) {
         if let Err(failure) = seen.remember(note, checkpoint) {
@@ -168,13 +185,17 @@ impl<'a> Session<'a> {
     pub fn checkpoint_beyond(&self, size: u64) -> Result<Checkpoint, Failure> {
         loop {
             let asked = Instant::now();
-            let note = self.client.checkpoint(size + 1)?;
-            let checkpoint = open_checkpoint(&note, self.authority())?;
-            if checkpoint.size > size {
-                let seen = Seen::load(&self.profile)?;
-                seen.check(&checkpoint, &self.client)?;
-                self.remember(seen, &note, &checkpoint);
-                return Ok(checkpoint);
+            let seen = Seen::load(&self.profile)?;
+            match self.fetch_checkpoint(size + 1, &seen) {
+                Ok((note, checkpoint)) if checkpoint.size > size => {
+                    seen.check(&checkpoint, &self.client)?;
+                    self.remember(seen, &note, &checkpoint);
+                    return Ok(checkpoint);
+                }
+                Ok(_) => {}
+                // Nothing came in the time that the node waits.
+                Err(quiet) if quiet.problem.code == "no-checkpoint" => {}
+                Err(failure) => return Err(failure),
             }
             std::thread::sleep(Duration::from_secs(1).saturating_sub(asked.elapsed()));
         }

@@ -10,6 +10,7 @@ use tagout_proto::wire::{Agent, Agents, Locks, Status};
 
 use super::Globals;
 use super::failure::{Exit, Failure};
+use super::log::seen::Seen;
 use super::out::{Ink, Out, count, instant, now_ms, span};
 use super::session::Session;
 
@@ -37,6 +38,13 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         let (found, node) = (&status.deployment, session.client.node());
         let detail = format!("{node} serves deployment {found}, not the profile's {}", session.deployment());
         return Err(Failure::unverified("other-deployment", detail));
+    }
+    let seen = Seen::load(&session.profile)?;
+    if status.log_size < seen.size() {
+        // A node that is only behind gets the time to catch up with what was seen of another.
+        session.fetch_checkpoint(seen.size(), &seen)?;
+        status = session.client.status()?;
+        seen.check_size(status.log_size)?;
     }
     status.grants.retain(|grant| grant.scope.covers(&scope) || scope.covers(&grant.scope));
     out.document(&Everything { status: &status, agents: &agents.agents, lock_records: &locks.locks });

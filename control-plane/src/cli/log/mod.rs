@@ -272,7 +272,8 @@ fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Fa
         None => {
             let session = Session::open(out, globals)?;
             // A node that is only behind gets the time to catch up with what was seen of another.
-            let note = session.client.checkpoint(Seen::load(&session.profile)?.size())?;
+            let seen = Seen::load(&session.profile)?;
+            let (note, _) = session.fetch_checkpoint(seen.size(), &seen)?;
             let verified = verify_and_remember(out, &session.profile, &session.client, &note)?;
             (session.profile, verified)
         }

@@ -48,6 +48,11 @@ impl Seen {
         self.checkpoint.as_ref().map_or(0, |seen| seen.size)
     }
 
+    /// Checks that a node's log of `size` entries is not shorter than what was seen of it.
+    pub fn check_size(&self, size: u64) -> Result<(), Failure> {
+        check_size(size, self.size())
+    }
+
     /// Checks that a verified checkpoint continues the newest one.
     pub fn check(&self, checkpoint: &Checkpoint, tiles: &dyn Tiles) -> Result<(), LogError> {
         match &self.checkpoint {
@@ -69,5 +74,46 @@ impl Seen {
         files::replace(&self.path, note.as_bytes())?;
         self.checkpoint = Some(checkpoint.clone());
         Ok(())
+    }
+}
+
+fn check_size(size: u64, seen: u64) -> Result<(), Failure> {
+    if size >= seen {
+        return Ok(());
+    }
+    let detail = format!(
+        "this node's log ends at {size} entries, this machine has seen {seen}: it was cut off or put back; do not trust \
+         this node"
+    );
+    Err(Failure::unverified("shorter", detail))
+}
+
+/// What a node means that has no checkpoint of `wanted` entries and a signed one of `size`: it is only behind, as it
+/// `said`, or its log has lost what was seen of it.
+pub fn behind(size: u64, wanted: u64, seen: u64, said: Failure) -> Result<(), Failure> {
+    check_size(size, seen)?;
+    if size < wanted { Err(said) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::failure::Exit;
+
+    #[test]
+    fn s9_a_log_shorter_than_the_one_seen_is_cut_off_and_one_that_is_behind_is_not() {
+        let said = || Failure::new(Exit::Unreachable, "no-checkpoint", "try again");
+        let cut = behind(30, 42, 42, said()).unwrap_err();
+        assert_eq!((cut.exit, cut.problem.code.as_str()), (Exit::Unverified, "shorter"));
+        assert_eq!(
+            cut.to_string(),
+            "this node's log ends at 30 entries, this machine has seen 42: it was cut off or put back; do not trust this \
+             node"
+        );
+        // After a stop, an entry is wanted beyond what was seen; with as many as were seen, the node may be slow.
+        assert_eq!(behind(41, 43, 42, said()).unwrap_err().exit, Exit::Unverified);
+        assert_eq!(behind(42, 43, 42, said()).unwrap_err().exit, Exit::Unreachable);
+        behind(43, 43, 42, said()).unwrap();
+        behind(1, 0, 0, said()).unwrap();
     }
 }
