@@ -351,6 +351,20 @@ fn s6_stock_tools_stop_an_agent_and_follow_the_log() {
     assert!(verified.stdout.contains("Good \"tagout-command\" signature for alice"), "{verified:?}");
     bash(&format!("head -c -1 stored.json | {verify}")).exits(255);
 
+    // The same by the files and the line that `log show --out` gives; and for programs the text verbatim.
+    let show = ["log", "show", &shutdown_index.to_string(), "--out", "export"];
+    let export = tagout(&show).exits(0);
+    let line = export.stdout.lines().nth(1).expect("the command that verifies");
+    assert!(bash(line).exits(0).stdout.contains("Good \"tagout-command\" signature for alice"), "{line}");
+    let exported = std::fs::read(folder.join(format!("export/{shutdown_index}.json"))).unwrap();
+    assert_eq!(exported, document.as_bytes());
+    assert!(tagout(&show).exits(1).stderr.contains("exists already"), "nothing is overwritten");
+    tagout(&["log", "show", "0", "--out", "export"]).exits(0).stdout.lines().skip(1).for_each(|line| {
+        bash(line).exits(0);
+    });
+    let shown = tagout(&["log", "show", &shutdown_index.to_string(), "--json"]).exits(0).json();
+    assert_eq!(shown["document"], document.as_str());
+
     // The chain, followed by sha256sum: each entry holds the digest of the one before.
     let size = deployment_size(&deployment);
     for index in 0..size {

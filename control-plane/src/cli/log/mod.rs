@@ -22,6 +22,7 @@ use super::out::{Ink, Out, count, instant};
 use super::profile::{self, Profile};
 use super::session::Session;
 
+mod export;
 pub mod seen;
 pub mod tiles;
 pub mod verify;
@@ -53,6 +54,9 @@ pub struct ShowArgs {
     /// The entry's exact bytes, for sha256sum and `log verify --entry`
     #[arg(long, requires = "index")]
     raw: bool,
+    /// Write the document and its signatures into this folder, for `ssh-keygen -Y verify`
+    #[arg(long, value_name = "DIR", requires = "index", conflicts_with = "raw")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -95,7 +99,10 @@ fn show(out: &Out, globals: &Globals, args: ShowArgs) -> Result<Exit, Failure> {
         check_index(index, checkpoint.size)?;
         let (bytes, _) =
             LogReader::new(&session.client, checkpoint.size).proven_entry(index, checkpoint.root)?;
-        if args.raw {
+        if let Some(dir) = &args.out {
+            let entry = Entry::decode(&bytes).map_err(|e| Failure::unverified("entry", e.to_string()))?;
+            export::write(&entry, authority, dir)?.say(out);
+        } else if args.raw {
             out.bytes(&bytes);
         } else {
             let record = Record::new(&bytes, authority)?;
@@ -154,10 +161,9 @@ struct Record {
     /// SHA-256 of the document: a stop's lock id.
     digest: Digest,
     signed_by: Vec<String>,
-    document: serde_json::Value,
+    /// The exact text that was signed.
+    document: String,
     signatures: Vec<String>,
-    #[serde(skip)]
-    text: String,
 }
 
 impl Record {
@@ -171,9 +177,8 @@ impl Record {
             prev: entry.prev,
             digest: entry.envelope.digest(),
             signed_by: authority.signers(&entry.envelope).names(),
-            document: serde_json::from_str(&entry.envelope.document).unwrap_or_default(),
+            document: entry.envelope.document,
             signatures: entry.envelope.signatures,
-            text: entry.envelope.document,
         })
     }
 
@@ -190,12 +195,12 @@ impl Record {
     /// The entry in a few words.
     fn summary(&self) -> String {
         match self.kind {
-            EntryKind::Command => match Command::parse(self.text.as_bytes()) {
+            EntryKind::Command => match Command::parse(self.document.as_bytes()) {
                 Ok(command) => of_command(&command.action),
                 // The one document of this kind that is no command.
                 Err(_) => format!("authority {}", self.digest.short()),
             },
-            EntryKind::Outcome => match serde_json::from_str::<Outcome>(&self.text) {
+            EntryKind::Outcome => match serde_json::from_str::<Outcome>(&self.document) {
                 Ok(outcome) => of_outcome(&outcome),
                 Err(_) => "outcome".into(),
             },
@@ -224,7 +229,7 @@ impl Record {
         ] {
             out.line(format!("  {name:<11}{value}"));
         }
-        out.line(&self.text);
+        out.line(&self.document);
         self.signatures.iter().for_each(|signature| out.line(signature.trim_end()));
     }
 }
