@@ -1,6 +1,8 @@
 //! `tagout key`: the keys with which people sign. They are OpenSSH's own, so `ssh-keygen` makes them just as well.
 
+use std::fs::DirBuilder;
 use std::io::IsTerminal;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -58,6 +60,7 @@ fn new(out: &Out, args: NewArgs) -> Result<Exit, Failure> {
     let default = || args.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let comment = args.comment.clone().unwrap_or_else(default);
     let passphrase = if args.no_passphrase { None } else { passphrase()? };
+    make_folder(&args.path)?;
     let public = sign::generate(&args.path, &comment, passphrase.as_ref().map(|p| p.as_str()))?;
     let public_file = format!("{}.pub", args.path.display());
     let made = serde_json::json!({
@@ -73,6 +76,16 @@ fn new(out: &Out, args: NewArgs) -> Result<Exit, Failure> {
         "  give {public_file} to whoever makes the authority; the other file stays with its owner"
     ));
     Ok(Exit::Ok)
+}
+
+/// Makes the folder that a new key lies in, for nobody else to look into; one that exists stays as it is.
+fn make_folder(key: &Path) -> Result<(), Failure> {
+    let Some(folder) = key.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+    else {
+        return Ok(());
+    };
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|e| Failure::file("make the folder", folder, &e))
 }
 
 /// From the environment, or asked twice on a terminal; an empty one is none.
@@ -176,6 +189,20 @@ fn say(out: &Out, key: &Shown, authority: Option<&Authority>) {
 mod tests {
     use super::*;
     use crate::cli::testing;
+
+    #[test]
+    fn a_key_in_a_folder_that_is_not_there_makes_it_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("ops");
+        let key = |path: &Path| NewArgs { path: path.into(), comment: None, no_passphrase: true };
+        new(&Out::new(true), key(&folder.join("alice"))).unwrap();
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(folder.join("alice.pub").is_file());
+        let failure = new(&Out::new(true), key(&folder.join("alice/below"))).unwrap_err();
+        assert!(failure.to_string().contains("cannot make the folder"), "{failure}");
+    }
 
     #[test]
     fn a_key_is_described_by_what_it_may_do() {
