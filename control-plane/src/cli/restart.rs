@@ -92,6 +92,9 @@ pub fn resume(out: &Out, globals: &Globals, args: ResumeArgs) -> Result<Exit, Fa
     let ceremony = Ceremony::plan(&args.scope, &args.reason, touching.locks)?;
     if ceremony.blocking.is_empty() {
         let scope = &args.scope;
+        if !ceremony.below.is_empty() {
+            return Err(only_below(scope, &ceremony.below));
+        }
         out.document(&serde_json::json!({ "scope": scope, "commands": [], "below": ceremony.below }));
         out.line(format!(
             "no lock holds {scope}; if it does not run, it lacks consent: `tagout grant {scope} --for 72h`"
@@ -108,6 +111,21 @@ pub fn resume(out: &Out, globals: &Globals, args: ResumeArgs) -> Result<Exit, Fa
     let commands = ceremony.release.into_iter().chain(ceremony.start).collect();
     send_all(&session, commands, &args.keys)?;
     Ok(Exit::Ok)
+}
+
+/// Locks that a sentence names one by one; `status` shows all of them.
+const NAMED_MAX: usize = 10;
+
+/// Nothing holds the scope itself, so that there is nothing to resume: its parts are resumed one by one.
+fn only_below(scope: &Scope, below: &[LockRecord]) -> Failure {
+    let named = below.iter().take(NAMED_MAX).map(|r| format!("{} {}", r.lock.scope, r.lock.id.short()));
+    let mut named: Vec<_> = named.collect();
+    if below.len() > NAMED_MAX {
+        named.push(format!("and {} more, see `tagout status {scope}`", below.len() - NAMED_MAX));
+    }
+    let (locks, named) = (count(below.len() as u64, "lock"), named.join(", "));
+    let detail = format!("no lock on or above {scope} holds it; {locks} below it: {named}; resume those");
+    Failure::new(Exit::Failed, "no-locks", detail)
 }
 
 /// Signs every command before the first one is sent, so that nothing is half done for want of a signature.
@@ -279,6 +297,22 @@ mod tests {
         assert!(ceremony.blocking.is_empty());
         let ceremony = Ceremony::plan(&scope("demo/c"), "why", vec![record]).unwrap();
         assert_eq!((ceremony.release.len(), ceremony.start.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_scope_of_which_only_parts_are_held_names_them() {
+        let below: Vec<_> = (1..=12).map(|id| lock(id, "demo/a", StopMode::Halt, false)).collect();
+        let failure = only_below(&scope("demo"), &below[..2]);
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(
+            failure.to_string(),
+            "no lock on or above demo holds it; 2 locks below it: demo/a 010101010101, demo/a 020202020202; resume those"
+        );
+        let many = only_below(&scope("demo"), &below).to_string();
+        assert!(
+            many.contains("demo/a 0a0a0a0a0a0a, and 2 more, see `tagout status demo`; resume those"),
+            "{many}"
+        );
     }
 
     #[test]
