@@ -64,7 +64,7 @@ impl<'a> Shown<'a> {
             if self.done.insert(key, confirmed) == Some(confirmed) || self.done.len() > SHOWN_MAX {
                 continue;
             }
-            let text = line(self.out, instance, reach.bounded_after_ms);
+            let text = line(self.out, instance);
             match &self.bar {
                 Some(bar) => bar.suspend(|| self.out.line(text)),
                 None => self.out.line(text),
@@ -90,7 +90,7 @@ fn bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style.expect("the template is ours"))
 }
 
-fn line(out: &Out, instance: &InstanceReach, bounded_after_ms: u64) -> String {
+fn line(out: &Out, instance: &InstanceReach) -> String {
     let InstanceReach { agent, instance: name, state } = instance;
     let said = match state {
         ReachState::Waiting => "waiting".into(),
@@ -105,10 +105,22 @@ fn line(out: &Out, instance: &InstanceReach, bounded_after_ms: u64) -> String {
         }
         ReachState::Bounded => {
             let bounded = out.ink(Ink::Yellow, "bounded");
-            format!("{bounded}: silent, but no lease of it outlives {}", span(bounded_after_ms))
+            format!("{bounded}: silent, but no lease of it is alive any more")
         }
     };
     format!("  {agent} {name} {said}")
+}
+
+/// By when nothing goes on any more, also where this node knows of nothing. A pause cuts no call.
+fn bounds(reach: &StopReach) -> String {
+    let begins = format!("no new call begins anywhere after {}", span(reach.bounded_after_ms));
+    format!("{begins}{}", cut_by(reach))
+}
+
+fn cut_by(reach: &StopReach) -> String {
+    reach
+        .calls_bounded_after_ms
+        .map_or_else(String::new, |ms| format!(", calls under way cut by {}", span(ms)))
 }
 
 fn summary(reach: &StopReach) -> String {
@@ -125,10 +137,7 @@ fn summary(reach: &StopReach) -> String {
         }
     }
     let mut text = match reach.instances.len() as u64 {
-        0 => format!(
-            "settled: nothing was running, and no lease from before outlives {}",
-            span(reach.bounded_after_ms)
-        ),
+        0 => format!("settled: no instance known to this node; {}", bounds(reach)),
         all => format!("settled: {confirmed} of {} confirmed", count(all, "instance")),
     };
     if let Some(ms) = slowest {
@@ -139,8 +148,8 @@ fn summary(reach: &StopReach) -> String {
     }
     if bounded > 0 {
         text.push_str(&format!(
-            "; {bounded} bounded: silent, and without a lease since {}",
-            span(reach.bounded_after_ms)
+            "; {bounded} bounded: silent, and no lease of it is alive any more{}",
+            cut_by(reach)
         ));
     }
     match reach.outcome_index {
@@ -181,8 +190,15 @@ mod tests {
         };
         assert_eq!(
             summary(&reach),
-            "settled: 2 of 3 instances confirmed, the slowest after 8 ms, 2 calls cut; 1 bounded: silent, and without a \
-             lease since 10s; outcome at entry 14"
+            "settled: 2 of 3 instances confirmed, the slowest after 8 ms, 2 calls cut; 1 bounded: silent, and no \
+             lease of it is alive any more, calls under way cut by 30s; outcome at entry 14"
         );
+        assert_eq!(
+            summary(&StopReach { instances: vec![], ..reach.clone() }),
+            "settled: no instance known to this node; no new call begins anywhere after 10s, calls under way cut \
+             by 30s; outcome at entry 14"
+        );
+        let pause = StopReach { instances: vec![], calls_bounded_after_ms: None, ..reach };
+        assert_eq!(bounds(&pause), "no new call begins anywhere after 10s");
     }
 }
