@@ -28,10 +28,11 @@ pub struct StopArgs {
     /// Why; it hangs on the lock for everybody to read
     #[arg(long)]
     reason: String,
-    /// halt: now, calls in flight are cut. drain: essential calls go on for --drain. pause: no new calls
+    /// halt: now, calls under way are cut. drain: new calls are denied at once, calls under way may finish until
+    /// --drain is over. pause: new calls are denied, calls under way may finish [default: halt, or drain with --drain]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// How long essential calls and calls in flight may go on, such as 30s
+    /// How long calls under way may go on before they are cut, such as 30s; new calls are denied at once
     #[arg(long, value_name = "TIME", value_parser = duration_ms)]
     drain: Option<u64>,
     /// The incident that it belongs to, such as INC-4711
