@@ -1,5 +1,7 @@
 //! Step ① of a stop, as the command does it: a document is built, shown, and signed with the operator's own keys.
 
+use std::path::Path;
+
 use serde::Serialize;
 use tagout_proto::authority::Authority;
 use tagout_proto::command::{Action, Deployment};
@@ -9,8 +11,9 @@ use tagout_proto::sshsig::NAMESPACE;
 
 use super::document;
 use super::failure::Failure;
+use super::files::quoted;
 use super::out::{Ink, Out, now_ms};
-use crate::sign::Signer;
+use crate::sign::{SignError, Signer};
 
 /// A command with its signatures, ready to be sent.
 pub struct Signed {
@@ -32,7 +35,21 @@ pub fn open_signers(specs: &[String]) -> Result<Vec<Signer>, Failure> {
             "no key signs this: give --key FILE, or list `keys` in the profile (make one with `tagout key new`)",
         ));
     }
-    specs.iter().map(|spec| Ok(Signer::open(spec)?)).collect()
+    specs.iter().map(|spec| Signer::open(spec).map_err(|error| not_opened(spec, error))).collect()
+}
+
+/// A public key without an agent does not sign; its private half often lies beside it.
+fn not_opened(spec: &str, error: SignError) -> Failure {
+    let of_agent = matches!(
+        error,
+        SignError::NoAgent | SignError::AgentUnreachable { .. } | SignError::AgentLacksKey { .. }
+    );
+    let mut failure = Failure::from(error);
+    if let Some(private) = spec.strip_suffix(".pub").filter(|p| of_agent && Path::new(p).is_file()) {
+        let private = quoted(Path::new(private));
+        failure.problem.detail.push_str(&format!("; the private key lies beside it: --key {private}"));
+    }
+    failure
 }
 
 /// The document of `action` as of now, unsigned.
@@ -76,5 +93,24 @@ impl Signed {
         for refused in &signers.refused {
             out.line(format!("  {} {refused}", out.ink(Ink::Yellow, "does not count:")));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sign::generate;
+
+    #[test]
+    fn a_public_key_without_an_agent_points_to_the_private_one_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("alice");
+        generate(&key, "alice", None).unwrap();
+        let public = format!("{}.pub", key.display());
+        let hint = format!("; the private key lies beside it: --key {}", key.display());
+        let said = not_opened(&public, SignError::NoAgent).to_string();
+        assert!(said.ends_with(&hint), "{said}");
+        std::fs::remove_file(&key).unwrap();
+        assert!(!not_opened(&public, SignError::NoAgent).to_string().contains("beside it"));
     }
 }
