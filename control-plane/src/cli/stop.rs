@@ -195,7 +195,12 @@ fn print_curl(out: &Out, globals: &Globals, stop: Stop, file: &Path) -> Result<E
     let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
     let client = Client::new(&profile, globals.node.as_deref())?;
     let document = signing::draft(profile.deployment(), &Action::Stop(stop))?;
-    write_new(file, document.as_bytes(), 0o644)?;
+    write_new(file, document.as_bytes(), 0o644).map_err(|mut failure| {
+        if failure.problem.code == "exists" {
+            failure.problem.detail.push_str(" (--out FILE writes to another)");
+        }
+        failure
+    })?;
     let key = profile.keys.first().filter(|key| !key.starts_with("agent:"));
     let key = key.map_or("~/.ssh/id_ed25519".into(), |key| quoted(Path::new(key)));
     let lines = stock_lines(&key, file, &profile.ca, client.node());
@@ -305,6 +310,16 @@ mod tests {
         }
         assert_eq!(digests.len(), 3);
         assert!(runbook(&Out::new(true), &globals, &stop, &keys, 1, &dir).is_err(), "none is overwritten");
+    }
+
+    #[test]
+    fn a_printed_stop_replaces_none_and_names_the_option_for_another_file() {
+        let deployed = testing::deployed();
+        let globals = Globals { profile: Some(deployed.made.profile.clone()), ..Globals::default() };
+        let file = deployed.dir.path().join("stop.json");
+        let print = || print_curl(&Out::new(true), &globals, parsed(&[]).stop().unwrap(), &file);
+        print().unwrap();
+        assert!(print().unwrap_err().to_string().ends_with("(--out FILE writes to another)"));
     }
 
     #[test]
