@@ -232,3 +232,48 @@ impl AccountState {
 fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tagout_proto::wire::StopPath;
+
+    fn scope(text: &str) -> Scope {
+        Scope::parse(text).unwrap()
+    }
+
+    fn confirmation(lock: Digest, agent: &str, instance: &str) -> Confirmation {
+        let (agent, instance) = (scope(agent), instance.into());
+        Confirmation { lock, agent, instance, closed_us: 1, cut_us: 2, calls_cut: 3, by: StopPath::Push }
+    }
+
+    #[tokio::test]
+    async fn s8_only_who_held_a_lease_confirms_and_the_outcome_counts_just_that() {
+        let instances = Arc::new(Instances::default());
+        let limits = Limits { ttl_ms: 60_000, lapse_grace_ms: 60_000 };
+        let (outcomes, mut opened) = Outcomes::new(instances.clone(), "demo/node-1".into(), limits);
+        outcomes.begin();
+        instances.note("one", [scope("a/b"), scope("c")].iter());
+        instances.note("two", [scope("a/b")].iter());
+        let lock = Digest([1; 32]);
+        outcomes.open(lock, &scope("a"), StopMode::Halt);
+        let account = opened.recv().await.unwrap();
+
+        for (agent, instance) in [("a/b", "three"), ("c", "one"), ("a", "one"), ("a/b/x", "one")] {
+            assert!(
+                !outcomes.confirm(confirmation(lock, agent, instance)),
+                "{agent} {instance} was not stopped"
+            );
+        }
+        assert!(!outcomes.confirm(confirmation(Digest([2; 32]), "a/b", "one")), "no such stop");
+        assert!(!account.all_confirmed());
+        assert!(outcomes.confirm(confirmation(lock, "a/b", "one")));
+        assert!(!account.all_confirmed());
+        assert!(outcomes.confirm(confirmation(lock, "a/b", "two")));
+
+        let outcome = outcomes.settle(&account).await;
+        assert_eq!((outcome.confirmed, outcome.bounded, outcome.calls_cut), (2, 0, 6));
+        assert_eq!((outcome.bounded_after_ms, outcome.calls_bounded_after_ms), (60_000, Some(120_000)));
+        assert!(account.reach().settled);
+    }
+}
