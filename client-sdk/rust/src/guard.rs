@@ -20,7 +20,7 @@ use crate::denied::{Denied, Reason, Stopped};
 
 /// The circuit breaker before one agent's calls. Cloning is cheap, and clones are one guard.
 ///
-/// It is cooperative: it stops code that asks. An agent that can rewrite this process needs the gateway instead.
+/// It is cooperative: it stops code that asks. An agent that can rewrite this process can leave it out.
 #[derive(Clone)]
 pub struct Guard {
     cell: Reader,

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::io::{IsTerminal, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tagout_proto::strict::format_instant_ms;
@@ -129,11 +128,8 @@ fn visible(text: &str) -> usize {
         .count()
 }
 
-/// This machine's clock, Unix milliseconds. It dates what people sign, and decides nothing.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
+/// This machine's clock. It dates what people sign, and decides nothing.
+pub use crate::clock::wall_ms as now_ms;
 
 /// `2026-11-22T15:00:00Z`: to the second, for people.
 pub fn instant(unix_ms: u64) -> String {

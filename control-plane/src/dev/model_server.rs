@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State, rejection::JsonRejection};
 use axum::http::{HeaderMap, StatusCode, header::AUTHORIZATION};
@@ -335,7 +335,7 @@ impl Answer {
         let prompt_bytes: usize = request.messages.iter().map(|message| message.to_string().len()).sum();
         Self {
             id: format!("chatcmpl-{number:024}"),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            created: crate::clock::wall_ms() / 1000,
             model: request.model.clone().unwrap_or_else(|| MODEL.to_owned()),
             number,
             tokens: asked.unwrap_or(DEFAULT_TOKENS).clamp(1, MAX_TOKENS),

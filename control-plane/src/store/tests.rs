@@ -508,6 +508,9 @@ mod sleds {
         drop(disk);
         fs::write(path.join("conf"), b"segment_size: 3\nuse_compression: oh").unwrap();
         let error = SledDisk::open(&path).err().unwrap().to_string();
-        assert!(error.contains("is damaged: sled") && error.contains("Keep the folder for analysis"), "{error}");
+        assert!(
+            error.contains("is damaged: sled") && error.contains("Keep the folder for analysis"),
+            "{error}"
+        );
     }
 }
