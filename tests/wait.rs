@@ -27,6 +27,18 @@ pub fn wait_within<T>(deadline: Duration, what: &str, mut found: impl FnMut() ->
     }
 }
 
+/// Waits until `found` gives something, or gives up quietly.
+pub fn wait_at_most<T>(deadline: Duration, mut found: impl FnMut() -> Option<T>) -> Option<T> {
+    let started = Instant::now();
+    loop {
+        let it = found();
+        if it.is_some() || started.elapsed() >= deadline {
+            return it;
+        }
+        thread::sleep(POLL);
+    }
+}
+
 /// Waits until `holds` does.
 #[track_caller]
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {

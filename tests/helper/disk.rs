@@ -1,12 +1,12 @@
 //! A disk with a volatile cache, whose power can be cut: a file system with one file, for a loop device.
 //!
 //! A write stays in memory until a flush, and only then goes to the image. At the cut the image gets some of what was
-//! not flushed, in no order, sector by sector, and for a sector that was written several times any of these contents:
-//! all of this a drive may do. From then on everything fails. What a request answered before is thus decided in the
+//! not flushed, in no order, block by block, and for a block that was written several times any of these contents: all of
+//! this a drive may do. From then on everything fails. What a request answered before is thus decided in the
 //! same instant as what the disk still has after.
 //!
 //! Controlled by lines on the standard input: `arm <requests> <seed> <percent>` cuts the power at the so-manieth write
-//! or flush from now on, where each unflushed sector survives with this chance. Prints `mounted`, and `cut …`.
+//! or flush from now on, where each unflushed block survives with this chance. Prints `mounted`, and `cut …`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -28,6 +28,7 @@ use crate::random::Random;
 pub const DISK: &str = "disk";
 
 const SECTOR_BYTES: usize = 512;
+const SECTORS_PER_BLOCK: u64 = 8;
 type Sector = [u8; SECTOR_BYTES];
 
 /// Serves `image` as `<folder>/disk` until the standard input ends.
@@ -113,12 +114,23 @@ impl Power {
         if self.off { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
     }
 
+    /// Keeps some blocks as they were at some moment since the last flush. A block of 4 KiB is kept whole, as drives with
+    /// such physical sectors write it: ext4 does not mount again when half of its superblock is new, and that is no
+    /// fault of a store.
     fn cut(&mut self, Armed { mut random, percent, .. }: Armed) -> io::Result<()> {
         self.off = true;
         let (unflushed, mut kept) = (self.unflushed.len(), 0);
+        let (mut block, mut survives, mut moment) = (None, false, 0);
         for (sector, versions) in std::mem::take(&mut self.unflushed) {
-            if random.below(100) < percent {
-                let version = versions[random.below(versions.len() as u64) as usize];
+            let of = sector / SECTORS_PER_BLOCK;
+            if block != Some(of) {
+                block = Some(of);
+                survives = random.below(100) < percent;
+                moment = random.below(1 << 16);
+            }
+            if survives {
+                // Sectors that were always written together have equally many versions, and so keep the same one.
+                let version = versions[((moment * versions.len() as u64) >> 16) as usize];
                 self.image.write_all_at(&version, sector * SECTOR_BYTES as u64)?;
                 kept += 1;
             }
