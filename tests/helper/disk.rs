@@ -1,12 +1,12 @@
 //! A disk with a volatile cache, whose power can be cut: a file system with one file, for a loop device.
 //!
 //! A write stays in memory until a flush, and only then goes to the image. At the cut the image gets some of what was
-//! not flushed, in no order, block by block, and for a block that was written several times any of these contents: all of
-//! this a drive may do. From then on everything fails. What a request answered before is thus decided in the
+//! not flushed, in no order, sector by sector, and for a sector that was written several times any of these contents:
+//! all of this a drive may do. From then on everything fails. What a request answered before is thus decided in the
 //! same instant as what the disk still has after.
 //!
 //! Controlled by lines on the standard input: `arm <requests> <seed> <percent>` cuts the power at the so-manieth write
-//! or flush from now on, where each unflushed block survives with this chance. Prints `mounted`, and `cut …`.
+//! or flush from now on, where each unflushed sector survives with this chance. Prints `mounted`, and `cut …`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -28,7 +28,10 @@ use crate::random::Random;
 pub const DISK: &str = "disk";
 
 const SECTOR_BYTES: usize = 512;
+/// The file system's.
 const SECTORS_PER_BLOCK: u64 = 8;
+/// How jbd2's control blocks begin, its superblock among them.
+const JOURNAL_MAGIC: [u8; 4] = [0xc0, 0x3b, 0x39, 0x98];
 type Sector = [u8; SECTOR_BYTES];
 
 /// Serves `image` as `<folder>/disk` until the standard input ends.
@@ -114,17 +117,18 @@ impl Power {
         if self.off { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
     }
 
-    /// Keeps some blocks as they were at some moment since the last flush. A block of 4 KiB is kept whole, as drives with
-    /// such physical sectors write it: ext4 does not mount again when half of its superblock is new, and that is no
-    /// fault of a store.
+    /// Keeps some sectors, each as it was at some moment since the last flush. Only the file system's own superblocks
+    /// are kept or lost whole: ext4 does not mount again when half of one is new, and that is no fault of a store.
     fn cut(&mut self, Armed { mut random, percent, .. }: Armed) -> io::Result<()> {
         self.off = true;
         let (unflushed, mut kept) = (self.unflushed.len(), 0);
-        let (mut block, mut survives, mut moment) = (None, false, 0);
+        let (mut whole, mut survives, mut moment) = (None, false, 0);
         for (sector, versions) in std::mem::take(&mut self.unflushed) {
-            let of = sector / SECTORS_PER_BLOCK;
-            if block != Some(of) {
-                block = Some(of);
+            let block = sector / SECTORS_PER_BLOCK;
+            let first = sector % SECTORS_PER_BLOCK == 0;
+            let journal = first && versions.iter().any(|v| v.starts_with(&JOURNAL_MAGIC));
+            if whole != Some(block) {
+                whole = (block == 0 || journal).then_some(block);
                 survives = random.below(100) < percent;
                 moment = random.below(1 << 16);
             }
