@@ -162,7 +162,7 @@ pub enum StartError {
     OtherNode { dir: PathBuf, found: u64, configured: u64 },
     #[error(
         "{} has snapshots and no log: this node lost its log, and with it its vote. Put the log back, or make a new \
-         deployment: this version has no restore for one of one node",
+         deployment: this version has no restore for a single node",
         dir.display()
     )]
     LogLost { dir: PathBuf },

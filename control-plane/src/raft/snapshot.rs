@@ -46,7 +46,7 @@ pub enum SnapshotError {
     #[error(
         "no readable snapshot in {} reaches the log, which begins at entry {first_index} ({detail}): this node cannot \
          rebuild its state. Keep the folder for analysis and make a new deployment: this version has no \
-         restore for one of one node", path.display()
+         restore for a single node", path.display()
     )]
     OutOfReach { path: PathBuf, first_index: u64, detail: String },
 }

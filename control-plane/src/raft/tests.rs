@@ -425,7 +425,7 @@ mod snapshots {
         files(dir.path()).iter().for_each(|file| damage(file));
         let StartError::Snapshots(error) = start(often(dir.path())).await.err().unwrap() else { panic!() };
         assert!(error.to_string().contains("does not match its checksum"), "{error}");
-        assert!(error.to_string().contains("Keep the folder for analysis"), "{error}");
+        assert!(error.to_string().contains("make a new deployment"), "{error}");
         // Nothing was touched, so a second try says the same.
         assert_eq!(files(dir.path()).len(), 2);
     }

@@ -248,7 +248,7 @@ mod kinds {
         for kind in BOTH {
             let error = open(kind, dir.path()).err().unwrap().to_string();
             assert!(error.contains("CURRENT is damaged: it is gone, but segment holds a log"), "{error}");
-            assert!(error.contains("Keep the folder for analysis"), "{error}");
+            assert!(error.contains("with part of its log gone it must not vote"), "{error}");
         }
     }
 
@@ -373,7 +373,7 @@ mod segments {
             store.ends[0]
         );
         assert!(error.starts_with(&expected), "{error}");
-        assert!(error.contains("Keep the folder for analysis"), "{error}");
+        assert!(error.contains("with part of its log gone it must not vote"), "{error}");
     }
 
     #[test]
@@ -455,7 +455,10 @@ mod sleds {
         change(disk.db());
         let error = disk.load().unwrap_err().to_string();
         assert!(error.starts_with(&path.display().to_string()), "{error}");
-        assert!(error.contains("Keep the folder for analysis") || error.contains("newer one"), "{error}");
+        assert!(
+            error.contains("with part of its log gone it must not vote") || error.contains("newer one"),
+            "{error}"
+        );
         error
     }
 
@@ -509,7 +512,8 @@ mod sleds {
         fs::write(path.join("conf"), b"segment_size: 3\nuse_compression: oh").unwrap();
         let error = SledDisk::open(&path).err().unwrap().to_string();
         assert!(
-            error.contains("is damaged: sled") && error.contains("Keep the folder for analysis"),
+            error.contains("is damaged: sled")
+                && error.contains("with part of its log gone it must not vote"),
             "{error}"
         );
     }
