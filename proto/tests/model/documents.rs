@@ -156,6 +156,12 @@ impl Catalogue {
         self.end(lock, starts)
     }
 
+    /// A restore whose lock is never released.
+    pub fn restore(mut self, epoch: u8) -> Self {
+        self.add(Document::Restore { epoch });
+        self
+    }
+
     /// A restore, and what ends its lock.
     pub fn restore_and_end(mut self, epoch: u8, starts: &[Place]) -> Self {
         let lock = self.add(Document::Restore { epoch });

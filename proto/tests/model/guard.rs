@@ -1,5 +1,7 @@
 //! A guard: what it believes, and why.
 
+use std::cmp::Ordering;
+
 use tagout_proto::rule::{self, LockFact, Verdict};
 
 use crate::documents::*;
@@ -130,11 +132,9 @@ impl Guard {
         let begun = |epoch| world.catalogue.restore_of(epoch).filter(|id| verified.has(*id));
         let raised = answer.epoch > self.epoch;
         let fits = match answer.epoch.cmp(&self.epoch) {
-            std::cmp::Ordering::Less => false,
-            std::cmp::Ordering::Equal => answer.size >= self.size,
-            std::cmp::Ordering::Greater => {
-                begun(answer.epoch).is_some() || world.makes(Mutation::EpochUnproven)
-            }
+            Ordering::Less => false,
+            Ordering::Equal => answer.size >= self.size || world.makes(Mutation::FloorsIgnored),
+            Ordering::Greater => begun(answer.epoch).is_some() || world.makes(Mutation::EpochUnproven),
         };
         let newer = self.lease.is_none_or(|newest| age <= newest.age);
         if !fits || !newer {
@@ -218,7 +218,11 @@ impl Guard {
 
     /// The service's word that a lock is released never counts here: what is latched ends by documents.
     fn facts(&self, world: &World, locks: Documents) -> impl Iterator<Item = LockFact> {
-        locks.iter().map(|lock| world.catalogue.fact(lock, false, self.left[lock]))
+        locks.iter().map(|lock| {
+            let fresh = !self.latched.has(lock);
+            let left = if fresh { world.catalogue.drain(lock) as u8 } else { self.left[lock] };
+            world.catalogue.fact(lock, false, left)
+        })
     }
 
     /// Calls begin and are cut as the guard's state says.

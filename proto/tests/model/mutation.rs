@@ -37,6 +37,8 @@ pub enum Mutation {
     RestoreHaltsNothing,
     /// The nodes of before a restore still answer.
     OldServiceAnswers,
+    /// A guard takes a smaller log than it knew.
+    FloorsIgnored,
     /// An answer that is refused has already moved the floors.
     RefusedMovesFloors,
     /// A guard follows a node to an epoch that no restore document began.

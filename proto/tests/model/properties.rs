@@ -259,6 +259,9 @@ pub const WAVE: Sight = Sight("a lock is started for the child and holds the par
 pub const RESTORED: Sight = Sight("the service was restored and an agent runs again", |world, state| {
     any_guard(world, state, |_, guard, verdict| verdict == Verdict::Enabled && guard.epoch > 0)
 });
+pub const RESTORED_TWICE: Sight = Sight("it was restored again and an agent runs again", |world, state| {
+    any_guard(world, state, |_, guard, verdict| verdict == Verdict::Enabled && guard.epoch > 1)
+});
 pub const HELD_BY_GUARD: Sight = Sight("a guard holds what the restored service lost", |world, state| {
     any_guard(world, state, |agent, guard, verdict| {
         let lost = (guard.latched & state.service.lost).any() && guard.cleared.any();
