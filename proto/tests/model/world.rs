@@ -262,8 +262,8 @@ impl World {
             }
         }
         actions.push(Action::Ask { guard });
-        for ask in 0..asks.len() {
-            match asks[ask].answer {
+        for (ask, Ask { answer, .. }) in asks.iter().enumerate() {
+            match answer {
                 Some(_) => actions.push(Action::Arrive { guard, ask }),
                 None if self.liars => self.lies(guard, ask, actions),
                 None => actions.push(Action::Answer { guard, ask }),
