@@ -183,13 +183,8 @@ impl Authority {
         let invalid = |text: String| Err(DocumentError::Invalid(text));
         let mut owners: BTreeMap<[u8; 32], String> = BTreeMap::new();
         let keys = (self.principals.iter())
-            .flat_map(|p| {
-                p.keys.iter().map(|PublicKey::Ed25519(raw)| (*raw, format!("principal {:?}", p.name)))
-            })
-            .chain(self.root.signers.iter().map(|s| {
-                let PublicKey::Ed25519(raw) = s.key;
-                (raw, format!("root signer {:?}", s.name))
-            }))
+            .flat_map(|p| p.keys.iter().map(|k| (*k.raw(), format!("principal {:?}", p.name))))
+            .chain(self.root.signers.iter().map(|s| (*s.key.raw(), format!("root signer {:?}", s.name))))
             .chain(self.nodes.iter().map(|n| (n.key.key, format!("node {:?}", n.key.name))));
         for (key, owner) in keys {
             // One key under two names would let one person count twice, or an online key sign offline documents.
@@ -271,7 +266,7 @@ impl Authority {
             };
             // Whose it claims to be comes first: a flood of strangers' signatures must cost no curve arithmetic (S10).
             let key = signature.claimed_key();
-            match self.principal_of(&key) {
+            match self.principal_of(key) {
                 None => signers.refused.push(format!(
                     "key {} belongs to no principal of this deployment; `tagout key show --key KEY` tells whose one is",
                     key.fingerprint()
@@ -280,7 +275,7 @@ impl Authority {
                     signers.refused.push(format!("{} signed twice and counts once", principal.name));
                 }
                 Some(principal) => match signature.verify(envelope.document.as_bytes()) {
-                    Ok(key) => signers.valid.push(Signer { principal, key }),
+                    Ok(proven) => signers.valid.push(Signer { principal, key: proven.key }),
                     Err(error) => signers.refused.push(format!("{}: {error}", principal.name)),
                 },
             }
@@ -360,7 +355,7 @@ impl Root {
 }
 
 fn verify(armored: &str, document: &str) -> Result<PublicKey, SshsigError> {
-    SshSignature::parse(armored)?.verify(document.as_bytes())
+    Ok(SshSignature::parse(armored)?.verify(document.as_bytes())?.key)
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), DocumentError> {

@@ -8,6 +8,8 @@ pub const COMMAND_MAX_BYTES: usize = 32 * 1024;
 pub const SIGNATURES_MAX: usize = 16;
 /// One armored SSHSIG; an Ed25519 one has about 300 bytes, a FIDO2 one about 400.
 pub const SIGNATURE_MAX_BYTES: usize = 1024;
+/// The application of a FIDO2 key: `ssh:`, or `ssh:` and a name.
+pub const APPLICATION_MAX_BYTES: usize = 64;
 /// How deep JSON may nest; the deepest document of ours has 4 levels.
 pub const JSON_DEPTH_MAX: usize = 8;
 

@@ -441,7 +441,7 @@ fn missing_root_signatures(authority: &Authority, envelope: &Envelope) -> u64 {
 }
 
 fn root_key_of(signature: &str, document: &str) -> Option<PublicKey> {
-    SshSignature::parse(signature).ok()?.verify(document.as_bytes()).ok()
+    SshSignature::parse(signature).ok()?.verify(document.as_bytes()).ok().map(|proven| proven.key)
 }
 
 /// Puts signatures that were made elsewhere into the genesis, everywhere below `dir` where it lies.
@@ -458,7 +458,8 @@ fn add_signatures(out: &Out, dir: &Path, files: &[PathBuf]) -> Result<Exit, Fail
         let refused = |why: String| Failure::unverified("signature", format!("{}: {why}", file.display()));
         let key = SshSignature::parse(&signature)
             .and_then(|s| s.verify(envelope.document.as_bytes()))
-            .map_err(|e| refused(e.to_string()))?;
+            .map_err(|e| refused(e.to_string()))?
+            .key;
         if !authority.root.signers.iter().any(|signer| signer.key == key) {
             return Err(refused(format!("key {} is no root key of this genesis", key.fingerprint())));
         }
