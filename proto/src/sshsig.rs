@@ -38,7 +38,7 @@ pub enum PublicKey {
 }
 
 /// What a good signature proves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proven {
     pub key: PublicKey,
     /// Somebody touched the token for this very signature. Without it a program alone may have made the signature,
