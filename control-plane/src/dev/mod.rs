@@ -165,8 +165,8 @@ async fn consent(node: &Node, dir: &Path) -> anyhow::Result<()> {
         let grant = Grant {
             scope: scope.clone(),
             expires_at_ms: now_ms + millis(CONSENT),
-            seen_epoch: ledger.epoch().id,
-            seen_size: ledger.size(),
+            seen: Seen { epoch: ledger.epoch().id, size: ledger.size(), authority: 1 },
+            terms: Terms::default(),
             reason: "demonstration".into(),
         };
         let deployment = ledger.deployment().context("the node has no genesis")?.clone();
