@@ -210,7 +210,8 @@ impl LeaseServer {
 
     fn clearance(&self, placed: u64, release: Ended, start: Option<Ended>) -> std::io::Result<LockAnswer> {
         let envelope = |index| self.audit.entry(index).map(|entry| entry.envelope);
-        let clearing = |Ended { index, listed }| Ok(Clearing { envelope: envelope(index)?, listed });
+        let clearing =
+            |Ended { index, listed }| envelope(index).map(|envelope| Clearing { envelope, listed });
         let start = start.map(clearing).transpose()?;
         Ok(LockAnswer::Cleared { placed: envelope(placed)?, release: clearing(release)?, start })
     }

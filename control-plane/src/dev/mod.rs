@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use tagout_proto::command::{Action, Deployment, Grant};
+use tagout_proto::command::{Action, Deployment, Grant, Seen};
+use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
 use tokio::process::{Child, Command};
