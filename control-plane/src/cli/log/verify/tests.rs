@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tagout_proto::command::{Action, Grant, LockCommand, LockSet, Release, Seen, Start};
+use tagout_proto::command::{Action, Grant, LockCommand, LockSet, Release, Start};
 use tagout_proto::envelope::Envelope;
 use tagout_proto::lock::LockKind;
 use tagout_proto::log::checkpoint::Checkpoint;
@@ -67,7 +67,7 @@ impl World {
         let grant = Grant {
             scope: scope.clone(),
             expires_at_ms: u64::MAX / 1_000_000,
-            seen: Seen { epoch: seen_epoch, size: 1, authority: 1 },
+            seen: tagout_proto::command::Seen { epoch: seen_epoch, size: 1, authority: 1 },
             terms: Terms::default(),
             reason,
         };
