@@ -1,18 +1,20 @@
 //! The authority: the signed document that says who may do what, and which node keys may speak for the service.
 //!
 //! Version 1 is the genesis. Its SHA-256 names the deployment and is what an SDK pins; everything else follows from it.
+//! Version n + 1 holds the hash of n and is signed by the root thresholds of both (as TUF's root is). How versions follow
+//! one another is in `trust.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{ActionKind, DOCUMENT_VERSION, Deployment};
+use crate::command::{ActionKind, Deployment};
 use crate::digest::Digest;
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::limits::*;
 use crate::note::VerifierKey;
 use crate::scope::Scope;
-use crate::sshsig::{PublicKey, SshSignature, SshsigError};
+use crate::sshsig::{Proven, PublicKey, SshSignature};
 use crate::strict::{self, DocumentError, Fields};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,11 +23,33 @@ pub struct Authority {
     pub version: u64,
     /// SHA-256 of the document.
     pub digest: Digest,
+    pub issued_at_ms: u64,
+    /// What only later versions have.
+    pub succession: Option<Succession>,
     pub principals: Vec<Principal>,
     pub roles: Vec<Role>,
     pub root: Root,
     pub nodes: Vec<Node>,
     pub limits: Limits,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Succession {
+    /// SHA-256 of the version before.
+    pub previous: Digest,
+    /// Agents that lose their last consent by this change, at most: what the signers were told.
+    pub disables: u64,
+    pub retired: Vec<Retired>,
+    pub reason: Option<String>,
+}
+
+/// A key that signs nothing new and goes on to count on some grants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    pub key: PublicKey,
+    /// Whose it was, and still a principal.
+    pub principal: String,
+    pub grants: Vec<Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +74,10 @@ pub struct Role {
     pub actions: Vec<ActionKind>,
     pub scopes: Vec<Scope>,
     pub threshold: u64,
+    /// Signatures count only from security keys that were touched (the user presence flag of FIDO2).
+    pub presence: bool,
+    /// Signatures count only from security keys that saw a PIN or a finger (the user verification flag).
+    pub verification: bool,
 }
 
 /// The offline keys that sign authority documents, and nothing else.
@@ -88,18 +116,23 @@ pub enum AuthorityError {
     Envelope(#[from] EnvelopeError),
     #[error("the genesis has SHA-256 {found}, but {pinned} is pinned: this is not the deployment you trust")]
     NotThePinnedGenesis { found: Digest, pinned: Digest },
-    #[error("the authority has {have} of {need} root signatures; missing are signatures of {missing}")]
-    RootThreshold { have: u64, need: u64, missing: String },
+    #[error(
+        "the {what} has {have} of {need} signatures of the root of version {version}; missing are signatures of {missing}"
+    )]
+    RootThreshold { what: &'static str, version: u64, have: u64, need: u64, missing: String },
 }
 
-/// A principal that signed, by one of its keys.
+/// A principal that signed. Each counts once, however many keys it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer<'a> {
     pub principal: &'a Principal,
     pub key: PublicKey,
+    /// One of its signatures has the flag.
+    pub presence: bool,
+    pub verification: bool,
 }
 
-/// Every signature of an envelope, judged: people count once, however many keys they hold.
+/// Every signature of an envelope, judged.
 #[derive(Clone, Debug, Default)]
 pub struct Signers<'a> {
     pub valid: Vec<Signer<'a>>,
@@ -113,6 +146,36 @@ impl Signers<'_> {
     }
 }
 
+/// The signatures of an envelope that verify, whoever's they are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proofs {
+    pub(crate) proven: Vec<Proven>,
+    pub(crate) refused: Vec<String>,
+}
+
+impl Proofs {
+    /// Verifies the signatures by keys whose `owner` is known. That is asked first: a flood of strangers' signatures must
+    /// cost no curve arithmetic (S10).
+    pub(crate) fn of<'a>(envelope: &Envelope, owner: impl Fn(&PublicKey) -> Result<&'a str, String>) -> Self {
+        let mut proofs = Self::default();
+        for armored in &envelope.signatures {
+            let verified = SshSignature::parse(armored).map_err(|e| e.to_string()).and_then(|signature| {
+                let key = signature.claimed_key();
+                let owner = owner(key)?;
+                if proofs.proven.iter().any(|proven| proven.key == *key) {
+                    return Err(format!("{owner} signed twice and counts once"));
+                }
+                signature.verify(envelope.document.as_bytes()).map_err(|error| format!("{owner}: {error}"))
+            });
+            match verified {
+                Ok(proven) => proofs.proven.push(proven),
+                Err(why) => proofs.refused.push(why),
+            }
+        }
+        proofs
+    }
+}
+
 /// Why a command's signatures do not suffice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Unauthorised {
@@ -121,7 +184,8 @@ pub enum Unauthorised {
     #[error("{signers} may not {action} {scope}: that takes {takes}")]
     NoRole { signers: String, action: ActionKind, scope: Scope, takes: String },
     #[error(
-        "{action} {scope} takes {need} people of role {role:?} and {have} signed; missing: {missing_count} more of {missing}"
+        "{action} {scope} takes {need} people of role {role:?} and {have} signed; missing: {missing_count} more of {missing}{}",
+        in_brackets(.untouched)
     )]
     BelowThreshold {
         action: ActionKind,
@@ -131,7 +195,13 @@ pub enum Unauthorised {
         need: u64,
         missing_count: u64,
         missing: String,
+        /// Those who signed, but not as the role asks.
+        untouched: Option<String>,
     },
+}
+
+fn in_brackets(why: &Option<String>) -> String {
+    why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default()
 }
 
 impl Authority {
@@ -143,25 +213,42 @@ impl Authority {
         }
         envelope.check_bounds()?;
         let authority = Self::parse_genesis(&envelope.document)?;
-        authority.root.check(envelope)?;
+        authority.check_root(envelope, "authority")?;
         Ok(authority)
     }
 
     /// Reads a genesis document without judging signatures: what `tagout init` shows before people sign it.
     pub fn parse_genesis(document: &str) -> Result<Self, DocumentError> {
-        let bytes = document.as_bytes();
+        let authority = Self::parse(document.as_bytes())?;
+        if authority.version != 1 {
+            let version = authority.version;
+            return Err(DocumentError::Invalid(format!(
+                "the genesis is version 1, this is version {version}"
+            )));
+        }
+        Ok(authority)
+    }
+
+    /// Reads any version without judging signatures.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         if bytes.len() > COMMAND_MAX_BYTES {
             let (size, limit) = (bytes.len(), COMMAND_MAX_BYTES);
             return Err(DocumentError::TooLarge { what: "an authority", size, limit });
         }
         let mut fields = strict::object(bytes, "the authority")?;
-        fields.number("tagout", DOCUMENT_VERSION..=DOCUMENT_VERSION)?;
+        fields.document_version()?;
         if fields.text("action", 16)? != "authority" {
             return Err(fields.wrong("action", "authority"));
         }
-        let deployment = Deployment { name: fields.name("deployment")?, genesis: Digest::of(bytes) };
-        let version = fields.number("version", 1..=1)?;
-        fields.instant_ms("issued_at")?;
+        let digest = Digest::of(bytes);
+        let version = fields.number("version", 1..=AUTHORITY_VERSIONS_MAX)?;
+        // The genesis names the deployment; from then on its digest is part of the name.
+        let (deployment, succession) = if version == 1 {
+            (Deployment { name: fields.name("deployment")?, genesis: digest }, None)
+        } else {
+            (fields.deployment()?, Some(succession(&mut fields)?))
+        };
+        let issued_at_ms = fields.instant_ms("issued_at")?;
         let principals = fields
             .objects("principals", PRINCIPALS_MAX)?
             .into_iter()
@@ -172,8 +259,18 @@ impl Authority {
         let nodes = fields.objects("nodes", NODES_MAX)?.into_iter().map(node).collect::<Result<_, _>>()?;
         let limits = limits(fields.object("limits")?)?;
         fields.finish()?;
-        let authority =
-            Self { deployment, version, digest: Digest::of(bytes), principals, roles, root, nodes, limits };
+        let authority = Self {
+            deployment,
+            version,
+            digest,
+            issued_at_ms,
+            succession,
+            principals,
+            roles,
+            root,
+            nodes,
+            limits,
+        };
         authority.check()?;
         Ok(authority)
     }
@@ -183,13 +280,11 @@ impl Authority {
         let invalid = |text: String| Err(DocumentError::Invalid(text));
         let mut owners: BTreeMap<[u8; 32], String> = BTreeMap::new();
         let keys = (self.principals.iter())
-            .flat_map(|p| {
-                p.keys.iter().map(|PublicKey::Ed25519(raw)| (*raw, format!("principal {:?}", p.name)))
-            })
-            .chain(self.root.signers.iter().map(|s| {
-                let PublicKey::Ed25519(raw) = s.key;
-                (raw, format!("root signer {:?}", s.name))
-            }))
+            .flat_map(|p| p.keys.iter().map(|key| (*key.raw(), format!("principal {:?}", p.name))))
+            .chain(
+                self.retired().iter().map(|r| (*r.key.raw(), format!("a retired key of {:?}", r.principal))),
+            )
+            .chain(self.root.signers.iter().map(|s| (*s.key.raw(), format!("root signer {:?}", s.name))))
             .chain(self.nodes.iter().map(|n| (n.key.key, format!("node {:?}", n.key.name))));
         for (key, owner) in keys {
             // One key under two names would let one person count twice, or an online key sign offline documents.
@@ -203,6 +298,14 @@ impl Authority {
         unique("role", self.roles.iter().map(|r| r.name.as_str()))?;
         unique("root signer", self.root.signers.iter().map(|s| s.name.as_str()))?;
         unique("node", self.nodes.iter().map(|n| n.key.name.as_str()))?;
+        for retired in self.retired() {
+            if !self.principals.iter().any(|p| p.name == retired.principal) {
+                let name = &retired.principal;
+                return invalid(format!(
+                    "a key of {name:?} is retired, who is no principal: a grant counts for people who are"
+                ));
+            }
+        }
         let ids: BTreeSet<u64> = self.nodes.iter().map(|n| n.id).collect();
         if ids.len() != self.nodes.len() {
             return invalid("two nodes have one id".into());
@@ -258,31 +361,53 @@ impl Authority {
         self.nodes.iter().find(|n| n.key.name == name)
     }
 
+    pub fn retired(&self) -> &[Retired] {
+        self.succession.as_ref().map_or(&[], |succession| &succession.retired)
+    }
+
     /// Verifies every signature of `envelope` and says whose they are.
     pub fn signers(&self, envelope: &Envelope) -> Signers<'_> {
-        let mut signers = Signers::default();
-        for armored in &envelope.signatures {
-            let signature = match SshSignature::parse(armored) {
-                Ok(signature) => signature,
-                Err(error) => {
-                    signers.refused.push(error.to_string());
+        let digest = envelope.digest();
+        let proofs = Proofs::of(envelope, |key| self.owner(key, &digest).map(|owner| owner.name.as_str()));
+        self.attribute(&proofs, &digest)
+    }
+
+    /// Whose signature one by `key` is, on the document `digest`.
+    pub(crate) fn owner(&self, key: &PublicKey, digest: &Digest) -> Result<&Principal, String> {
+        let retired = || self.retired().iter().find(|r| r.key == *key && r.grants.contains(digest));
+        let former = || self.principals.iter().find(|p| Some(&p.name) == retired().map(|r| &r.principal));
+        self.principal_of(key).or_else(former).ok_or_else(|| {
+            format!(
+                "key {} belongs to no principal of this deployment; `tagout key show --key KEY` tells whose one is",
+                key.fingerprint()
+            )
+        })
+    }
+
+    /// Says whose proven signatures are; every principal counts once.
+    pub(crate) fn attribute(&self, proofs: &Proofs, digest: &Digest) -> Signers<'_> {
+        let mut signers = Signers { valid: Vec::new(), refused: proofs.refused.clone() };
+        for Proven { key, presence, verification } in &proofs.proven {
+            let principal = match self.owner(key, digest) {
+                Ok(principal) => principal,
+                Err(why) => {
+                    signers.refused.push(why);
                     continue;
                 }
             };
-            // Whose it claims to be comes first: a flood of strangers' signatures must cost no curve arithmetic (S10).
-            let key = signature.claimed_key();
-            match self.principal_of(&key) {
-                None => signers.refused.push(format!(
-                    "key {} belongs to no principal of this deployment; `tagout key show --key KEY` tells whose one is",
-                    key.fingerprint()
-                )),
-                Some(principal) if signers.valid.iter().any(|s| s.principal.name == principal.name) => {
+            match signers.valid.iter_mut().find(|s| s.principal.name == principal.name) {
+                // With a second key a person counts no more, but may show what the first one did not.
+                Some(signer) => {
+                    signer.presence |= presence;
+                    signer.verification |= verification;
                     signers.refused.push(format!("{} signed twice and counts once", principal.name));
                 }
-                Some(principal) => match signature.verify(envelope.document.as_bytes()) {
-                    Ok(key) => signers.valid.push(Signer { principal, key }),
-                    Err(error) => signers.refused.push(format!("{}: {error}", principal.name)),
-                },
+                None => signers.valid.push(Signer {
+                    principal,
+                    key: key.clone(),
+                    presence: *presence,
+                    verification: *verification,
+                }),
             }
         }
         signers
@@ -301,12 +426,13 @@ impl Authority {
         let mut nearest: Option<(u64, &Role)> = None;
         let gives = |r: &&Role| r.actions.contains(&action) && r.scopes.iter().any(|s| s.covers(scope));
         for role in self.roles.iter().filter(gives) {
-            let have =
-                signers.valid.iter().filter(|s| role.principals.contains(&s.principal.name)).count() as u64;
+            let members = || signers.valid.iter().filter(|s| role.principals.contains(&s.principal.name));
+            let have = members().filter(|s| role.takes(s)).count() as u64;
             if have >= role.threshold {
                 return Ok(());
             }
-            if have > 0 && nearest.is_none_or(|(best, r)| role.threshold - have < r.threshold - best) {
+            let nearer = nearest.is_none_or(|(best, r)| role.threshold - have < r.threshold - best);
+            if members().next().is_some() && nearer {
                 nearest = Some((have, role));
             }
         }
@@ -327,9 +453,16 @@ impl Authority {
                 }
             }
             Some((have, role)) => {
-                let signed = signers.names();
-                let missing: Vec<_> =
-                    role.principals.iter().filter(|p| !signed.contains(p)).cloned().collect();
+                let (counted, not): (Vec<_>, Vec<_>) = (signers.valid.iter())
+                    .filter(|s| role.principals.contains(&s.principal.name))
+                    .partition(|s| role.takes(s));
+                let missing: Vec<_> = (role.principals.iter())
+                    .filter(|p| !counted.iter().any(|s| s.principal.name == **p))
+                    .cloned()
+                    .collect();
+                let names = not.iter().map(|s| s.principal.name.as_str()).collect::<Vec<_>>().join(", ");
+                let untouched = (!not.is_empty())
+                    .then(|| format!("the signature of {names} does not show {}", role.asks_of_keys()));
                 Unauthorised::BelowThreshold {
                     action,
                     scope: scope.clone(),
@@ -338,29 +471,49 @@ impl Authority {
                     need: role.threshold,
                     missing_count: role.threshold - have,
                     missing: missing.join(", "),
+                    untouched,
                 }
             }
         })
     }
-}
 
-impl Root {
-    /// Whether enough root signers signed `envelope`; each counts once.
-    fn check(&self, envelope: &Envelope) -> Result<(), AuthorityError> {
-        let keys: BTreeSet<PublicKey> =
-            envelope.signatures.iter().filter_map(|s| verify(s, &envelope.document).ok()).collect();
-        let (signed, missing): (Vec<_>, Vec<_>) = self.signers.iter().partition(|s| keys.contains(&s.key));
+    /// Whether enough root signers signed `envelope`, each counting once; their names.
+    pub(crate) fn check_root(
+        &self,
+        envelope: &Envelope,
+        what: &'static str,
+    ) -> Result<Vec<String>, AuthorityError> {
+        let Root { signers, threshold } = &self.root;
+        let owner = |key: &PublicKey| {
+            let signer = signers.iter().find(|s| s.key == *key);
+            signer
+                .map(|s| s.name.as_str())
+                .ok_or_else(|| format!("key {} is no root signer's", key.fingerprint()))
+        };
+        let proofs = Proofs::of(envelope, owner);
+        let (signed, missing): (Vec<_>, Vec<_>) =
+            signers.iter().partition(|s| proofs.proven.iter().any(|proven| proven.key == s.key));
         let have = signed.len() as u64;
-        if have >= self.threshold {
-            return Ok(());
+        if have >= *threshold {
+            return Ok(signed.into_iter().map(|s| s.name.clone()).collect());
         }
         let missing = missing.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
-        Err(AuthorityError::RootThreshold { have, need: self.threshold, missing })
+        Err(AuthorityError::RootThreshold { what, version: self.version, have, need: *threshold, missing })
     }
 }
 
-fn verify(armored: &str, document: &str) -> Result<PublicKey, SshsigError> {
-    SshSignature::parse(armored)?.verify(document.as_bytes())
+impl Role {
+    /// Whether a signature shows what this role asks of keys. `ssh-keygen -Y verify` does not look at these flags.
+    fn takes(&self, signer: &Signer<'_>) -> bool {
+        (!self.presence || signer.presence) && (!self.verification || signer.verification)
+    }
+
+    fn asks_of_keys(&self) -> &'static str {
+        match self.verification {
+            true => "the PIN or finger on a security key that this role asks for",
+            false => "the touch of a security key that this role asks for",
+        }
+    }
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), DocumentError> {
@@ -395,8 +548,9 @@ fn role(mut fields: Fields) -> Result<Role, DocumentError> {
     let principals = fields.texts("principals", PRINCIPALS_MAX)?;
     let mut actions = Vec::new();
     for text in fields.texts("actions", ActionKind::ALL.len())? {
-        let known = || ActionKind::ALL.map(ActionKind::name).join(", ");
-        let action = ActionKind::parse(&text)
+        let known = || ActionKind::for_roles().map(ActionKind::name).collect::<Vec<_>>().join(", ");
+        let action = ActionKind::for_roles()
+            .find(|kind| kind.name() == text)
             .ok_or_else(|| fields.wrong("actions", format!("some of: {}", known())))?;
         actions.push(action);
     }
@@ -405,8 +559,26 @@ fn role(mut fields: Fields) -> Result<Role, DocumentError> {
         scopes.push(Scope::parse(&text)?);
     }
     let threshold = fields.number("threshold", 1..=PRINCIPALS_MAX as u64)?;
+    let (presence, verification) = (fields.flag("presence")?, fields.flag("verification")?);
     fields.finish()?;
-    Ok(Role { name, principals, actions, scopes, threshold })
+    Ok(Role { name, principals, actions, scopes, threshold, presence, verification })
+}
+
+/// What a version after the genesis has besides.
+fn succession(fields: &mut Fields) -> Result<Succession, DocumentError> {
+    let previous = fields.digest("previous")?;
+    let disables = fields.number("disables", 0..=u64::MAX)?;
+    let mut retired = Vec::new();
+    if fields.has("retired") {
+        for mut fields in fields.objects("retired", RETIRED_KEYS_MAX)? {
+            let line = fields.text("key", 1024)?;
+            let key = key(&fields, "key", &line)?;
+            let (principal, grants) = (fields.name("principal")?, fields.digests("grants", GRANT_IDS_MAX)?);
+            fields.finish()?;
+            retired.push(Retired { key, principal, grants });
+        }
+    }
+    Ok(Succession { previous, disables, retired, reason: fields.opt_text("reason", REASON_MAX_BYTES)? })
 }
 
 fn root(mut fields: Fields) -> Result<Root, DocumentError> {

@@ -7,7 +7,7 @@
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::command::Deployment;
+use crate::command::{Deployment, Listed};
 use crate::digest::Digest;
 use crate::envelope::Envelope;
 use crate::limits::{INSTANT_MAX_MS, LAPSE_GRACE_MAX_MS, TTL_MAX_MS};
@@ -16,9 +16,6 @@ use crate::note::{NoteError, NoteSigner, VerifierKey};
 use crate::scope::Scope;
 use crate::strict;
 use crate::view::{View, put_envelope};
-
-/// The version of the rule that a lease was made under.
-pub const RULE_VERSION: u64 = 1;
 
 /// `POST /v1/leases`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,9 +46,9 @@ pub struct KnownLock {
     pub id: Digest,
     /// The agent that is held by it.
     pub agent: Scope,
-    /// The signed stop, once the node has asked for it.
+    /// The document that placed it, once the node has asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Envelope>,
+    pub document: Option<Envelope>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,12 +69,21 @@ pub struct LeaseResponse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "answer", deny_unknown_fields)]
 pub enum LockAnswer {
-    /// It no longer holds the agent. The guard verifies these itself: the stop gives the id and the scope.
-    Cleared { stop: Envelope, release: Envelope, start: Option<Envelope> },
+    /// It no longer holds the agent. The guard verifies these itself: `placed` gives the id, the scope and the kind.
+    Cleared { placed: Envelope, release: Clearing, start: Option<Clearing> },
     /// It stays.
     Held { why: String },
     /// The service does not know it yet: it stays, and the guard shall send its bytes.
-    SendStop,
+    SendDocument,
+}
+
+/// A release or a start, and the proof that its bulk list holds the lock, if it has one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clearing {
+    pub envelope: Envelope,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed: Option<Listed>,
 }
 
 /// The text that a node signs.
@@ -212,21 +218,31 @@ pub fn leaf_hash_of<'a>(
     for (id, answer) in answers {
         bytes.extend(id.0);
         match answer {
-            LockAnswer::Cleared { stop, release, start } => {
+            LockAnswer::Cleared { placed, release, start } => {
                 bytes.push(1);
-                put_envelope(&mut bytes, stop);
-                put_envelope(&mut bytes, release);
+                put_envelope(&mut bytes, placed);
+                put_clearing(&mut bytes, release);
                 bytes.push(start.is_some().into());
-                start.iter().for_each(|start| put_envelope(&mut bytes, start));
+                start.iter().for_each(|start| put_clearing(&mut bytes, start));
             }
             LockAnswer::Held { why } => {
                 bytes.push(2);
                 bytes.extend(Digest::of(why.as_bytes()).0);
             }
-            LockAnswer::SendStop => bytes.push(3),
+            LockAnswer::SendDocument => bytes.push(3),
         }
     }
     leaf_hash(&bytes)
+}
+
+fn put_clearing(out: &mut Vec<u8>, clearing: &Clearing) {
+    put_envelope(out, &clearing.envelope);
+    out.push(clearing.listed.is_some().into());
+    if let Some(Listed { index, path }) = &clearing.listed {
+        out.extend(index.to_be_bytes());
+        out.extend((path.len() as u64).to_be_bytes());
+        path.iter().for_each(|hash| out.extend(hash.0));
+    }
 }
 
 fn alone<'a>((value, rest): (&'a str, &str)) -> Option<&'a str> {
@@ -245,6 +261,7 @@ fn base64(text: &str) -> Option<Digest> {
 mod tests {
     use super::*;
     use crate::log::tree;
+    use crate::rule::RULE_VERSION;
 
     fn lease() -> Lease {
         Lease {

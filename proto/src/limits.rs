@@ -8,6 +8,8 @@ pub const COMMAND_MAX_BYTES: usize = 32 * 1024;
 pub const SIGNATURES_MAX: usize = 16;
 /// One armored SSHSIG; an Ed25519 one has about 300 bytes, a FIDO2 one about 400.
 pub const SIGNATURE_MAX_BYTES: usize = 1024;
+/// The application of a FIDO2 key: `ssh:`, or `ssh:` and a name.
+pub const APPLICATION_MAX_BYTES: usize = 64;
 /// How deep JSON may nest; the deepest document of ours has 4 levels.
 pub const JSON_DEPTH_MAX: usize = 8;
 
@@ -21,6 +23,22 @@ pub const NAME_MAX_BYTES: usize = 64;
 
 /// Lock ids that one release or start may list.
 pub const LOCK_IDS_MAX: usize = 400;
+/// Locks that one release or start may name by their root.
+pub const BULK_LOCKS_MAX: u64 = 100_000;
+/// Grants that one revoke may list.
+pub const GRANT_IDS_MAX: usize = 400;
+/// Keys that one suspend may list.
+pub const KEYS_PER_SUSPEND_MAX: usize = 64;
+/// Keys that may be suspended in all, the life of a deployment long.
+pub const SUSPENDED_KEYS_MAX: usize = 16 * 1024;
+/// Locks and grants that documents may name before they arrive.
+pub const REMEMBERED_MAX: usize = 100_000;
+/// Releases, starts or revokes that are remembered for one of them.
+pub const REMEMBERED_PER_ID_MAX: usize = 8;
+/// Classes of essential calls that one grant may name.
+pub const ESSENTIAL_CLASSES_MAX: usize = 16;
+/// The largest limit of calls or tokens per minute.
+pub const CALL_LIMIT_MAX: u64 = 1_000_000_000_000;
 /// Sub-scopes that may be started one by one, in waves, before the lock's whole scope is.
 pub const WAVES_PER_LOCK_MAX: usize = 1024;
 /// Unexpired grants kept per scope; a view carries all that cover an agent.
@@ -34,6 +52,10 @@ pub const INSTANT_MAX_MS: u64 = 253_402_300_799_999;
 /// One log entry: the length prefix of an entry bundle has 16 bits (C2SP tlog-tiles).
 pub const ENTRY_MAX_BYTES: usize = 65_535;
 
+/// Versions of the authority: guards keep them all.
+pub const AUTHORITY_VERSIONS_MAX: u64 = 4096;
+/// Keys that one authority may retire, and the grants that each of them goes on to sign.
+pub const RETIRED_KEYS_MAX: usize = 64;
 pub const PRINCIPALS_MAX: usize = 128;
 pub const KEYS_PER_PRINCIPAL_MAX: usize = 8;
 pub const ROLES_MAX: usize = 64;

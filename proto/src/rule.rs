@@ -3,9 +3,14 @@
 //! It has no clock, no I/O and no randomness: `now_ms` comes from the caller. The verdict is a minimum, so that adding a
 //! lock can never raise it (S7) and neither order nor duplicates of locks matter.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::command::StopMode;
+use crate::lock::LockKind;
+
+/// The version of this rule. A change of it is activated by an entry of the log, once every voter supports it.
+pub const RULE_VERSION: u64 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -18,7 +23,7 @@ pub enum Verdict {
 /// What the rule needs to know of a lock on the agent or on any of its ancestors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockFact {
-    pub mode: StopMode,
+    pub kind: LockKind,
     /// Released, but not yet started for this agent.
     pub released: bool,
     /// When a drain ends; without it a drain is a halt.
@@ -27,32 +32,48 @@ pub struct LockFact {
 
 impl LockFact {
     /// The fact as of its log entry: a drain counts from the entry's time.
-    pub fn of_entry(mode: StopMode, released: bool, entry_time_ms: u64) -> Self {
-        let drain_deadline_ms = match mode {
-            StopMode::Drain { drain_ms } => Some(entry_time_ms.saturating_add(drain_ms)),
-            StopMode::Halt | StopMode::Pause => None,
+    pub fn of_entry(kind: LockKind, released: bool, entry_time_ms: u64) -> Self {
+        let drain_deadline_ms = match kind {
+            LockKind::Drain { drain_ms } => Some(entry_time_ms.saturating_add(drain_ms)),
+            LockKind::Halt
+            | LockKind::Pause
+            | LockKind::Isolate
+            | LockKind::Restrict
+            | LockKind::Throttle(_) => None,
         };
-        Self { mode, released, drain_deadline_ms }
+        Self { kind, released, drain_deadline_ms }
     }
 
     pub fn verdict(&self, now_ms: u64) -> Verdict {
-        match self.mode {
+        match self.kind {
             // S2: released is not started.
-            StopMode::Halt => Verdict::Denied,
-            StopMode::Drain { .. } if self.drain_deadline_ms.is_some_and(|at| now_ms < at) => {
+            LockKind::Halt => Verdict::Denied,
+            LockKind::Drain { .. } if self.drain_deadline_ms.is_some_and(|at| now_ms < at) => {
                 Verdict::EssentialOnly
             }
-            StopMode::Drain { .. } => Verdict::Denied,
-            StopMode::Pause if self.released => Verdict::Enabled,
-            StopMode::Pause => Verdict::Denied,
+            LockKind::Drain { .. } => Verdict::Denied,
+            LockKind::Pause | LockKind::Isolate | LockKind::Restrict if self.released => Verdict::Enabled,
+            LockKind::Pause | LockKind::Isolate => Verdict::Denied,
+            LockKind::Restrict => Verdict::EssentialOnly,
+            LockKind::Throttle(_) => Verdict::Enabled,
         }
     }
 
     /// Whether calls in flight are cut too.
     pub fn cuts(&self, now_ms: u64) -> bool {
-        match self.mode {
-            StopMode::Halt | StopMode::Drain { .. } => self.verdict(now_ms) == Verdict::Denied,
-            StopMode::Pause => false,
+        self.kind.cuts() && self.verdict(now_ms) == Verdict::Denied
+    }
+
+    /// The limits that it sets.
+    pub fn limits(&self) -> CallLimits {
+        match self.kind {
+            LockKind::Throttle(limits) if !self.released => limits,
+            LockKind::Throttle(_)
+            | LockKind::Halt
+            | LockKind::Drain { .. }
+            | LockKind::Pause
+            | LockKind::Isolate
+            | LockKind::Restrict => CallLimits::default(),
         }
     }
 }
@@ -75,12 +96,69 @@ pub fn verdict(
     verdict
 }
 
+/// What a grant allows beside its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Classes of calls that go on where the verdict is `EssentialOnly`. A class that no grant names is denied.
+    pub essential: BTreeSet<String>,
+    pub limits: CallLimits,
+}
+
+/// An agent's calls and tokens per minute, all its instances together; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallLimits {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_per_minute: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u64>,
+}
+
+impl CallLimits {
+    /// Both limits hold.
+    pub fn both(self, other: Self) -> Self {
+        let lower = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        Self {
+            calls_per_minute: lower(self.calls_per_minute, other.calls_per_minute),
+            tokens_per_minute: lower(self.tokens_per_minute, other.tokens_per_minute),
+        }
+    }
+
+    /// Either suffices.
+    fn either(self, other: Self) -> Self {
+        let higher = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.max(b));
+        Self {
+            calls_per_minute: higher(self.calls_per_minute, other.calls_per_minute),
+            tokens_per_minute: higher(self.tokens_per_minute, other.tokens_per_minute),
+        }
+    }
+}
+
+/// The terms for an agent: the most permissive over the grants that hold, so that losing one never widens them, and
+/// then the minimum with every throttle.
+pub fn terms<'a>(
+    grants: impl IntoIterator<Item = &'a Terms>,
+    locks: impl IntoIterator<Item = LockFact>,
+) -> Terms {
+    let granted = grants.into_iter().fold(None, |widest: Option<Terms>, grant| match widest {
+        None => Some(grant.clone()),
+        Some(mut widest) => {
+            widest.essential.extend(grant.essential.iter().cloned());
+            widest.limits = widest.limits.either(grant.limits);
+            Some(widest)
+        }
+    });
+    let mut terms = granted.unwrap_or_default();
+    terms.limits = locks.into_iter().fold(terms.limits, |limits, lock| limits.both(lock.limits()));
+    terms
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lock(mode: StopMode, released: bool, drain_deadline_ms: Option<u64>) -> LockFact {
-        LockFact { mode, released, drain_deadline_ms }
+    fn lock(kind: LockKind, released: bool, drain_deadline_ms: Option<u64>) -> LockFact {
+        LockFact { kind, released, drain_deadline_ms }
     }
 
     #[test]
@@ -92,21 +170,51 @@ mod tests {
     }
 
     #[test]
-    fn s2_a_released_halt_or_drain_still_denies_and_a_released_pause_does_not() {
-        let drain = StopMode::Drain { drain_ms: 5 };
+    fn s2_a_released_halt_or_drain_still_denies_and_what_takes_no_start_does_not() {
+        use Verdict::*;
+        let drain = LockKind::Drain { drain_ms: 5 };
+        let throttle = LockKind::Throttle(CallLimits { calls_per_minute: Some(0), tokens_per_minute: None });
         for (fact, at_9, at_10) in [
-            (lock(StopMode::Halt, false, None), Verdict::Denied, Verdict::Denied),
-            (lock(StopMode::Halt, true, None), Verdict::Denied, Verdict::Denied),
-            (lock(drain, false, Some(10)), Verdict::EssentialOnly, Verdict::Denied),
-            (lock(drain, true, Some(10)), Verdict::EssentialOnly, Verdict::Denied),
-            (lock(drain, false, None), Verdict::Denied, Verdict::Denied),
-            (lock(StopMode::Pause, false, None), Verdict::Denied, Verdict::Denied),
-            (lock(StopMode::Pause, true, None), Verdict::Enabled, Verdict::Enabled),
+            (lock(LockKind::Halt, false, None), Denied, Denied),
+            (lock(LockKind::Halt, true, None), Denied, Denied),
+            (lock(drain, false, Some(10)), EssentialOnly, Denied),
+            (lock(drain, true, Some(10)), EssentialOnly, Denied),
+            (lock(drain, false, None), Denied, Denied),
+            (lock(LockKind::Pause, false, None), Denied, Denied),
+            (lock(LockKind::Pause, true, None), Enabled, Enabled),
+            (lock(LockKind::Isolate, false, None), Denied, Denied),
+            (lock(LockKind::Isolate, true, None), Enabled, Enabled),
+            (lock(LockKind::Restrict, false, None), EssentialOnly, EssentialOnly),
+            (lock(LockKind::Restrict, true, None), Enabled, Enabled),
+            (lock(throttle, false, None), Enabled, Enabled),
         ] {
             assert_eq!(verdict([99], [fact], 9), at_9, "{fact:?}");
             assert_eq!(verdict([99], [fact], 10), at_10, "{fact:?}");
         }
-        assert!(!lock(StopMode::Pause, false, None).cuts(0), "a pause leaves calls in flight alone");
+        assert!(!lock(LockKind::Pause, false, None).cuts(0), "a pause leaves calls in flight alone");
+        assert!(!lock(LockKind::Restrict, false, None).cuts(0));
+        assert!(lock(LockKind::Isolate, false, None).cuts(0) && !lock(LockKind::Isolate, true, None).cuts(0));
         assert!(!lock(drain, false, Some(10)).cuts(9) && lock(drain, false, Some(10)).cuts(10));
+    }
+
+    #[test]
+    fn losing_a_grant_never_widens_the_terms_and_throttles_only_narrow_them() {
+        let limits = |calls: Option<u64>, tokens: Option<u64>| CallLimits {
+            calls_per_minute: calls,
+            tokens_per_minute: tokens,
+        };
+        let grant = |classes: &[&str], limits| Terms {
+            essential: classes.iter().map(ToString::to_string).collect(),
+            limits,
+        };
+        let a = grant(&["handover"], limits(Some(10), None));
+        let b = grant(&["alarm"], limits(Some(60), Some(1000)));
+        assert_eq!(terms([&a, &b], []), grant(&["alarm", "handover"], limits(Some(60), None)));
+        assert_eq!(terms([&a], []), a);
+        assert_eq!(terms([&b], []), b);
+        let throttle = |calls, tokens| lock(LockKind::Throttle(limits(calls, tokens)), false, None);
+        let narrowed = terms([&a, &b], [throttle(Some(5), None), throttle(Some(20), Some(7))]);
+        assert_eq!(narrowed.limits, limits(Some(5), Some(7)));
+        assert_eq!(terms([&a], [lock(LockKind::Halt, false, None)]), a);
     }
 }

@@ -4,14 +4,15 @@
 //! that is not UTF-8. RFC 8259 leaves duplicate keys open, and two parsers that choose differently would let two people
 //! sign different things with one signature.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use data_encoding::BASE64;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::command::{DOCUMENT_VERSION, Deployment};
 use crate::digest::Digest;
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::{JSON_DEPTH_MAX, NAME_MAX_BYTES};
 use crate::scope::{Scope, ScopeError};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -188,7 +189,7 @@ impl Fields {
 
     /// A name: lowercase letters, digits, dot, dash, underscore.
     pub(crate) fn name(&mut self, key: &'static str) -> Result<String, DocumentError> {
-        let text = self.text(key, crate::limits::NAME_MAX_BYTES)?;
+        let text = self.text(key, NAME_MAX_BYTES)?;
         if is_name(&text) { Ok(text) } else { Err(self.wrong(key, "a name of a-z 0-9 . _ -")) }
     }
 
@@ -204,6 +205,60 @@ impl Fields {
                 Err(self.wrong(key, format!("a whole number from {} to {}", range.start(), range.end())))
             }
         }
+    }
+
+    /// `"tagout"`, the version of the document's format.
+    pub(crate) fn document_version(&mut self) -> Result<(), DocumentError> {
+        self.number("tagout", DOCUMENT_VERSION..=DOCUMENT_VERSION).map(drop)
+    }
+
+    pub(crate) fn deployment(&mut self) -> Result<Deployment, DocumentError> {
+        self.text("deployment", NAME_MAX_BYTES + 65)?.parse()
+    }
+
+    pub(crate) fn opt_number(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<u64>, DocumentError> {
+        if self.has(key) { self.number(key, range).map(Some) } else { self.unasked(key) }
+    }
+
+    pub(crate) fn flag(&mut self, key: &'static str) -> Result<bool, DocumentError> {
+        match self.take(key) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(_) => Err(self.wrong(key, "true or false")),
+        }
+    }
+
+    pub(crate) fn opt_name(&mut self, key: &'static str) -> Result<Option<String>, DocumentError> {
+        if self.has(key) { self.name(key).map(Some) } else { self.unasked(key) }
+    }
+
+    /// An absent key is still one of the keys that there could be.
+    fn unasked<T>(&mut self, key: &'static str) -> Result<Option<T>, DocumentError> {
+        self.asked.push(key);
+        Ok(None)
+    }
+
+    pub(crate) fn is_object(&self, key: &str) -> bool {
+        matches!(self.map.get(key), Some(Value::Object(_)))
+    }
+
+    /// A list of SHA-256 values, none of them twice.
+    pub(crate) fn digests(&mut self, key: &'static str, max: usize) -> Result<Vec<Digest>, DocumentError> {
+        let mut digests = Vec::new();
+        let mut known = BTreeSet::new();
+        for text in self.texts(key, max)? {
+            let digest: Digest =
+                text.parse().map_err(|_| self.wrong(key, "a list of SHA-256 values, 64 hex digits each"))?;
+            if !known.insert(digest) {
+                return Err(self.wrong(key, format!("a list without repetitions ({digest} stands twice)")));
+            }
+            digests.push(digest);
+        }
+        Ok(digests)
     }
 
     pub(crate) fn digest(&mut self, key: &'static str) -> Result<Digest, DocumentError> {
@@ -284,7 +339,7 @@ impl Fields {
 
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()
-        && text.len() <= crate::limits::NAME_MAX_BYTES
+        && text.len() <= NAME_MAX_BYTES
         && text
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))

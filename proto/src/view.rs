@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::StopMode;
 use crate::digest::Digest;
 use crate::envelope::Envelope;
+use crate::lock::LockKind;
 use crate::rule::LockFact;
 use crate::scope::Scope;
 
@@ -12,7 +12,7 @@ use crate::scope::Scope;
 #[serde(deny_unknown_fields)]
 pub struct View {
     pub agent: Scope,
-    /// The strongest lock of each mode on the agent or above it. Unsigned: a node may deny without proof.
+    /// The strongest lock of each kind on the agent or above it. Unsigned: a node may deny without proof.
     pub locks: Vec<LockView>,
     /// The unexpired grants that cover the agent, with their signatures: a node cannot consent by itself (S5).
     pub grants: Vec<Envelope>,
@@ -24,7 +24,7 @@ pub struct LockView {
     /// SHA-256 of the command that placed it.
     pub id: Digest,
     pub scope: Scope,
-    pub stop: StopMode,
+    pub kind: LockKind,
     /// The command's entry in the log.
     pub index: u64,
     /// The entry's time, Unix milliseconds.
@@ -46,7 +46,7 @@ pub struct Tag {
 impl LockView {
     /// The fact for the rule, with the drain counted from the entry's time.
     pub fn fact(&self) -> LockFact {
-        LockFact::of_entry(self.stop, self.released, self.time_ms)
+        LockFact::of_entry(self.kind, self.released, self.time_ms)
     }
 }
 
@@ -59,11 +59,7 @@ impl View {
         for lock in &self.locks {
             bytes.extend(lock.id.0);
             put(&mut bytes, lock.scope.as_str().as_bytes());
-            put(&mut bytes, lock.stop.name().as_bytes());
-            bytes.extend(match lock.stop {
-                StopMode::Drain { drain_ms } => drain_ms.to_be_bytes(),
-                StopMode::Halt | StopMode::Pause => [0; 8],
-            });
+            put_kind(&mut bytes, lock.kind);
             bytes.extend(lock.index.to_be_bytes());
             bytes.extend(lock.time_ms.to_be_bytes());
             bytes.push(lock.released.into());
@@ -78,6 +74,20 @@ impl View {
             put_envelope(&mut bytes, grant);
         }
         Digest::of(&bytes)
+    }
+}
+
+fn put_kind(out: &mut Vec<u8>, kind: LockKind) {
+    put(out, kind.name().as_bytes());
+    match kind {
+        LockKind::Drain { drain_ms } => out.extend(drain_ms.to_be_bytes()),
+        LockKind::Throttle(limits) => {
+            for limit in [limits.calls_per_minute, limits.tokens_per_minute] {
+                out.push(limit.is_some().into());
+                limit.iter().for_each(|limit| out.extend(limit.to_be_bytes()));
+            }
+        }
+        LockKind::Halt | LockKind::Pause | LockKind::Isolate | LockKind::Restrict => {}
     }
 }
 

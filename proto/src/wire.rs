@@ -6,8 +6,9 @@ use crate::authority::Limits;
 use crate::command::ActionKind;
 use crate::digest::Digest;
 use crate::envelope::Envelope;
-use crate::ledger::{Epoch, GrantSummary, LockRecord};
-use crate::rule::Verdict;
+use crate::ledger::{GrantSummary, LockRecord};
+use crate::restore::Epoch;
+use crate::rule::{Terms, Verdict};
 use crate::scope::Scope;
 
 /// Every error, as `application/problem+json` (RFC 9457).
@@ -32,6 +33,8 @@ pub struct CommandAnswer {
     pub index: u64,
     pub time_ms: u64,
     pub repeated: bool,
+    /// Locks or grants that it names and that have not arrived yet; it is remembered for them.
+    pub awaited: u64,
     pub reach: Reach,
 }
 
@@ -51,6 +54,7 @@ pub struct Status {
     pub log_size: u64,
     pub log_root: Digest,
     pub authority_version: u64,
+    pub rule_version: u64,
     pub limits: Limits,
     pub time_ms: u64,
     pub locks: u64,
@@ -58,10 +62,19 @@ pub struct Status {
     pub grants: Vec<GrantSummary>,
 }
 
-/// `GET /v1/authority`: every version from the genesis on, each to be verified by the reader.
+/// `GET /v1/authority`: whom to believe. Every authority from the genesis on, every suspend and every restore, in the
+/// log's order and each to be verified by the reader (`trust::Trust::learn`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuthorityChain {
-    pub authority: Vec<Envelope>,
+pub struct TrustChain {
+    pub documents: Vec<Envelope>,
+}
+
+/// `POST /v1/authority/impact`, with the document of a next authority as text: what it would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityImpact {
+    pub version: u64,
+    /// Scopes that would lose their last consent: `disables` must be at least as many.
+    pub disables: Vec<Scope>,
 }
 
 /// `GET /v1/agents?scope=…`: agents at or below the scope.
@@ -76,6 +89,8 @@ pub struct Agent {
     pub verdict: Verdict,
     /// Every lock that holds it, on it or above it.
     pub locks: Vec<Digest>,
+    /// Essential call classes, and what it may call per minute.
+    pub terms: Terms,
     /// When its last grant ends; absent without one.
     pub consent_until_ms: Option<u64>,
     pub instances: Vec<Instance>,
@@ -161,7 +176,7 @@ pub struct Confirmation {
     pub by: StopPath,
 }
 
-/// The data of an `event: stop` of `GET /v1/events?scope=a,b`. Step ⑥ of a stop.
+/// The data of an `event: stop` of `GET /v1/events?scope=a,b`: anything signed that takes away. Step ⑥ of a stop.
 ///
 /// The other events are `hello` (once, `Renew` as data) and `renew` (`Renew` as data).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

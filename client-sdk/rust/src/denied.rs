@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use tagout_proto::command::StopMode;
 use tagout_proto::digest::Digest;
+use tagout_proto::lock::LockKind;
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::view::Tag;
 
-use crate::trusted::GrantRefused;
+use tagout_proto::trust::GrantRefused;
 
 /// A call may not begin.
 ///
@@ -105,13 +105,13 @@ impl Reason {
     }
 }
 
-/// The lock that stops an agent: the strongest of them, by mode and then by age.
+/// The lock that stops an agent: the strongest of them, by kind and then by age.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// SHA-256 of the signed stop.
+    /// SHA-256 of the document that placed it.
     pub id: Digest,
     pub scope: Scope,
-    pub mode: StopMode,
+    pub kind: LockKind,
     /// Released, and still in place until a start names it.
     pub released: bool,
     pub tag: Tag,
@@ -125,8 +125,8 @@ pub struct Lock {
 
 impl std::fmt::Display for Lock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { id, scope, mode, tag, .. } = self;
-        write!(f, "{} on {scope} since {}: ", mode.name(), format_instant_ms(self.since_ms))?;
+        let Self { id, scope, kind, tag, .. } = self;
+        write!(f, "{} on {scope} since {}: ", kind.name(), format_instant_ms(self.since_ms))?;
         write!(f, "{:?}", tag.reason)?;
         if !tag.by.is_empty() {
             write!(f, " by {}", tag.by.join(", "))?;
@@ -134,7 +134,7 @@ impl std::fmt::Display for Lock {
         if let Some(case) = &tag.case {
             write!(f, " ({case})")?;
         }
-        let takes = match (mode.needs_start(), self.released) {
+        let takes = match (kind.needs_start(), self.released) {
             (true, false) => "a signed release and then a signed start that name it",
             (true, true) => "a signed start that names it; it is released already",
             (false, _) => "a signed release that names it",

@@ -7,22 +7,25 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use tagout_proto::authority::{Authority, AuthorityError, Limits, Unauthorised};
-use tagout_proto::command::{Action, ActionKind, Command, Deployment, Grant, Stop, StopMode};
+use tagout_proto::authority::{AuthorityError, Limits, Unauthorised};
+use tagout_proto::command::{Action, ActionKind, Command, Deployment, Grant};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::{Envelope, EnvelopeError};
 use tagout_proto::lease::{
-    AgentRequest, KnownLock, Lease, LeaseError, LeaseRequest, LeaseResponse, LockAnswer, RULE_VERSION,
+    AgentRequest, Clearing, KnownLock, Lease, LeaseError, LeaseRequest, LeaseResponse, LockAnswer,
     leaf_hash_of,
 };
 use tagout_proto::limits::{
     CASE_MAX_BYTES, GRANTS_PER_SCOPE_MAX, KNOWN_PER_LEASE_MAX, NAME_MAX_BYTES, REASON_MAX_BYTES,
     SCOPE_SEGMENTS_MAX, SIGNATURES_MAX,
 };
+use tagout_proto::lock::{LockKind, Placed, parse_placing};
 use tagout_proto::note::NoteError;
-use tagout_proto::rule::{self, LockFact, Verdict};
+use tagout_proto::rule::{self, LockFact, RULE_VERSION, Verdict};
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::DocumentError;
+pub use tagout_proto::trust::GrantRefused;
+use tagout_proto::trust::{Trust, place_grant};
 use tagout_proto::view::{LockView, Tag, View};
 use tagout_proto::wire::{StopEvent, StopPath};
 
@@ -36,11 +39,7 @@ const GRANTS_PER_VIEW_MAX: usize = GRANTS_PER_SCOPE_MAX * (SCOPE_SEGMENTS_MAX + 
 
 /// The trusted set of one client.
 pub struct Trusted {
-    authority: Authority,
-    /// SHA-256 of the authority's document.
-    authority_digest: Digest,
-    epoch_number: u64,
-    epoch: Digest,
+    trust: Trust,
     /// The floor: the newest log that a verified lease was read from.
     log: Option<(u64, Digest)>,
     /// The newest lease's time at its node, and the moment its nonce was made.
@@ -78,7 +77,7 @@ struct Held {
 #[derive(Clone)]
 struct Latched {
     scope: Scope,
-    stop: StopMode,
+    kind: LockKind,
     tag: Tag,
     index: u64,
     time_ms: u64,
@@ -177,27 +176,6 @@ pub enum LeaseRefused {
     Unbounded(&'static str),
 }
 
-/// Why a grant does not count.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GrantRefused {
-    #[error(transparent)]
-    Envelope(#[from] EnvelopeError),
-    #[error(transparent)]
-    Document(#[from] DocumentError),
-    #[error("it is a {0}, not a grant")]
-    NotAGrant(ActionKind),
-    #[error("it is of deployment {0}, another one")]
-    OtherDeployment(Deployment),
-    #[error("it is for {0}, elsewhere")]
-    Elsewhere(Scope),
-    #[error("it was signed in epoch {0}, another one")]
-    OtherEpoch(Digest),
-    #[error("it says it saw {seen} entries, but the log has {size}")]
-    SeenAhead { seen: u64, size: u64 },
-    #[error(transparent)]
-    Unauthorised(#[from] Unauthorised),
-}
-
 /// Why a pushed stop is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StopRefused {
@@ -216,12 +194,10 @@ pub enum StopRefused {
 /// Why a lock stays although the service says that it ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClearanceRefused {
-    #[error("the stop that came with it is not this lock's: its SHA-256 is {0}")]
-    OtherStop(Digest),
-    #[error("the document in the stop's place is a {0}")]
-    NotAStop(ActionKind),
-    #[error("the stop cannot be read: {0}")]
-    Stop(DocumentError),
+    #[error("the document that came with it is not what placed this lock: its SHA-256 is {0}")]
+    OtherDocument(Digest),
+    #[error("what placed it cannot be read: {0}")]
+    Placing(DocumentError),
     #[error("the {what} cannot be read: {error}")]
     Document { what: ActionKind, error: DocumentError },
     #[error("the {what}'s envelope is refused: {error}")]
@@ -236,19 +212,19 @@ pub enum ClearanceRefused {
     OtherScope { what: ActionKind, found: Scope, needed: Scope },
     #[error("the {what} is not authorised: {error}")]
     Unauthorised { what: ActionKind, error: Unauthorised },
+    #[error(
+        "the release does not say that locks from entry {needed} on may be lost, which this lock asks for"
+    )]
+    LostFrom { needed: u64 },
     #[error("no start came with it, and a {} takes one", .0.name())]
-    StartMissing(StopMode),
+    StartMissing(LockKind),
 }
 
 impl Trusted {
     /// Trusts the genesis that `pinned` names, and nothing else.
     pub fn new(genesis: &Envelope, pinned: Digest) -> Result<Self, AuthorityError> {
-        let authority = Authority::genesis(genesis, pinned)?;
         Ok(Self {
-            authority,
-            authority_digest: pinned,
-            epoch_number: 1,
-            epoch: pinned,
+            trust: Trust::begin(genesis, pinned)?,
             log: None,
             lease_time: None,
             newer_than: None,
@@ -259,11 +235,11 @@ impl Trusted {
     }
 
     pub fn deployment(&self) -> &Deployment {
-        &self.authority.deployment
+        self.trust.deployment()
     }
 
     pub fn limits(&self) -> Limits {
-        self.authority.limits
+        self.trust.authority().limits
     }
 
     /// The size of the newest log that a verified lease was read from.
@@ -315,8 +291,8 @@ impl Trusted {
                 lock.asked = self.asks;
                 let send = lock.wanted && lock.signed.is_some() && stops < STOPS_PER_REQUEST_MAX;
                 stops += usize::from(send);
-                let stop = lock.signed.as_deref().filter(|_| send).cloned();
-                KnownLock { id, agent: scope, stop }
+                let document = lock.signed.as_deref().filter(|_| send).cloned();
+                KnownLock { id, agent: scope, document }
             })
             .collect();
         let agents = agents
@@ -355,8 +331,9 @@ impl Trusted {
         self.log = Some((lease.log_size, lease.log_root));
         self.lease_time = Some((lease.time_ms, asked.t0_ns));
         // The authority's people set these bounds; a node may only go below.
-        let ttl_ms = lease.ttl_ms.min(self.authority.limits.ttl_ms);
-        let grace_ms = lease.lapse_grace_ms.min(self.authority.limits.lapse_grace_ms);
+        let limits = self.trust.authority().limits;
+        let ttl_ms = lease.ttl_ms.min(limits.ttl_ms);
+        let grace_ms = lease.lapse_grace_ms.min(limits.lapse_grace_ms);
         let deadline_ns = asked.t0_ns.saturating_add(ttl_ms * NS_PER_MS);
         let held = Held { t0_ns: asked.t0_ns, deadline_ns, grace_ns: grace_ms * NS_PER_MS };
         self.take_views(agents, answer.views, &digests, held, now);
@@ -379,7 +356,7 @@ impl Trusted {
     }
 
     fn open(&self, note: &str) -> Result<Lease, LeaseRefused> {
-        for node in &self.authority.nodes {
+        for node in &self.trust.authority().nodes {
             match Lease::open(note, &node.key) {
                 Err(LeaseError::Note(NoteError::NotSigned(_))) => {}
                 opened => return Ok(opened?),
@@ -390,24 +367,26 @@ impl Trusted {
 
     /// Whether the lease is of our history, and no step back in it.
     fn check_place(&self, lease: &Lease) -> Result<(), LeaseRefused> {
-        if lease.deployment != self.authority.deployment {
+        if lease.deployment != *self.deployment() {
             return Err(LeaseRefused::OtherDeployment(lease.deployment.clone()));
         }
         if lease.rule_version != RULE_VERSION {
             return Err(LeaseRefused::RuleVersion { found: lease.rule_version });
         }
-        let (found, floor) = (lease.epoch_number, self.epoch_number);
+        let epoch = self.trust.epoch();
+        let (found, floor) = (lease.epoch_number, epoch.number);
         if found < floor {
             return Err(LeaseRefused::EpochRollback { found, floor });
         }
-        if (found, lease.epoch) != (floor, self.epoch) {
+        if (found, lease.epoch) != (floor, epoch.id) {
             return Err(LeaseRefused::EpochUnproven { found, id: lease.epoch });
         }
-        let (found, floor) = (lease.authority_version, self.authority.version);
+        let authority = self.trust.authority();
+        let (found, floor) = (lease.authority_version, authority.version);
         if found < floor {
             return Err(LeaseRefused::AuthorityRollback { found, floor });
         }
-        if (found, lease.authority) != (floor, self.authority_digest) {
+        if (found, lease.authority) != (floor, authority.digest) {
             return Err(LeaseRefused::AuthorityUnproven { found, digest: lease.authority });
         }
         match self.log {
@@ -464,13 +443,15 @@ impl Trusted {
             for envelope in view.grants {
                 let known = judged.iter().position(|(seen, _)| *seen == envelope);
                 let at = known.unwrap_or_else(|| {
-                    let grant = judge_grant(&self.authority, &envelope);
+                    let grant = self.trust.judge_grant(&envelope).map(|(grant, _)| grant);
                     judged.push((envelope, grant));
                     judged.len() - 1
                 });
                 let size = self.log.map_or(0, |(size, _)| size);
-                let placed =
-                    judged[at].1.clone().and_then(|g| place_grant(g, &asked.scope, self.epoch, size));
+                let epoch = self.trust.epoch().id;
+                let placed = judged[at].1.clone().and_then(|grant| {
+                    place_grant(&grant, &asked.scope, epoch, size).map(|()| grant.expires_at_ms)
+                });
                 match placed {
                     Ok(expires_at_ms) => consents.push(expires_at_ms),
                     Err(why) => refused.push(why),
@@ -491,9 +472,9 @@ impl Trusted {
         match answer {
             // It says in one breath that the lock holds and that it does not: it holds.
             LockAnswer::Cleared { .. } if agent.shown.contains(&id) => {}
-            LockAnswer::Cleared { stop, release, start } => {
-                let cleared = Clearance { authority: &self.authority, id, agent: &known.agent };
-                match cleared.verify(&stop, &release, start.as_ref()) {
+            LockAnswer::Cleared { placed, release, start } => {
+                let cleared = Clearance { trust: &self.trust, id, agent: &known.agent };
+                match cleared.verify(&placed, &release, start.as_ref()) {
                     Ok(()) => {
                         agent.latched.remove(&id);
                         self.latched -= 1;
@@ -512,9 +493,9 @@ impl Trusted {
             LockAnswer::Held { why } => {
                 lock.held = Some(why.chars().take(WHY_MAX_CHARS).collect());
             }
-            LockAnswer::SendStop => {
+            LockAnswer::SendDocument => {
                 lock.wanted = true;
-                accepted.ask_again |= lock.signed.is_some() && known.stop.is_none();
+                accepted.ask_again |= lock.signed.is_some() && known.document.is_none();
             }
         }
     }
@@ -527,19 +508,18 @@ impl Trusted {
         envelope.check_bounds()?;
         let command = Command::parse(envelope.document.as_bytes())?;
         let stop = match command.action {
-            Action::Stop(stop) => stop,
+            Action::Lock(lock) => lock,
             other => return Err(StopRefused::NotAStop(other.kind())),
         };
-        if command.deployment != self.authority.deployment {
+        if command.deployment != *self.deployment() {
             return Err(StopRefused::OtherDeployment(command.deployment));
         }
-        let signers = self.authority.signers(envelope);
-        self.authority.authorise(ActionKind::Stop, &stop.scope, &signers)?;
+        let by = self.trust.authorise(stop.kind.action(), &stop.scope, envelope)?;
         let id = envelope.digest();
         let lock = Latched {
             scope: stop.scope.clone(),
-            stop: stop.mode,
-            tag: Tag { reason: stop.reason, by: signers.names(), case: stop.case },
+            kind: stop.kind,
+            tag: Tag { reason: stop.reason, by, case: stop.case },
             index: event.index,
             time_ms: event.time_ms,
             released: false,
@@ -599,10 +579,10 @@ impl Agent {
             self.overflowed = true;
             return false;
         }
-        let LockView { id, scope, stop, index, time_ms, released, tag } = shown;
+        let LockView { id, scope, kind, index, time_ms, released, tag } = shown;
         let lock = Latched {
             scope,
-            stop,
+            kind,
             tag,
             index,
             time_ms,
@@ -622,7 +602,7 @@ impl Agent {
     fn latch_signed(&mut self, id: Digest, stop: &Latched, latched: usize) -> bool {
         if let Some(lock) = self.latched.get_mut(&id) {
             // The signed bytes decide what kind of lock it is.
-            (lock.scope, lock.stop) = (stop.scope.clone(), stop.stop);
+            (lock.scope, lock.kind) = (stop.scope.clone(), stop.kind);
             lock.signed = stop.signed.clone();
             return false;
         }
@@ -686,16 +666,19 @@ impl Agent {
 
     /// The lock to tell of.
     fn strongest(&self) -> Option<Lock> {
-        let rank = |stop: StopMode| match stop {
-            StopMode::Halt => 0,
-            StopMode::Drain { .. } => 1,
-            StopMode::Pause => 2,
+        let rank = |kind: LockKind| match kind {
+            LockKind::Halt => 0,
+            LockKind::Drain { .. } => 1,
+            LockKind::Isolate => 2,
+            LockKind::Pause => 3,
+            LockKind::Restrict => 4,
+            LockKind::Throttle(_) => 5,
         };
-        let (id, lock) = self.latched.iter().min_by_key(|(_, lock)| (rank(lock.stop), lock.index))?;
+        let (id, lock) = self.latched.iter().min_by_key(|(_, lock)| (rank(lock.kind), lock.index))?;
         Some(Lock {
             id: *id,
             scope: lock.scope.clone(),
-            mode: lock.stop,
+            kind: lock.kind,
             released: lock.released,
             tag: lock.tag.clone(),
             since_ms: lock.time_ms,
@@ -709,22 +692,26 @@ impl Latched {
     /// The fact for the rule. The service's word that it is released never counts here: a latched lock ends by proof
     /// (S2). A drain ends at the earlier of entry time and first receipt, each plus its length.
     fn fact(&self, now: Now, now_ms: u64) -> LockFact {
-        let drain_deadline_ms = match self.stop {
-            StopMode::Drain { drain_ms } => {
+        let drain_deadline_ms = match self.kind {
+            LockKind::Drain { drain_ms } => {
                 let by_entry_ms = self.time_ms.saturating_add(drain_ms);
                 let since_receipt_ms = now.boot_ns.saturating_sub(self.received_ns) / NS_PER_MS;
                 let by_receipt_ms = now_ms.saturating_add(drain_ms).saturating_sub(since_receipt_ms);
                 Some(by_entry_ms.min(by_receipt_ms))
             }
-            StopMode::Halt | StopMode::Pause => None,
+            LockKind::Halt
+            | LockKind::Pause
+            | LockKind::Isolate
+            | LockKind::Restrict
+            | LockKind::Throttle(_) => None,
         };
-        LockFact { mode: self.stop, released: false, drain_deadline_ms }
+        LockFact { kind: self.kind, released: false, drain_deadline_ms }
     }
 }
 
 /// Proves that a lock no longer holds an agent.
 struct Clearance<'a> {
-    authority: &'a Authority,
+    trust: &'a Trust,
     id: Digest,
     agent: &'a Scope,
 }
@@ -732,90 +719,65 @@ struct Clearance<'a> {
 impl Clearance<'_> {
     fn verify(
         &self,
-        stop: &Envelope,
-        release: &Envelope,
-        start: Option<&Envelope>,
+        placed: &Envelope,
+        release: &Clearing,
+        start: Option<&Clearing>,
     ) -> Result<(), ClearanceRefused> {
-        let Stop { scope, mode, .. } = self.stop(stop)?;
-        self.names_and_covers(ActionKind::Release, release, &scope)?;
+        let Placed { scope, kind, lost_from } = self.placed(placed)?;
+        self.names_and_covers(ActionKind::Release, release, &scope, lost_from)?;
         // S2: the release alone restarts nothing.
-        match (mode.needs_start(), start) {
-            (true, Some(start)) => self.names_and_covers(ActionKind::Start, start, self.agent),
-            (true, None) => Err(ClearanceRefused::StartMissing(mode)),
+        match (kind.needs_start(), start) {
+            (true, Some(start)) => self.names_and_covers(ActionKind::Start, start, self.agent, None),
+            (true, None) => Err(ClearanceRefused::StartMissing(kind)),
             (false, _) => Ok(()),
         }
     }
 
     /// The lock's own document. Its digest is the id, so its bytes need no signature to be the right ones.
-    fn stop(&self, envelope: &Envelope) -> Result<Stop, ClearanceRefused> {
+    fn placed(&self, envelope: &Envelope) -> Result<Placed, ClearanceRefused> {
         let found = envelope.digest();
         if found != self.id {
-            return Err(ClearanceRefused::OtherStop(found));
+            return Err(ClearanceRefused::OtherDocument(found));
         }
-        match Command::parse(envelope.document.as_bytes()).map_err(ClearanceRefused::Stop)?.action {
-            Action::Stop(stop) => Ok(stop),
-            other => Err(ClearanceRefused::NotAStop(other.kind())),
-        }
+        parse_placing(envelope.document.as_bytes()).map_err(ClearanceRefused::Placing)
     }
 
     /// Whether people signed that this lock is released or started, for all of `needed`.
     fn names_and_covers(
         &self,
         what: ActionKind,
-        envelope: &Envelope,
+        clearing: &Clearing,
         needed: &Scope,
+        lost_from: Option<u64>,
     ) -> Result<(), ClearanceRefused> {
+        let Clearing { envelope, listed } = clearing;
         envelope.check_bounds().map_err(|error| ClearanceRefused::Envelope { what, error })?;
         let command = Command::parse(envelope.document.as_bytes())
             .map_err(|error| ClearanceRefused::Document { what, error })?;
-        if command.deployment != self.authority.deployment {
+        if command.deployment != *self.trust.deployment() {
             return Err(ClearanceRefused::OtherDeployment { what, found: command.deployment });
         }
-        let (scope, locks) = match command.action {
-            Action::Release(release) if what == ActionKind::Release => (release.scope, release.locks),
-            Action::Start(start) if what == ActionKind::Start => (start.scope, start.locks),
+        let (scope, locks, said_lost) = match command.action {
+            Action::Release(release) if what == ActionKind::Release => {
+                (release.scope, release.locks, release.lost_from)
+            }
+            Action::Start(start) if what == ActionKind::Start => (start.scope, start.locks, None),
             other => return Err(ClearanceRefused::WrongAction { what, found: other.kind() }),
         };
-        if !locks.contains(&self.id) {
+        if !locks.names(&self.id, listed.as_ref()) {
             return Err(ClearanceRefused::OtherLock { what });
         }
         if !scope.covers(needed) {
             return Err(ClearanceRefused::OtherScope { what, found: scope, needed: needed.clone() });
         }
-        let signers = self.authority.signers(envelope);
-        self.authority
-            .authorise(what, &scope, &signers)
+        if let Some(needed) = lost_from.filter(|needed| said_lost != Some(*needed)) {
+            return Err(ClearanceRefused::LostFrom { needed });
+        }
+        self.trust
+            .authorise(what, &scope, envelope)
+            .map(drop)
             .map_err(|error| ClearanceRefused::Unauthorised { what, error })
     }
-}
-
-/// Whether enough people signed a grant, whatever it is for.
-fn judge_grant(authority: &Authority, envelope: &Envelope) -> Result<Grant, GrantRefused> {
-    envelope.check_bounds()?;
-    let command = Command::parse(envelope.document.as_bytes())?;
-    let grant = match command.action {
-        Action::Grant(grant) => grant,
-        other => return Err(GrantRefused::NotAGrant(other.kind())),
-    };
-    if command.deployment != authority.deployment {
-        return Err(GrantRefused::OtherDeployment(command.deployment));
-    }
-    authority.authorise(ActionKind::Grant, &grant.scope, &authority.signers(envelope))?;
-    Ok(grant)
-}
-
-/// When a grant ends that holds for `agent`, here and in this epoch.
-fn place_grant(grant: Grant, agent: &Scope, epoch: Digest, size: u64) -> Result<u64, GrantRefused> {
-    if !grant.scope.covers(agent) {
-        return Err(GrantRefused::Elsewhere(grant.scope));
-    }
-    if grant.seen_epoch != epoch {
-        return Err(GrantRefused::OtherEpoch(grant.seen_epoch));
-    }
-    if grant.seen_size > size {
-        return Err(GrantRefused::SeenAhead { seen: grant.seen_size, size });
-    }
-    Ok(grant.expires_at_ms)
 }
 
 fn check_bounds(view: &View) -> Result<(), LeaseRefused> {

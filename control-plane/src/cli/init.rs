@@ -48,7 +48,7 @@ pub struct InitArgs {
     /// A person who may stop agents and, with others, restart them; repeat it for several keys of one person
     #[arg(long, value_name = "NAME=KEY.pub", required_unless_present = "add_signature", value_parser = named_key)]
     person: Vec<(String, PublicKey)>,
-    /// A program that may stop agents and nothing else
+    /// A program that may stop, restrict, throttle and isolate agents, and nothing else
     #[arg(long, value_name = "NAME=KEY.pub", value_parser = named_key)]
     automation: Vec<(String, PublicKey)>,
     /// How many people it takes to release, start or grant [default: 2, or 1 for a single person]
@@ -352,13 +352,13 @@ struct LimitsDocument {
     lapse_grace_ms: u64,
 }
 
-/// The first authority document: people stop alone and restart together, automation only stops (S7).
+/// The first authority document: people stop alone and restart together, automation only tightens (S7).
 fn genesis_document(plan: &Plan, node: &VerifierKey, issued_at_ms: u64) -> String {
     let people = principals(&plan.people, "person");
     let automation = principals(&plan.automation, "automation");
     let names = |of: &[PrincipalDocument<'_>]| plan_names(of, plan);
     let (loosening, tightening): (Vec<_>, Vec<_>) =
-        ActionKind::ALL.into_iter().partition(|action| action.loosens());
+        ActionKind::for_roles().partition(|action| action.loosens());
     let mut roles = vec![
         RoleDocument {
             name: "operators",
@@ -441,7 +441,7 @@ fn missing_root_signatures(authority: &Authority, envelope: &Envelope) -> u64 {
 }
 
 fn root_key_of(signature: &str, document: &str) -> Option<PublicKey> {
-    SshSignature::parse(signature).ok()?.verify(document.as_bytes()).ok()
+    SshSignature::parse(signature).ok()?.verify(document.as_bytes()).ok().map(|proven| proven.key)
 }
 
 /// Puts signatures that were made elsewhere into the genesis, everywhere below `dir` where it lies.
@@ -458,7 +458,8 @@ fn add_signatures(out: &Out, dir: &Path, files: &[PathBuf]) -> Result<Exit, Fail
         let refused = |why: String| Failure::unverified("signature", format!("{}: {why}", file.display()));
         let key = SshSignature::parse(&signature)
             .and_then(|s| s.verify(envelope.document.as_bytes()))
-            .map_err(|e| refused(e.to_string()))?;
+            .map_err(|e| refused(e.to_string()))?
+            .key;
         if !authority.root.signers.iter().any(|signer| signer.key == key) {
             return Err(refused(format!("key {} is no root key of this genesis", key.fingerprint())));
         }

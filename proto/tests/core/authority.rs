@@ -120,7 +120,7 @@ fn each_invalid_authority_has_its_sentence() {
         (Box::new(push("/roles/1/scopes", "a//b".into())), "scope \"a//b\" has an empty segment; use single slashes between segments and none at the ends".into()),
         (Box::new(set("/principals/0/kind", "robot".into())), "\"kind\" in an item of \"principals\" of the authority must be person or automation".into()),
         (Box::new(set("/principals/0/name", "Alice".into())), "\"name\" in an item of \"principals\" of the authority must be a name of a-z 0-9 . _ -".into()),
-        (Box::new(set("/principals/0/keys/0", "ssh-rsa AAAA".into())), "\"keys\" in an item of \"principals\" of the authority must be an OpenSSH public key line (the key is not an Ed25519 key (ssh-ed25519); make one with: ssh-keygen -t ed25519)".into()),
+        (Box::new(set("/principals/0/keys/0", "ssh-rsa AAAA".into())), "\"keys\" in an item of \"principals\" of the authority must be an OpenSSH public key line (the key is neither ssh-ed25519 nor sk-ssh-ed25519@openssh.com; make one with: ssh-keygen -t ed25519, or -t ed25519-sk in a FIDO2 token)".into()),
         (Box::new(set("/nodes/0/id", 0.into())), "\"id\" in an item of \"nodes\" of the authority must be a whole number from 1 to 18446744073709551615".into()),
         (Box::new(set("/nodes/0/key", "k+00000000+AAAA".into())), "\"key\" in an item of \"nodes\" of the authority must be a verifier key of a signed note (the verifier key is not name+keyid+base64 with an Ed25519 key that is no weak point)".into()),
         (Box::new(set("/limits/ttl_ms", 1999.into())), "\"ttl_ms\" in \"limits\" of the authority must be a whole number from 2000 to 60000".into()),

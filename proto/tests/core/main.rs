@@ -8,4 +8,5 @@ mod ledger;
 mod purity;
 mod sshsig;
 mod support;
+mod token;
 mod wire;

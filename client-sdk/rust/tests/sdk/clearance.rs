@@ -1,8 +1,9 @@
 //! How a lock ends: by a release and, after a halt or drain, a start, both verified by the guard itself (S2, S5).
 
-use tagout::proto::command::{ActionKind, StopMode};
+use tagout::proto::command::ActionKind;
 use tagout::proto::envelope::Envelope;
 use tagout::proto::lease::LockAnswer;
+use tagout::proto::lock::LockKind;
 use tagout::proto::wire::StopEvent;
 use tagout::trusted::ClearanceRefused;
 
@@ -16,7 +17,7 @@ struct Claim {
 }
 
 impl Claim {
-    fn new(mode: StopMode) -> Self {
+    fn new(mode: LockKind) -> Self {
         let mut world = World::running();
         let mut guard = Believer::new(&world);
         let event = world.stop(AGENT, mode);
@@ -60,7 +61,8 @@ impl Claim {
         let (release, start) = (release.clone(), start.cloned());
         let lie = |reply: &mut Reply| {
             reply.views[0].locks.clear();
-            reply.answers = vec![LockAnswer::Cleared { stop, release, start }];
+            let start = start.as_ref().map(clearing);
+            reply.answers = vec![LockAnswer::Cleared { placed: stop, release: clearing(&release), start }];
         };
         self.guard.renew_with(&self.world, lie).unwrap()
     }
@@ -71,7 +73,7 @@ const START: ActionKind = ActionKind::Start;
 
 #[test]
 fn s2_release_then_start_and_only_then_it_runs() {
-    let mut claim = Claim::new(StopMode::Halt);
+    let mut claim = Claim::new(LockKind::Halt);
     let lock = claim.event.stop.digest();
     claim.world.release(AGENT, lock);
     claim.guard.renew(&claim.world);
@@ -87,14 +89,14 @@ fn s2_release_then_start_and_only_then_it_runs() {
     // The push that comes late is no new stop, and a new stop is one.
     claim.guard.push(&claim.event.clone());
     assert!(claim.guard.allowed());
-    let again = claim.world.stop(AGENT, StopMode::Halt);
+    let again = claim.world.stop(AGENT, LockKind::Halt);
     claim.guard.push(&again);
     assert!(!claim.guard.allowed());
 }
 
 #[test]
 fn a_pause_ends_with_its_release() {
-    let mut claim = Claim::new(StopMode::Pause);
+    let mut claim = Claim::new(LockKind::Pause);
     claim.world.release(AGENT, claim.event.stop.digest());
     claim.guard.renew(&claim.world);
     assert!(claim.guard.allowed());
@@ -105,7 +107,7 @@ fn a_start_for_part_of_the_scope_starts_that_part() {
     let mut world = World::running();
     let (ours, theirs) = ("demo/team/a", "demo/team/b");
     let mut guard = Believer::of(&world, &[ours, theirs]);
-    let event = world.stop("demo", StopMode::Halt);
+    let event = world.stop("demo", LockKind::Halt);
     guard.push(&event);
     let lock = event.stop.digest();
     world.release("demo", lock);
@@ -118,7 +120,8 @@ fn a_start_for_part_of_the_scope_starts_that_part() {
     let (stop, release) = (event.stop.clone(), world.lifting("release", "demo", lock, &PEOPLE));
     let lie = |reply: &mut Reply| {
         reply.views[1].locks.clear();
-        reply.answers[0] = LockAnswer::Cleared { stop, release, start: Some(start) };
+        reply.answers[0] =
+            LockAnswer::Cleared { placed: stop, release: clearing(&release), start: Some(clearing(&start)) };
     };
     let accepted = guard.renew_with(&world, lie).unwrap();
     let expected = ClearanceRefused::OtherScope { what: START, found: scope(ours), needed: scope(theirs) };
@@ -129,11 +132,11 @@ fn a_start_for_part_of_the_scope_starts_that_part() {
 #[test]
 fn s2_s5_each_false_proof_is_refused_by_its_name() {
     use ClearanceRefused as No;
-    let mut claim = Claim::new(StopMode::Halt);
+    let mut claim = Claim::new(LockKind::Halt);
     let release = claim.lift("release", AGENT, &PEOPLE);
     let start = claim.lift("start", AGENT, &PEOPLE);
 
-    assert_eq!(claim.refused(&release, None), No::StartMissing(StopMode::Halt));
+    assert_eq!(claim.refused(&release, None), No::StartMissing(LockKind::Halt));
     assert_eq!(
         claim.refused(&release, Some(&release)),
         No::WrongAction { what: START, found: RELEASE },
@@ -142,7 +145,7 @@ fn s2_s5_each_false_proof_is_refused_by_its_name() {
     assert_eq!(claim.refused(&start, Some(&start)), No::WrongAction { what: RELEASE, found: START });
 
     // Documents for another lock, such as those of the last incident.
-    let other = claim.world.stop(AGENT, StopMode::Halt).stop;
+    let other = claim.world.stop(AGENT, LockKind::Halt).stop;
     let other_release = claim.world.lifting("release", AGENT, other.digest(), &PEOPLE);
     let other_start = claim.world.lifting("start", AGENT, other.digest(), &PEOPLE);
     claim.guard = {
@@ -154,7 +157,7 @@ fn s2_s5_each_false_proof_is_refused_by_its_name() {
     assert_eq!(claim.refused(&other_release, Some(&start)), No::OtherLock { what: RELEASE });
     assert_eq!(claim.refused(&release, Some(&other_start)), No::OtherLock { what: START });
     let found = other.digest();
-    assert_eq!(claim.refused_with(other, &other_release, Some(&other_start)), No::OtherStop(found));
+    assert_eq!(claim.refused_with(other, &other_release, Some(&other_start)), No::OtherDocument(found));
 
     // Scopes that do not reach.
     let (child, sibling) = ("demo/agent_2/child", "demo/agent_3");
@@ -199,11 +202,15 @@ fn s2_s5_each_false_proof_is_refused_by_its_name() {
 
 #[test]
 fn a_lock_that_the_view_still_shows_is_not_cleared_beside_it() {
-    let mut claim = Claim::new(StopMode::Halt);
+    let mut claim = Claim::new(LockKind::Halt);
     let (release, start) = (claim.lift("release", AGENT, &PEOPLE), claim.lift("start", AGENT, &PEOPLE));
     let stop = claim.event.stop.clone();
     let contradiction = |reply: &mut Reply| {
-        reply.answers = vec![LockAnswer::Cleared { stop, release, start: Some(start) }];
+        reply.answers = vec![LockAnswer::Cleared {
+            placed: stop,
+            release: clearing(&release),
+            start: Some(clearing(&start)),
+        }];
     };
     let accepted = claim.guard.renew_with(&claim.world, contradiction).unwrap();
     assert!(accepted.cleared.is_empty() && !claim.guard.allowed());
@@ -214,15 +221,15 @@ fn a_lock_that_no_document_has_never_ends() {
     let mut world = World::running();
     let mut guard = Believer::new(&world);
     let made_up = tagout::proto::digest::Digest([0xab; 32]);
-    let lie = |reply: &mut Reply| reply.views[0].locks = vec![lock_view(made_up, AGENT, StopMode::Pause)];
+    let lie = |reply: &mut Reply| reply.views[0].locks = vec![lock_view(made_up, AGENT, LockKind::Pause)];
     guard.renew_with(&world, lie).unwrap();
-    let stop = world.stop("elsewhere", StopMode::Pause).stop;
+    let stop = world.stop("elsewhere", LockKind::Pause).stop;
     let release = world.lifting("release", "*", made_up, &PEOPLE);
     let found = stop.digest();
     let lie = |reply: &mut Reply| {
-        reply.answers = vec![LockAnswer::Cleared { stop, release, start: None }];
+        reply.answers = vec![LockAnswer::Cleared { placed: stop, release: clearing(&release), start: None }];
     };
     let accepted = guard.renew_with(&world, lie).unwrap();
-    assert_eq!(accepted.uncleared[0].2, ClearanceRefused::OtherStop(found));
+    assert_eq!(accepted.uncleared[0].2, ClearanceRefused::OtherDocument(found));
     assert!(!guard.allowed(), "S5: a node can stop an agent; it cannot pretend that people let it run again");
 }

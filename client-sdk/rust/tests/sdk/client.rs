@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use tagout::proto::command::StopMode;
+use tagout::proto::lock::LockKind;
 use tagout::proto::wire::{Renew, StopEvent, StopPath};
 use tagout::{BuildError, Client, Guard, GuardError, NodesError, Reason, State, Stopped};
 
@@ -97,7 +97,7 @@ async fn s3_a_pushed_halt_denies_cuts_and_is_confirmed() {
         tokio::task::yield_now().await;
     }
     node.shared.hold_leases.send_replace(true);
-    let lock = node.stop("demo", StopMode::Halt, true);
+    let lock = node.stop("demo", LockKind::Halt, true);
 
     let cut = within(call).await.unwrap().unwrap_err();
     assert!(
@@ -123,7 +123,7 @@ async fn s3_a_pushed_halt_denies_cuts_and_is_confirmed() {
 async fn s3_a_stop_that_was_never_pushed_comes_with_the_next_lease() {
     let node = Node::start(2_000, GRACE_MS).await;
     let guard = node.running_guard().await;
-    let lock = node.stop(AGENT, StopMode::Halt, false);
+    let lock = node.stop(AGENT, LockKind::Halt, false);
     until(&guard, |state| stopped_by(state, lock)).await;
     assert!(guard.check().is_err());
     reached(&node.shared.confirmations, |all| all.iter().any(|c| c.by == StopPath::Lease)).await;
@@ -133,7 +133,7 @@ async fn s3_a_stop_that_was_never_pushed_comes_with_the_next_lease() {
 async fn s2_only_release_and_then_start_let_it_run_again() {
     let node = Node::start(TTL_MS, GRACE_MS).await;
     let guard = node.running_guard().await;
-    let lock = node.stop("demo", StopMode::Halt, true);
+    let lock = node.stop("demo", LockKind::Halt, true);
     until(&guard, |state| stopped_by(state, lock)).await;
     node.release("demo", lock);
     until(&guard, |s| matches!(&s.denied, Some(Reason::Stopped(l)) if l.released)).await;
@@ -156,7 +156,7 @@ async fn a_pause_lets_calls_finish() {
     while guard.state().calls_under_way < 1 {
         tokio::task::yield_now().await;
     }
-    let lock = node.stop(AGENT, StopMode::Pause, true);
+    let lock = node.stop(AGENT, LockKind::Pause, true);
     until(&guard, |state| stopped_by(state, lock)).await;
     reached(&node.shared.confirmations, |all| all.iter().any(|c| c.calls_cut == 0)).await;
     finish.send(7).unwrap();
@@ -176,7 +176,7 @@ async fn a_drain_cuts_at_its_deadline_though_nothing_arrives() {
     while guard.state().calls_under_way < 1 {
         tokio::task::yield_now().await;
     }
-    let lock = node.stop(AGENT, StopMode::Drain { drain_ms: 300 }, true);
+    let lock = node.stop(AGENT, LockKind::Drain { drain_ms: 300 }, true);
     until(&guard, |state| stopped_by(state, lock)).await;
     assert!(matches!(within(call).await.unwrap(), Err(Stopped::Cut(_))));
     reached(&node.shared.confirmations, |all| all.iter().any(|c| c.calls_cut == 1)).await;
@@ -217,7 +217,7 @@ async fn s4_what_cannot_be_verified_denies_until_a_lease_says_otherwise() {
     let guard = node.running_guard().await;
     let forged = {
         let mut world = node.shared.world.lock();
-        let document = world.stop_document("demo", StopMode::Halt);
+        let document = world.stop_document("demo", LockKind::Halt);
         StopEvent { stop: envelope(&document, &[Who::Stranger]), index: 9, time_ms: 0 }
     };
     let mut changes = guard.changes();
@@ -253,7 +253,7 @@ async fn a_greeting_that_tells_of_a_longer_log_renews() {
     let node = Node::start(60_000, GRACE_MS).await;
     let guard = node.running_guard().await;
     // Committed while nobody listened; the greeting of the next stream tells.
-    let lock = node.stop(AGENT, StopMode::Halt, false);
+    let lock = node.stop(AGENT, LockKind::Halt, false);
     let log_size = node.shared.world.lock().ledger.size();
     node.push("hello", &Renew { log_size, deny: false });
     until(&guard, |state| stopped_by(state, lock)).await;
@@ -264,7 +264,7 @@ async fn a_lost_stream_is_opened_again() {
     let node = Node::start(60_000, GRACE_MS).await;
     let guard = node.running_guard().await;
     node.shared.dark.send_replace(true);
-    let lock = node.stop(AGENT, StopMode::Halt, true); // into the void
+    let lock = node.stop(AGENT, LockKind::Halt, true); // into the void
     node.shared.dark.send_replace(false);
     until(&guard, |state| stopped_by(state, lock)).await;
 }
@@ -282,7 +282,7 @@ async fn many_guards_share_requests_and_guards_of_one_agent_share_everything() {
     let twin = client.guard("demo/crowd/0").unwrap();
     let _permit = twin.check().unwrap();
     reached(&node.shared.streams, |streams| *streams > 0).await;
-    node.stop("demo/crowd", StopMode::Halt, true);
+    node.stop("demo/crowd", LockKind::Halt, true);
     for guard in &guards {
         until(guard, |state| !state.enabled()).await;
     }

@@ -69,7 +69,7 @@ fn s5_each_forged_grant_is_refused_by_its_name() {
     deployment["deployment"] = format!("demo:{}", "ee".repeat(32)).into();
     let deployment = refused(&world, envelope(&deployment, &PEOPLE));
     assert!(matches!(deployment, GrantRefused::OtherDeployment(_)));
-    let stop = world.stop_document("demo", tagout::proto::command::StopMode::Halt);
+    let stop = world.stop_document("demo", tagout::proto::lock::LockKind::Halt);
     assert!(matches!(refused(&world, envelope(&stop, &PEOPLE)), GrantRefused::NotAGrant(_)));
     let no_json = Envelope { document: "consent".into(), ..envelope(&good, &PEOPLE) };
     assert!(matches!(refused(&world, no_json), GrantRefused::Document(_)));

@@ -1,8 +1,8 @@
 //! One property over arbitrary histories: while a halt lock is latched, nothing that can be accepted allows a call.
 
 use proptest::prelude::*;
-use tagout::proto::command::StopMode;
 use tagout::proto::lease::LockAnswer;
+use tagout::proto::lock::LockKind;
 use tagout::proto::wire::StopEvent;
 
 use crate::world::*;
@@ -64,7 +64,7 @@ proptest! {
         let mut world = World::running();
         let mut ignorant = world.clone();
         let mut guard = Believer::new(&world);
-        let event = world.stop("demo", StopMode::Halt);
+        let event = world.stop("demo", LockKind::Halt);
         let lock = event.stop.digest();
         if by_push {
             guard.push(&event);
@@ -78,7 +78,7 @@ proptest! {
         }
         // Its own release and start do lift it: the property does not hold for want of trying.
         while world.ledger.size() <= guard.trusted.log_size() {
-            world.stop("elsewhere", StopMode::Halt);
+            world.stop("elsewhere", LockKind::Halt);
         }
         world.release("demo", lock);
         world.start("demo", lock);
@@ -96,7 +96,7 @@ fn take(step: &Step, world: &mut World, ignorant: &mut World, guard: &mut Believ
         Step::Ignorant => {
             // Larger than the floor, so that the log's size gives nothing away.
             while ignorant.ledger.size() <= guard.trusted.log_size() {
-                ignorant.stop("elsewhere", StopMode::Halt);
+                ignorant.stop("elsewhere", LockKind::Halt);
             }
             let _ = guard.renew_with(ignorant, |_| {});
         }
@@ -109,7 +109,8 @@ fn take(step: &Step, world: &mut World, ignorant: &mut World, guard: &mut Believ
                 reply.views[0].locks.clear();
                 for answer in &mut reply.answers {
                     let (stop, release, start) = (stop.clone(), release.clone(), start.clone());
-                    *answer = LockAnswer::Cleared { stop, release, start };
+                    let (release, start) = (clearing(&release), start.as_ref().map(clearing));
+                    *answer = LockAnswer::Cleared { placed: stop, release, start };
                 }
             };
             let _ = guard.renew_with(world, claim);
@@ -118,14 +119,14 @@ fn take(step: &Step, world: &mut World, ignorant: &mut World, guard: &mut Believ
             let soften = |reply: &mut Reply| {
                 for shown in &mut reply.views[0].locks {
                     shown.released = released;
-                    shown.stop = if pause { StopMode::Pause } else { shown.stop };
+                    shown.kind = if pause { LockKind::Pause } else { shown.kind };
                 }
             };
             let _ = guard.renew_with(world, soften);
         }
         Step::PushAgain => drop(guard.push(event)),
         Step::OtherStop { pause } => {
-            let mode = if pause { StopMode::Pause } else { StopMode::Halt };
+            let mode = if pause { LockKind::Pause } else { LockKind::Halt };
             let other = world.stop(AGENT, mode);
             guard.push(&other);
             let id = other.stop.digest();

@@ -1,8 +1,8 @@
 //! Leases: how long they last, and every way in which one may lie about its place, its time or its state.
 
-use tagout::proto::command::StopMode;
 use tagout::proto::digest::Digest;
 use tagout::proto::lease::{LeaseError, LeaseResponse, LockAnswer};
+use tagout::proto::lock::LockKind;
 use tagout::proto::note::{NoteError, NoteSigner};
 use tagout::trusted::LeaseRefused;
 use tagout::{Now, Reason};
@@ -146,7 +146,7 @@ fn s5_every_lie_about_its_place_is_refused_by_its_name() {
 #[test]
 fn s5_every_lie_about_its_state_is_refused() {
     let mut world = World::running();
-    let lock = world.stop(AGENT, StopMode::Pause).stop.digest();
+    let lock = world.stop(AGENT, LockKind::Pause).stop.digest();
     let mut guard = Believer::new(&world);
     guard.renew(&world);
     world.release(AGENT, lock);
@@ -200,11 +200,11 @@ fn unbounded_views_are_refused() {
     let world = World::running();
     let mut guard = Believer::new(&world);
     let many = |reply: &mut Reply| {
-        reply.views[0].locks = (0..=255).map(|n| lock_view(Digest([n; 32]), AGENT, StopMode::Halt)).collect();
+        reply.views[0].locks = (0..=255).map(|n| lock_view(Digest([n; 32]), AGENT, LockKind::Halt)).collect();
     };
     assert!(matches!(guard.renew_with(&world, many), Err(LeaseRefused::Unbounded(_))));
     let long = |reply: &mut Reply| {
-        let mut lock = lock_view(Digest([1; 32]), AGENT, StopMode::Halt);
+        let mut lock = lock_view(Digest([1; 32]), AGENT, LockKind::Halt);
         lock.tag.reason = "x".repeat(1 << 20);
         reply.views[0].locks = vec![lock];
     };

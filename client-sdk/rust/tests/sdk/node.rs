@@ -12,9 +12,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, stream};
 use serde::Serialize;
-use tagout::proto::command::StopMode;
 use tagout::proto::digest::Digest;
 use tagout::proto::lease::LeaseRequest;
+use tagout::proto::lock::LockKind;
 use tagout::proto::wire::{Confirmation, Renew};
 use tagout::{Client, Guard};
 use tokio::net::TcpListener;
@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// Commits a stop and, as `push` says, tells those who listen.
-    pub(crate) fn stop(&self, scope: &str, mode: StopMode, push: bool) -> Digest {
+    pub(crate) fn stop(&self, scope: &str, mode: LockKind, push: bool) -> Digest {
         let event = self.shared.world.lock().stop(scope, mode);
         if push {
             self.push("stop", &event);

@@ -1,9 +1,9 @@
 //! Stops: pushed or shown, they latch, and they take effect as their mode says.
 
 use tagout::Reason;
-use tagout::proto::command::StopMode;
 use tagout::proto::digest::Digest;
 use tagout::proto::lease::LockAnswer;
+use tagout::proto::lock::LockKind;
 use tagout::proto::scope::Scope;
 use tagout::proto::wire::{StopEvent, StopPath};
 use tagout::trusted::StopRefused;
@@ -29,12 +29,12 @@ fn lock_of(guard: &Believer) -> tagout::Lock {
 fn s6_a_pushed_stop_needs_one_signature_and_nothing_else() {
     let (mut world, mut guard) = running();
     // Signed in advance, by an automation, with a date of long ago, and not in any log.
-    let mut document = world.stop_document("demo", StopMode::Halt);
+    let mut document = world.stop_document("demo", LockKind::Halt);
     document["issued_at"] = "2001-01-01T00:00:00Z".into();
     let event = StopEvent { stop: envelope(&document, &[Who::Bot]), index: 0, time_ms: 0 };
     assert_eq!(guard.push(&event), [scope(AGENT)]);
     let lock = lock_of(&guard);
-    assert_eq!((lock.id, lock.scope.as_str(), lock.mode), (event.stop.digest(), "demo", StopMode::Halt));
+    assert_eq!((lock.id, lock.scope.as_str(), lock.kind), (event.stop.digest(), "demo", LockKind::Halt));
     assert_eq!((lock.tag.reason.as_str(), lock.tag.by), ("test", vec!["bot".to_owned()]));
     let judgement = guard.judge();
     assert!(judgement.cut);
@@ -45,7 +45,7 @@ fn s6_a_pushed_stop_needs_one_signature_and_nothing_else() {
 #[test]
 fn a_push_that_does_not_verify_is_no_stop_and_says_why() {
     let (mut world, mut guard) = running();
-    let document = world.stop_document("demo", StopMode::Halt);
+    let document = world.stop_document("demo", LockKind::Halt);
     let mut refused = |stop| guard.trusted.accept_stop(&StopEvent { stop, index: 2, time_ms: 0 }, guard.now);
     assert!(matches!(refused(envelope(&document, &[])), Err(StopRefused::Envelope(_))));
     assert!(matches!(refused(envelope(&document, &[Who::Stranger])), Err(StopRefused::Unauthorised(_))));
@@ -55,7 +55,7 @@ fn a_push_that_does_not_verify_is_no_stop_and_says_why() {
     assert!(matches!(refused(altered), Err(StopRefused::Unauthorised(_))));
     let grant = world.grant_document("demo", DAY_MS);
     assert!(matches!(refused(envelope(&grant, &PEOPLE)), Err(StopRefused::NotAStop(_))));
-    let mut other = world.stop_document("demo", StopMode::Halt);
+    let mut other = world.stop_document("demo", LockKind::Halt);
     other["deployment"] = format!("demo:{}", "ee".repeat(32)).into();
     assert!(matches!(refused(envelope(&other, &[Who::Bot])), Err(StopRefused::OtherDeployment(_))));
     assert!(guard.allowed(), "what becomes of it is the client's decision: it denies and renews");
@@ -65,11 +65,11 @@ fn a_push_that_does_not_verify_is_no_stop_and_says_why() {
 fn a_stop_elsewhere_stops_nobody_here() {
     let (mut world, mut guard) = running();
     for elsewhere in ["demo/agent_3", "demo/agent_2/child", "demo2"] {
-        let event = world.stop(elsewhere, StopMode::Halt);
+        let event = world.stop(elsewhere, LockKind::Halt);
         assert_eq!(guard.push(&event), Vec::<Scope>::new(), "{elsewhere}");
     }
     assert!(guard.allowed());
-    assert_eq!(guard.push(&world.stop("*", StopMode::Halt)), [scope(AGENT)]);
+    assert_eq!(guard.push(&world.stop("*", LockKind::Halt)), [scope(AGENT)]);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_stop_covers_every_agent_below_it_and_they_are_told_in_order() {
     let world = World::running();
     let mut guard = Believer::of(&world, &["demo/b", "demo/a", "demo2/c"]);
     guard.renew(&world);
-    let event = world.clone().stop("demo", StopMode::Halt);
+    let event = world.clone().stop("demo", LockKind::Halt);
     assert_eq!(guard.push(&event), [scope("demo/a"), scope("demo/b")]);
 }
 
@@ -85,14 +85,14 @@ fn a_stop_covers_every_agent_below_it_and_they_are_told_in_order() {
 fn s2_a_lease_that_hides_a_known_stop_changes_nothing() {
     let (mut world, mut guard) = running();
     let before = world.clone();
-    let event = world.stop(AGENT, StopMode::Halt);
+    let event = world.stop(AGENT, LockKind::Halt);
     guard.push(&event);
     // A node that never heard of it, and one that lies about it.
     let accepted = guard.renew(&before);
     assert!(!guard.allowed());
     assert!(accepted.ask_again, "the node wants to see it, and the guard has it");
     let asked = guard.ask();
-    assert_eq!(asked.request.known[0].stop.as_ref(), Some(&event.stop), "so it is shown");
+    assert_eq!(asked.request.known[0].document.as_ref(), Some(&event.stop), "so it is shown");
     let held = |reply: &mut Reply| reply.answers[0] = LockAnswer::Held { why: "because".into() };
     guard.renew_with(&before, held).unwrap();
     assert_eq!(lock_of(&guard).held.as_deref(), Some("because"));
@@ -106,7 +106,7 @@ fn s2_a_lease_that_hides_a_known_stop_changes_nothing() {
 fn s2_a_lock_seen_in_a_view_stays_when_the_view_forgets_it() {
     let (mut world, mut guard) = running();
     let before = world.clone();
-    let lock = world.stop("demo", StopMode::Halt).stop.digest();
+    let lock = world.stop("demo", LockKind::Halt).stop.digest();
     guard.renew(&world);
     assert_eq!(guard.judge().locks[0].by, StopPath::Lease);
     let hiding = |reply: &mut Reply| {
@@ -120,7 +120,7 @@ fn s2_a_lock_seen_in_a_view_stays_when_the_view_forgets_it() {
 
 #[test]
 fn s2_a_views_word_that_a_lock_is_released_lifts_nothing() {
-    for mode in [StopMode::Halt, StopMode::Drain { drain_ms: 1 }, StopMode::Pause] {
+    for mode in [LockKind::Halt, LockKind::Drain { drain_ms: 1 }, LockKind::Pause] {
         let (mut world, mut guard) = running();
         world.stop(AGENT, mode);
         guard.renew(&world);
@@ -134,7 +134,7 @@ fn s2_a_views_word_that_a_lock_is_released_lifts_nothing() {
 #[test]
 fn a_pause_denies_and_cuts_nothing() {
     let (mut world, mut guard) = running();
-    guard.push(&world.stop(AGENT, StopMode::Pause));
+    guard.push(&world.stop(AGENT, LockKind::Pause));
     assert!(!guard.allowed());
     let judgement = guard.judge();
     assert!(!judgement.cut && judgement.locks[0].in_force && !judgement.locks[0].cuts);
@@ -142,7 +142,7 @@ fn a_pause_denies_and_cuts_nothing() {
 
 #[test]
 fn a_drain_ends_at_the_earlier_of_entry_and_receipt() {
-    let drain = StopMode::Drain { drain_ms: 5_000 };
+    let drain = LockKind::Drain { drain_ms: 5_000 };
     // By the entry: it was 4 s old when it came.
     let (mut world, mut guard) = running();
     let event = world.stop(AGENT, drain);
@@ -179,9 +179,9 @@ fn a_drain_ends_at_the_earlier_of_entry_and_receipt() {
 #[test]
 fn the_signed_bytes_decide_what_a_lock_is() {
     let (mut world, mut guard) = running();
-    let event = world.stop("demo", StopMode::Halt);
+    let event = world.stop("demo", LockKind::Halt);
     let softer = |reply: &mut Reply| {
-        reply.views[0].locks[0].stop = StopMode::Pause;
+        reply.views[0].locks[0].kind = LockKind::Pause;
     };
     guard.renew_with(&world, softer).unwrap();
     assert!(!guard.allowed() && !guard.judge().cut, "a node may show less than there is");
@@ -194,10 +194,10 @@ fn the_signed_bytes_decide_what_a_lock_is() {
 #[test]
 fn the_strongest_lock_is_told_and_the_others_are_counted() {
     let (mut world, mut guard) = running();
-    guard.push(&world.stop(AGENT, StopMode::Pause));
-    let halt = world.stop("*", StopMode::Halt);
+    guard.push(&world.stop(AGENT, LockKind::Pause));
+    let halt = world.stop("*", LockKind::Halt);
     guard.push(&halt);
-    guard.push(&world.stop("demo", StopMode::Drain { drain_ms: 1_000 }));
+    guard.push(&world.stop("demo", LockKind::Drain { drain_ms: 1_000 }));
     let lock = lock_of(&guard);
     assert_eq!((lock.id, lock.others), (halt.stop.digest(), 2));
     let text = guard.judge().refusal.unwrap().to_string();
@@ -209,7 +209,7 @@ fn the_strongest_lock_is_told_and_the_others_are_counted() {
 fn an_agent_that_is_given_up_keeps_its_locks() {
     let (mut world, mut guard) = running();
     let before = world.clone();
-    guard.push(&world.stop(AGENT, StopMode::Halt));
+    guard.push(&world.stop(AGENT, LockKind::Halt));
     guard.trusted.forget(&scope(AGENT));
     guard.trusted.add(scope(AGENT));
     let _ = guard.renew(&before);
@@ -222,9 +222,9 @@ fn a_lock_beyond_the_bound_denies_for_good() {
     // One lock for each of so many agents, and one too many.
     let agents: Vec<String> = (0..tagout::limits::LOCKS_MAX).map(|n| format!("full/{n}")).collect();
     agents.iter().for_each(|agent| guard.trusted.add(scope(agent)));
-    guard.push(&world.stop("full", StopMode::Halt));
+    guard.push(&world.stop("full", LockKind::Halt));
     assert!(guard.allowed());
-    guard.push(&world.stop(AGENT, StopMode::Pause));
+    guard.push(&world.stop(AGENT, LockKind::Pause));
     assert_eq!(guard.judge().refusal, Some(Reason::TooManyLocks));
     assert!(guard.judge().cut, "what it was is not known any more, so it counts as the worst");
     guard.renew(&world);
@@ -234,7 +234,7 @@ fn a_lock_beyond_the_bound_denies_for_good() {
 #[test]
 fn questions_about_many_locks_take_turns_and_come_to_an_end() {
     let (mut world, mut guard) = running();
-    let events: Vec<_> = (0..300).map(|_| world.stop(AGENT, StopMode::Halt)).collect();
+    let events: Vec<_> = (0..300).map(|_| world.stop(AGENT, LockKind::Halt)).collect();
     events.iter().for_each(|event| drop(guard.push(event)));
     let mut asked = std::collections::BTreeSet::<Digest>::new();
     let mut rounds = 0;

@@ -3,14 +3,16 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 use tagout::Now;
-use tagout::proto::command::{Deployment, StopMode};
+use tagout::proto::command::Deployment;
 use tagout::proto::digest::Digest;
 use tagout::proto::envelope::Envelope;
-use tagout::proto::lease::{Lease, LeaseRequest, LeaseResponse, LockAnswer, RULE_VERSION, leaf_hash_of};
+use tagout::proto::lease::{Clearing, Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
 use tagout::proto::ledger::{Ledger, LockStatus, Proposal};
+use tagout::proto::lock::LockKind;
 use tagout::proto::log::entry::{Entry, EntryKind};
 use tagout::proto::log::tree;
 use tagout::proto::note::NoteSigner;
+use tagout::proto::rule::RULE_VERSION;
 use tagout::proto::scope::Scope;
 use tagout::proto::sshsig::{self, PublicKey};
 use tagout::proto::strict::format_instant_ms;
@@ -139,15 +141,15 @@ impl World {
     }
 
     pub(crate) fn grant_document(&mut self, scope: &str, for_ms: u64) -> Value {
-        let seen = json!({"epoch": self.deployment.genesis, "size": self.ledger.size()});
+        let seen = json!({"epoch": self.deployment.genesis, "size": self.ledger.size(), "authority": 1});
         let expires_at = format_instant_ms(self.now_ms + for_ms);
         self.document("grant", scope, json!({"expires_at": expires_at, "seen": seen}))
     }
 
-    pub(crate) fn stop_document(&mut self, scope: &str, mode: StopMode) -> Value {
+    pub(crate) fn stop_document(&mut self, scope: &str, mode: LockKind) -> Value {
         let more = match mode {
-            StopMode::Drain { drain_ms } => json!({"mode": "drain", "drain_ms": drain_ms}),
-            StopMode::Halt | StopMode::Pause => json!({"mode": mode.name()}),
+            LockKind::Drain { drain_ms } => json!({"mode": "drain", "drain_ms": drain_ms}),
+            _ => json!({"mode": mode.name()}),
         };
         self.document("stop", scope, more)
     }
@@ -175,7 +177,7 @@ impl World {
         envelope
     }
 
-    pub(crate) fn stop(&mut self, scope: &str, mode: StopMode) -> StopEvent {
+    pub(crate) fn stop(&mut self, scope: &str, mode: LockKind) -> StopEvent {
         let document = self.stop_document(scope, mode);
         let stop = envelope(&document, &[Who::Bot]);
         let index = self.send(&stop);
@@ -198,15 +200,17 @@ impl World {
     pub(crate) fn reply(&self, request: &LeaseRequest) -> Reply {
         let views = request.agents.iter().map(|a| self.ledger.view(&a.scope, self.now_ms)).collect();
         let entry = |index: u64| self.entries[index as usize].clone();
+        let clearing =
+            |index: u64, id| Clearing { envelope: entry(index), listed: self.ledger.listed(index, id) };
         let answers =
             request.known.iter().map(|known| match self.ledger.lock_status(&known.id, &known.agent) {
                 LockStatus::Held => LockAnswer::Held { why: "it is in force".into() },
-                LockStatus::Cleared { stop, release, start } => LockAnswer::Cleared {
-                    stop: entry(stop),
-                    release: entry(release),
-                    start: start.map(entry),
+                LockStatus::Cleared { placed, release, start } => LockAnswer::Cleared {
+                    placed: entry(placed),
+                    release: clearing(release, &known.id),
+                    start: start.map(|start| clearing(start, &known.id)),
                 },
-                LockStatus::Unknown => LockAnswer::SendStop,
+                LockStatus::Unknown => LockAnswer::SendDocument,
             });
         let epoch = self.ledger.epoch();
         let limits = self.ledger.authority().unwrap().limits;
@@ -331,7 +335,12 @@ impl Believer {
 }
 
 /// A lock in a view, as a node may show it without proof.
-pub(crate) fn lock_view(id: Digest, on: &str, stop: StopMode) -> LockView {
+pub(crate) fn lock_view(id: Digest, on: &str, kind: LockKind) -> LockView {
     let tag = Tag { reason: "shown".into(), by: vec!["alice".into()], case: None };
-    LockView { id, scope: scope(on), stop, index: 1, time_ms: T0_MS, released: false, tag }
+    LockView { id, scope: scope(on), kind, index: 1, time_ms: T0_MS, released: false, tag }
+}
+
+/// A document that names its locks one by one.
+pub(crate) fn clearing(envelope: &Envelope) -> Clearing {
+    Clearing { envelope: envelope.clone(), listed: None }
 }

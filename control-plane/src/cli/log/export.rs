@@ -32,9 +32,10 @@ pub fn write(entry: &Entry, authority: &Authority, dir: &Path) -> Result<Export,
     let (mut signatures, mut commands, mut strangers) = (vec![], vec![], vec![]);
     for (n, armored) in envelope.signatures.iter().enumerate() {
         let file = dir.join(format!("{index}.json.{}.sig", n + 1));
-        let key = SshSignature::parse(armored).map_err(|e| Failure::unverified("entry", e.to_string()))?;
-        let key = key.claimed_key();
-        match name_of(authority, &key) {
+        let signature =
+            SshSignature::parse(armored).map_err(|e| Failure::unverified("entry", e.to_string()))?;
+        let key = signature.claimed_key();
+        match name_of(authority, key) {
             Some(name) => commands.push(format!(
                 "ssh-keygen -Y verify -f {} -I {} -n {NAMESPACE} -s {} < {}",
                 quoted(&allowed_signers),
