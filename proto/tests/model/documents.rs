@@ -5,8 +5,8 @@
 
 use std::ops::{BitAnd, BitOr};
 
-// Where the rule learns a new kind of lock, `KINDS` below is the one line to change.
-pub use tagout_proto::command::StopMode as Kind;
+// A new kind of lock is one more in `KINDS`.
+pub use tagout_proto::lock::LockKind as Kind;
 use tagout_proto::rule::{LockFact, Verdict};
 
 /// A tick stands for any length; the rule is asked about an instant far from 0, so that deadlines may lie before it.
@@ -16,7 +16,7 @@ pub const NOW_MS: u64 = 1000;
 pub const DRAIN: Kind = Kind::Drain { drain_ms: 2 };
 
 /// Every kind of lock.
-pub const KINDS: &[Kind] = &[Kind::Halt, DRAIN, Kind::Pause];
+pub const KINDS: &[Kind] = &[Kind::Halt, DRAIN, Kind::Pause, Kind::Isolate, Kind::Restrict];
 
 /// Three scopes in a line: each covers itself and those after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
