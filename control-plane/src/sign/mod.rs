@@ -180,7 +180,7 @@ impl Signer {
             Holder::Agent(agent) => self.sign_by_agent(agent, namespace, message)?,
             Holder::Token(token, None) => token.sign(namespace, message)?,
             Holder::Token(token, Some(agent)) => match self.sign_by_agent(agent, namespace, message) {
-                // An agent that has nobody to ask for the PIN refuses; here there is a terminal.
+                // It cannot ask for the PIN, or its token is elsewhere and gone; the one here may do.
                 Err(SignError::AgentRefused) => token.sign(namespace, message)?,
                 signed => signed?,
             },
