@@ -63,6 +63,7 @@ pub(super) fn call_for_touch(fingerprint: &str, comment: &str) {
 /// The last thing that `ssh-keygen` said, which names the cause, fit for a terminal.
 fn reason(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let says = |line: &&str| !line.trim().is_empty() && !line.starts_with("Confirm user presence");
+    let last = text.lines().rfind(says).unwrap_or("nothing");
     last.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,6 +1,7 @@
 //! Security keys without the hardware. The real `ssh-keygen` and `ssh-agent` talk to tokens through a helper program
 //! that `SSH_SK_HELPER` names; here it hands their requests to a token in software.
 
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::thread::{self, JoinHandle};
 
@@ -72,24 +73,30 @@ impl SoftToken {
 
     /// Plugs the token in for `requests` signatures, and gives the helper program through which it is reached.
     fn plug_in(&self, dir: &Path, requests: usize) -> (PathBuf, JoinHandle<()>) {
-        let (asked, answered) = (dir.join("asked"), dir.join("answered"));
-        run_well(Command::new("mkfifo").arg(&asked).arg(&answered));
-        let (asked_text, answered_text) = (asked.display(), answered.display());
+        // Pipes of its own for each request: a late end of one must not be taken for the next.
+        let dir = dir.to_owned();
+        let pipe = move |name: &str, request: usize| dir.join(format!("{name}.{request}"));
+        for request in 0..requests {
+            run_well(Command::new("mkfifo").arg(pipe("asked", request)).arg(pipe("answered", request)));
+        }
+        let place = pipe("", 0).parent().unwrap().display().to_string();
         let helper = script(
-            &dir.join("helper"),
-            &format!("exec 3<&0\ncat <&3 >'{asked_text}' &\nexec cat '{answered_text}'\n"),
+            &Path::new(&place).join("helper"),
+            &format!(
+                "exec 3<&0\ncd '{place}'\nn=0\nwhile ! mkdir $n 2>/dev/null; do n=$((n+1)); done\n\
+                 cat <&3 >asked.$n &\nexec cat answered.$n\n"
+            ),
         );
         let token = self.clone();
         let served = thread::spawn(move || {
-            for _ in 0..requests {
-                let mut asking = fs::File::open(&asked).unwrap();
+            for number in 0..requests {
+                let mut asking = fs::File::open(pipe("asked", number)).unwrap();
                 let mut length = [0; 4];
                 asking.read_exact(&mut length).unwrap();
                 let mut request = vec![0; u32::from_be_bytes(length) as usize];
                 asking.read_exact(&mut request).unwrap();
-                fs::File::create(&answered).unwrap().write_all(&token.answer(&request)).unwrap();
-                // The next request comes by another process, once this one has ended.
-                asking.read_to_end(&mut request).unwrap();
+                let mut answering = OpenOptions::new().write(true).open(pipe("answered", number)).unwrap();
+                answering.write_all(&token.answer(&request)).unwrap();
             }
         });
         (helper, served)
@@ -228,10 +235,14 @@ fn a_signature_that_fails_says_how_to_go_on() {
         signer.sign(NAMESPACE, MESSAGE).unwrap_err()
     };
 
-    let error = refusal(ssh_keygen(dir.path(), Path::new("/bin/false"))).to_string();
+    // It reads what it is asked before it fails, or else ssh-keygen dies of a broken pipe without a word.
+    let unplugged = script(&dir.path().join("unplugged"), "head -c 200 >/dev/null\nexit 1\n");
+    let error = refusal(ssh_keygen(dir.path(), &unplugged)).to_string();
     assert!(error.contains("plug it in") && error.contains("Signing (stdin) failed"), "{error}");
-    let error = refusal(Some(script(&dir.path().join("mute"), "exit 1\n"))).to_string();
-    assert!(error.ends_with("(ssh-keygen says: it said nothing)"), "{error}");
+    let error =
+        refusal(Some(script(&dir.path().join("mute"), "echo Confirm user presence for key >&2\nexit 1\n")))
+            .to_string();
+    assert!(error.ends_with("(ssh-keygen says: nothing)"), "{error}");
     let error = refusal(Some("/nowhere/ssh-keygen".into())).to_string();
     assert!(error.contains("cannot run ssh-keygen") && error.contains("ssh-add"), "{error}");
 
