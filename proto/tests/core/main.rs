@@ -2,7 +2,6 @@
 
 mod authority;
 mod command;
-mod history;
 mod hostile;
 mod ledger;
 mod purity;

@@ -74,6 +74,8 @@ pub(crate) fn genesis_json() -> Value {
         ],
         "roles": [
             {"name": "stoppers", "principals": ["alice", "bob", "bot"], "actions": ["stop"], "scopes": ["*"], "threshold": 1},
+            {"name": "wardens", "principals": ["alice", "bob", "bot"], "actions": ["restrict", "throttle", "isolate", "revoke", "suspend"],
+             "scopes": ["*"], "threshold": 1},
             {"name": "consent", "principals": ["alice", "bob", "carol"], "actions": ["release", "start", "grant"],
              "scopes": ["*"], "threshold": 2},
             {"name": "team", "principals": ["dora"], "actions": ["stop", "release", "start", "grant"], "scopes": ["team"],
@@ -157,7 +159,8 @@ impl World {
     }
 
     pub(crate) fn grant_document(&mut self, scope: &str, expires_at_ms: u64) -> Envelope {
-        let seen = json!({"epoch": self.ledger.epoch().id, "size": self.ledger.size()});
+        let version = self.ledger.authority().unwrap().version;
+        let seen = json!({"epoch": self.ledger.epoch().id, "size": self.ledger.size(), "authority": version});
         let more = json!({"expires_at": format_instant_ms(expires_at_ms), "seen": seen});
         let document = self.document("grant", scope, more);
         envelope(document, &[BOB, CAROL])
