@@ -301,6 +301,9 @@ impl Ledger {
         let by = match &command.action {
             Action::Grant(_) => {
                 proven = trust.judge_grant(envelope)?.1;
+                if let Some(at) = self.void.get(&envelope.digest()) {
+                    return Err(Refusal::Void(*at));
+                }
                 Vec::new()
             }
             action => trust.authorise(action.kind(), &action.scope(), envelope)?,
@@ -342,9 +345,6 @@ impl Ledger {
     fn repeated(&self, envelope: &Envelope) -> Result<Option<Receipt>, Refusal> {
         let digest = envelope.digest();
         let Some(used) = self.used.get(&digest) else { return Ok(None) };
-        if let Some(at) = self.void.get(&digest) {
-            return Err(Refusal::Void(*at));
-        }
         match used.released_at(self.locks.get(&digest)) {
             Some(released_at) => Err(Refusal::Used { index: used.index, released_at }),
             None => Ok(Some(used.receipt(digest))),
