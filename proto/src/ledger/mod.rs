@@ -645,8 +645,10 @@ impl Ledger {
             Change::Restore(restore, by) => {
                 self.trusting().restore(&restore);
                 self.trust_entries.push(index);
-                // A grant holds only in its epoch.
-                self.grants.clear();
+                // A grant holds only in its epoch, and whoever sends it again is told so.
+                for grant in std::mem::take(&mut self.grants).into_values().flatten() {
+                    self.void.insert(grant.digest, index);
+                }
                 let placed = Placed {
                     scope: Scope::fleet(),
                     kind: LockKind::Halt,
