@@ -197,11 +197,9 @@ impl Trust {
         }
         current.check_root(envelope, "authority")?;
         next.check_root(envelope, "authority")?;
-        for principal in &next.principals {
-            let back = |key: &&PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
-            if let Some(key) = principal.keys.iter().find(back) {
-                return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: principal.name.clone() });
-            }
+        let back = |key: &PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
+        if let Some((key, owner)) = next.signing_keys().find(|(key, _)| back(key)) {
+            return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: owner.into() });
         }
         for retired in &succession.retired {
             let owned = current.principal_of(&retired.key).is_some_and(|p| p.name == retired.principal);
@@ -220,9 +218,8 @@ impl Trust {
 
     /// Puts a checked successor in force.
     pub(crate) fn succeed(&mut self, next: Authority) {
-        let stays: BTreeSet<[u8; 32]> =
-            next.principals.iter().flat_map(|p| &p.keys).map(|key| *key.raw()).collect();
-        let before = self.authority().principals.iter().flat_map(|p| &p.keys).map(|key| *key.raw());
+        let stays: BTreeSet<[u8; 32]> = next.signing_keys().map(|(key, _)| *key.raw()).collect();
+        let before = self.authority().signing_keys().map(|(key, _)| *key.raw());
         let gone: Vec<_> = before.filter(|key| !stays.contains(key)).collect();
         self.gone.extend(gone);
         self.chain.push(next);
