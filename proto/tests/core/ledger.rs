@@ -382,7 +382,10 @@ fn s8_refusals_leave_no_trace_and_name_their_cause() {
             "the command is for deployment demo:00",
         ),
         (resigned("\"stop\"", "\"isolate\""), "unknown key \"mode\" in the isolate"),
-        (resigned(",", &format!(",{}", " ".repeat(STOP_MAX_BYTES))), "at most 4096 are allowed for a stop: shorten it"),
+        (
+            resigned("{", &format!("{{{}", " ".repeat(STOP_MAX_BYTES))),
+            "at most 4096 are allowed for a stop: shorten it",
+        ),
     ] {
         let refusal = world.send(bad).unwrap_err();
         assert!(refusal.to_string().contains(says), "{refusal}");
