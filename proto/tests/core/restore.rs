@@ -53,6 +53,10 @@ fn s1_s5_a_restore_takes_the_root_the_newest_authority_a_higher_number_and_this_
     world.restore_with(|r| (r.checkpoint_size, r.checkpoint_root) = (size, root), &ROOT).unwrap();
     let again = world.restore_with(|r| r.epoch.number = 2, &ROOT);
     assert_eq!(again, Err(Refusal::Trust(TrustError::EpochRollback { found: 2, ours: 2 })));
+    for id in [genesis().digest(), world.ledger.epoch().id] {
+        let returns = world.restore_with(|r| r.epoch.id = id, &ROOT);
+        assert_eq!(returns, Err(Refusal::Trust(TrustError::EpochReturns(id))), "its grants would hold again");
+    }
     world.restore_with(|r| r.epoch.number = 9, &ROOT).unwrap();
     assert_eq!(world.ledger.epoch().number, 9);
 }
@@ -104,13 +108,15 @@ fn s1_a_restored_fleet_is_halted_and_without_consent_until_people_give_it_anew()
 #[test]
 fn s1_each_of_two_restores_has_its_own_loss_to_be_named() {
     let mut world = World::running();
-    let first = world.restore_with(|_| (), &ROOT).unwrap();
+    let restore = envelope(world.restore_of().to_document(), &ROOT);
+    let first = world.propose(EntryKind::Restore, restore.clone()).answer.unwrap();
     let second = world.restore_with(|_| (), &ROOT).unwrap();
     let locks = [first.digest, second.digest];
     for lost_from in [first.index, second.index] {
         let more = json!({"locks": locks, "lost_from": lost_from});
         assert!(matches!(world.command("release", "*", more, &[ALICE, BOB]), Err(Refusal::LostFrom { .. })));
     }
+    assert_eq!(world.guard.learn(&restore), Ok(Learned::Nothing), "a guard may hear of all of it again");
     for receipt in [first, second] {
         let more = json!({"locks": [receipt.digest], "lost_from": receipt.index});
         world.command("release", "*", more, &[ALICE, BOB]).unwrap();
