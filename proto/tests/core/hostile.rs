@@ -270,7 +270,7 @@ proptest! {
             format!(r#"{{{head},"action":"stop","mode":"drain","drain_ms":60000,"case":"INC-4711"}}"#),
             format!(r#"{{{head},"action":"release","locks":["DD"]}}"#),
             format!(r#"{{{head},"action":"start","locks":["DD"]}}"#),
-            format!(r#"{{{head},"action":"grant","expires_at":"2026-11-23T15:00:00Z","seen":{{"epoch":"DD","size":7}}}}"#),
+            format!(r#"{{{head},"action":"grant","expires_at":"2026-11-23T15:00:00Z","seen":{{"epoch":"DD","size":7,"authority":1}}}}"#),
         ];
         let document = which.get(&documents).replace("DD", &"d0".repeat(32));
         prop_assert!(Command::parse(document.as_bytes()).is_ok());
