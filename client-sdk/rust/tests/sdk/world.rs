@@ -320,7 +320,7 @@ impl Believer {
     }
 
     pub(crate) fn push(&mut self, event: &StopEvent) -> Vec<Scope> {
-        self.trusted.accept_stop(event, self.now).unwrap()
+        self.trusted.accept_push(event, self.now).unwrap()
     }
 
     pub(crate) fn judge(&self) -> Judgement {
