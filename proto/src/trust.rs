@@ -85,6 +85,19 @@ pub enum TrustError {
     RestoreAuthority { found: u64, digest: Digest, ours: u64 },
 }
 
+/// Why one trust does not go on from another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNewer {
+    #[error("it ends with version {found} of the authority, and version {ours} is known")]
+    AuthorityRollback { found: u64, ours: u64 },
+    #[error("its version {version} of the authority is {found}, and {ours} is known: the roots signed two")]
+    OtherAuthority { version: u64, found: Digest, ours: Digest },
+    #[error("it ends in epoch {found}, and epoch {ours} is known")]
+    EpochRollback { found: u64, ours: u64 },
+    #[error("its epoch {number} is {found}, and {ours} is known: the roots began two")]
+    OtherEpoch { number: u64, found: Digest, ours: Digest },
+}
+
 /// Why a grant is no consent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GrantRefused {
@@ -268,6 +281,35 @@ impl Trust {
 
     pub(crate) fn restore(&mut self, restore: &Restore) {
         self.epochs.push(restore.epoch);
+    }
+
+    /// Takes over what `newer` learned by itself from the genesis on, if it goes on from what is known here. Says whether
+    /// anything was new.
+    ///
+    /// A follower learns a chain from its beginning, because each document holds by what stood before it in the log, and
+    /// not by what the follower heard out of turn: a pushed suspend comes before versions that still name its key. What
+    /// is suspended here stays so.
+    pub fn overtake(&mut self, newer: Self) -> Result<bool, NotNewer> {
+        let pairs = self.chain.iter().zip(&newer.chain);
+        if let Some((ours, theirs)) = pairs.into_iter().find(|(ours, theirs)| ours.digest != theirs.digest) {
+            let (version, ours, found) = (ours.version, ours.digest, theirs.digest);
+            return Err(NotNewer::OtherAuthority { version, found, ours });
+        }
+        let (found, ours) = (newer.authority().version, self.authority().version);
+        if found < ours {
+            return Err(NotNewer::AuthorityRollback { found, ours });
+        }
+        let (theirs, epoch) = (newer.epoch, self.epoch);
+        if theirs.number < epoch.number {
+            return Err(NotNewer::EpochRollback { found: theirs.number, ours: epoch.number });
+        }
+        if theirs.number == epoch.number && theirs.id != epoch.id {
+            return Err(NotNewer::OtherEpoch { number: theirs.number, found: theirs.id, ours: epoch.id });
+        }
+        let suspends = !newer.suspended.is_subset(&self.suspended);
+        let suspended = self.suspended.union(&newer.suspended).copied().collect();
+        *self = Self { suspended, ..newer };
+        Ok(found > ours || theirs != epoch || suspends)
     }
 
     /// Who signed `envelope`, by the authority in force and without suspended keys.

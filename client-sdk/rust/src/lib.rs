@@ -73,8 +73,8 @@ pub mod trusted;
 
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
-pub use denied::{Denied, Lock, Reason, Stopped};
-pub use guard::{Change, Changes, Guard, GuardedStream, Permit, State};
+pub use denied::{Denied, Lock, Obstacle, Reason, Stopped, Unproven};
+pub use guard::{Change, Changes, EssentialGuard, Guard, GuardedStream, Permit, State};
 pub use nodes::NodesError;
 pub use tagout_proto as proto;
 
