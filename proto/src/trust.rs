@@ -299,7 +299,7 @@ impl Trust {
         if found < ours {
             return Err(NotNewer::AuthorityRollback { found, ours });
         }
-        let (theirs, epoch) = (newer.epoch, self.epoch);
+        let (theirs, epoch) = (newer.epoch(), self.epoch());
         if theirs.number < epoch.number {
             return Err(NotNewer::EpochRollback { found: theirs.number, ours: epoch.number });
         }
@@ -308,7 +308,10 @@ impl Trust {
         }
         let suspends = !newer.suspended.is_subset(&self.suspended);
         let suspended = self.suspended.union(&newer.suspended).copied().collect();
-        *self = Self { suspended, ..newer };
+        // An epoch that a restore skipped has been all the same.
+        let skipped = self.epochs.iter().filter(|known| !newer.epochs.contains(known)).copied();
+        let epochs = skipped.chain(newer.epochs.iter().copied()).collect();
+        *self = Self { suspended, epochs, ..newer };
         Ok(found > ours || theirs != epoch || suspends)
     }
 
