@@ -197,10 +197,11 @@ impl Trust {
         }
         current.check_root(envelope, "authority")?;
         next.check_root(envelope, "authority")?;
-        for principal in &next.principals {
-            let back = |key: &&PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
-            if let Some(key) = principal.keys.iter().find(back) {
-                return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: principal.name.clone() });
+        let principals = next.principals.iter().flat_map(|p| p.keys.iter().map(|key| (key, &p.name)));
+        let root_signers = next.root.signers.iter().map(|signer| (&signer.key, &signer.name));
+        for (key, owner) in principals.chain(root_signers) {
+            if self.gone.contains(key.raw()) || self.is_suspended(key) {
+                return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: owner.clone() });
             }
         }
         for retired in &succession.retired {
