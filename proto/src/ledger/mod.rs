@@ -294,6 +294,10 @@ impl Ledger {
             }
             action => trust.authorise(action.kind(), &action.scope(), envelope)?,
         };
+        // Only a grant can be void: a revoke that names a stop by mistake leaves the stop what it is.
+        if let (ActionKind::Grant, Some(at)) = (command.action.kind(), self.void.get(&envelope.digest())) {
+            return Err(Refusal::Void(*at));
+        }
         if let Some(receipt) = self.repeated(envelope)? {
             return Ok(Judged::Repeated(receipt));
         }
@@ -331,9 +335,6 @@ impl Ledger {
     fn repeated(&self, envelope: &Envelope) -> Result<Option<Receipt>, Refusal> {
         let digest = envelope.digest();
         let Some(used) = self.used.get(&digest) else { return Ok(None) };
-        if let Some(at) = self.void.get(&digest) {
-            return Err(Refusal::Void(*at));
-        }
         match used.released_at(self.locks.get(&digest)) {
             Some(released_at) => Err(Refusal::Used { index: used.index, released_at }),
             None => Ok(Some(used.receipt(digest))),
