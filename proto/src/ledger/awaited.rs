@@ -24,6 +24,8 @@ pub(super) struct Names {
 pub(super) struct Name {
     pub(super) scope: Scope,
     pub(super) index: u64,
+    /// For a release: the `lost_from` that it names.
+    pub(super) lost_from: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -53,8 +55,8 @@ impl Awaited {
         self.0.len() + new <= REMEMBERED_MAX && !ids.iter().filter_map(|id| self.0.get(id)).any(full)
     }
 
-    pub(super) fn remember(&mut self, id: Digest, role: Role, scope: Scope, index: u64) {
-        self.0.entry(id).or_default().of(role).push(Name { scope, index });
+    pub(super) fn remember(&mut self, id: Digest, role: Role, name: Name) {
+        self.0.entry(id).or_default().of(role).push(name);
     }
 
     /// Whether a release of `id` waits.

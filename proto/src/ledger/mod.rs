@@ -16,7 +16,7 @@ pub use self::bulk::{bulk_list, bulk_locks, bulk_root};
 pub use self::read::{GrantSummary, LockRecord, LockStatus};
 pub use self::refusal::Refusal;
 
-use self::awaited::{Awaited, Role};
+use self::awaited::{Awaited, Name, Role};
 use crate::authority::Authority;
 use crate::command::{
     Action, ActionKind, Command, Deployment, Grant, LockCommand, LockSet, Release, Revoke, Start, Suspend,
@@ -604,7 +604,7 @@ impl Ledger {
                 Some(Effect::Withdrawn { scope: Scope::fleet() })
             }
             Change::Release(release, locks) => {
-                receipt.awaited = self.release(&release.scope, &locks, index);
+                receipt.awaited = self.release(&release, &locks, index);
                 self.keep_list(&release.locks, locks, index);
                 Some(Effect::Loosened { scope: release.scope })
             }
@@ -676,11 +676,14 @@ impl Ledger {
         let id = receipt.digest;
         let Placed { scope, kind, lost_from } = placed;
         let names = self.awaited.take(&id);
-        let released = names.releases.iter().find(|name| name.scope.covers(&scope));
+        // Of a restore's lock only a release that says what may be lost (S1).
+        let says_lost = |name: &&Name| lost_from.is_none() || name.lost_from == lost_from;
+        let released = names.releases.iter().filter(says_lost).find(|name| name.scope.covers(&scope));
         let released_at = released.map(|name| name.index);
         let mut waves = BTreeMap::new();
         let mut started = None;
-        for name in names.starts.iter().filter(|_| released_at.is_some()) {
+        // S2: a start counts after the release.
+        for name in names.starts.iter().filter(|name| released_at.is_some_and(|at| at < name.index)) {
             if name.scope.covers(&scope) {
                 started = Some(name.index);
             } else if scope.covers(&name.scope) {
@@ -706,11 +709,12 @@ impl Ledger {
     }
 
     /// Gives the number of locks that are not here yet.
-    fn release(&mut self, scope: &Scope, locks: &[Digest], index: u64) -> u64 {
+    fn release(&mut self, release: &Release, locks: &[Digest], index: u64) -> u64 {
         let mut awaited = 0;
         for id in locks {
             let Some(lock) = self.locks.get_mut(id) else {
-                awaited += self.fresh_or_awaited(id, Role::Release, scope, index);
+                let name = Name { scope: release.scope.clone(), index, lost_from: release.lost_from };
+                awaited += self.fresh_or_awaited(id, Role::Release, name);
                 continue;
             };
             lock.released_at = Some(index);
@@ -725,7 +729,8 @@ impl Ledger {
         let mut awaited = 0;
         for id in locks {
             let Some(lock) = self.locks.get_mut(id) else {
-                awaited += self.fresh_or_awaited(id, Role::Start, scope, index);
+                let name = Name { scope: scope.clone(), index, lost_from: None };
+                awaited += self.fresh_or_awaited(id, Role::Start, name);
                 continue;
             };
             if scope.covers(&lock.scope) {
@@ -738,13 +743,13 @@ impl Ledger {
     }
 
     /// A lock that is not in force: its end gets a fresh document, or it has not come yet and the document waits for it.
-    fn fresh_or_awaited(&mut self, id: &Digest, role: Role, scope: &Scope, index: u64) -> u64 {
+    fn fresh_or_awaited(&mut self, id: &Digest, role: Role, name: Name) -> u64 {
         match (self.used.get_mut(id).and_then(|used| used.ended.as_mut()), role) {
-            (Some((release, _)), Role::Release) => *release = index,
-            (Some((_, start)), Role::Start) => *start = Some(index),
+            (Some((release, _)), Role::Release) => *release = name.index,
+            (Some((_, start)), Role::Start) => *start = Some(name.index),
             (Some(_), Role::Revoke) => {}
             (None, role) => {
-                self.awaited.remember(*id, role, scope.clone(), index);
+                self.awaited.remember(*id, role, name);
                 return 1;
             }
         }
@@ -783,7 +788,8 @@ impl Ledger {
             if self.used.contains_key(id) {
                 self.void.entry(*id).or_insert(index);
             } else {
-                self.awaited.remember(*id, Role::Revoke, revoke.scope.clone(), index);
+                let name = Name { scope: revoke.scope.clone(), index, lost_from: None };
+                self.awaited.remember(*id, Role::Revoke, name);
                 awaited += 1;
             }
         }
