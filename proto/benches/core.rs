@@ -100,7 +100,8 @@ fn commands() {
     let before = world.ledger.size();
     let bulk = {
         let records = world.ledger.locks_touching(&scope("loop"));
-        let ids = bulk_list(tagout_proto::command::ActionKind::Release, &scope("loop"), before, None, &records);
+        let ids =
+            bulk_list(tagout_proto::command::ActionKind::Release, &scope("loop"), before, None, &records);
         assert_eq!(ids, thousand);
         let bulk = bulk_locks(&ids, before, None);
         json!({"locks": {"count": bulk.count, "root": bulk.root, "before": bulk.before}})
@@ -148,7 +149,9 @@ fn apply_beside(ledger: &Ledger, envelope: Envelope, mut peer: impl FnMut(&Envel
 
 /// What `tagout log verify` does for an entry, without reading it from anywhere.
 fn verification(stops: usize) {
-    println!("\nverifying the log: decode, chain, replay, leaf, beside SHA-256 and strict Ed25519 of each entry");
+    println!(
+        "\nverifying the log: decode, chain, replay, leaf, beside SHA-256 and strict Ed25519 of each entry"
+    );
     let mut world = World::running();
     for _ in 0..stops {
         world.stop("a/b", "pause");
@@ -195,7 +198,11 @@ fn large_ledger(locks: usize) {
     let resident_kib = resident_kib().saturating_sub(before_kib);
     let snapshot = postcard::to_stdvec(&world.ledger).unwrap();
     let per = |bytes: usize| bytes as f64 / locks as f64;
-    println!("snapshot {:.1} MiB, {:.0} bytes a lock", snapshot.len() as f64 / 1048576.0, per(snapshot.len()));
+    println!(
+        "snapshot {:.1} MiB, {:.0} bytes a lock",
+        snapshot.len() as f64 / 1048576.0,
+        per(snapshot.len())
+    );
     println!(
         "resident {:.1} MiB, {:.0} bytes a lock",
         resident_kib as f64 / 1024.0,
@@ -209,8 +216,8 @@ fn large_ledger(locks: usize) {
     );
     row("view of an agent eight deep", large_ns, "the same in an empty ledger", small_ns);
     let (large_ns, small_ns) = compare(
-        || drop(black_box(world.ledger.verdict(&agent, T0))),
-        || drop(black_box(small.ledger.verdict(&agent, T0))),
+        || _ = black_box(world.ledger.verdict(&agent, T0)),
+        || _ = black_box(small.ledger.verdict(&agent, T0)),
         200,
     );
     row("verdict for it", large_ns, "the same in an empty ledger", small_ns);

@@ -105,6 +105,21 @@ impl PublicKey {
 
     /// Reads OpenSSH's wire format.
     pub fn from_blob(blob: &[u8]) -> Result<Self, SshsigError> {
+        let key = Self::read(blob)?;
+        key.point()?;
+        Ok(key)
+    }
+
+    /// The curve point, unless it is none or a weak one.
+    fn point(&self) -> Result<VerifyingKey, SshsigError> {
+        let point = VerifyingKey::from_bytes(self.raw())
+            .map_err(|_| SshsigError::Malformed("the key is no curve point"))?;
+        if point.is_weak() { Err(SshsigError::WeakKey) } else { Ok(point) }
+    }
+
+    /// As `from_blob`, with the point not looked at: whose key it claims to be is asked first, and a stranger's costs no
+    /// curve arithmetic (S10).
+    fn read(blob: &[u8]) -> Result<Self, SshsigError> {
         let mut rest = blob;
         let algorithm = string(&mut rest)?;
         let is_sk = algorithm == SK_ED25519.as_bytes();
@@ -120,11 +135,6 @@ impl PublicKey {
             Self::Ed25519(raw)
         };
         end(rest)?;
-        let key = VerifyingKey::from_bytes(&raw)
-            .map_err(|_| SshsigError::Malformed("the key is no curve point"))?;
-        if key.is_weak() {
-            return Err(SshsigError::WeakKey);
-        }
         Ok(parsed)
     }
 
@@ -209,7 +219,7 @@ impl SshSignature {
         if number(&mut rest)? != 1 {
             return Err(SshsigError::Malformed("its version is not 1"));
         }
-        let key = PublicKey::from_blob(string(&mut rest)?)?;
+        let key = PublicKey::read(string(&mut rest)?)?;
         let namespace = string(&mut rest)?.to_vec();
         // "reserved" must be ignored when read, but it is signed: keep to what ssh-keygen writes, so that it hides nothing.
         if !string(&mut rest)?.is_empty() {
@@ -293,8 +303,7 @@ impl RawSignature {
             }
         };
         // Strict (RFC 8032 with small-order points refused): one message, one key, one meaning for every verifier.
-        VerifyingKey::from_bytes(key.raw())
-            .map_err(|_| SshsigError::Malformed("the key is no curve point"))?
+        key.point()?
             .verify_strict(signed, &Signature::from_bytes(&self.bytes))
             .map_err(|_| SshsigError::Mismatch)?;
         let says = |flag: u8| self.flags & flag != 0;
