@@ -8,3 +8,4 @@ mod line;
 mod power_cut;
 mod put_back;
 mod size;
+mod tampering;
