@@ -62,6 +62,8 @@ struct Fact {
     id: Digest,
     time_ms: u64,
     document: Document,
+    /// A grant that had expired when the next one came: a clock that goes back does not bring it back.
+    swept: bool,
 }
 
 struct Run {
@@ -105,6 +107,7 @@ impl Run {
         let What::Grant { on, expires_at_ms, seen, epoch, .. } = &fact.document.what else { return false };
         let revoked = |what: &What| matches!(what, What::Revoke { on: by, grants } if by.covers(on) && grants.contains(&fact.id));
         on.covers(agent)
+            && !fact.swept
             && at_ms < *expires_at_ms
             && *epoch == self.epoch()
             && self.position(revoked).is_none()
@@ -460,15 +463,17 @@ impl Run {
             What::Release { on, .. } | What::Start { on, .. } => {
                 assert!(self.enough(self.now(), &document, on));
             }
-            // A renewal sweeps out what had ended, which a clock that goes back would show again.
             What::Grant { on, .. } => {
-                let (now_ms, on) = (self.world.now_ms, on.clone());
-                self.facts.retain(|fact| !matches!(&fact.document.what, What::Grant { on: lies, expires_at_ms, .. } if *lies == on && *expires_at_ms <= now_ms));
+                for fact in &mut self.facts {
+                    if let What::Grant { on: lies, expires_at_ms, .. } = &fact.document.what {
+                        fact.swept |= lies == on && *expires_at_ms <= self.world.now_ms;
+                    }
+                }
             }
             What::Authority(rules) => self.rules.push(rules.clone()),
             What::Lock { .. } | What::Revoke { .. } | What::Suspend { .. } => {}
         }
-        self.facts.push(Fact { id, time_ms: self.world.now_ms, document });
+        self.facts.push(Fact { id, time_ms: self.world.now_ms, document, swept: false });
     }
 
     fn make_and_send(&mut self, step: &Step) {
@@ -770,7 +775,8 @@ fn views_hide_nothing_among_many_locks_and_waves() {
         let document = run.made[at].clone();
         let (time_ms, envelope) = (run.world.now_ms, document.envelope.clone());
         let applied = run.world.ledger.apply(&Proposal { kind: EntryKind::Command, time_ms, envelope });
-        run.facts.push(Fact { id: applied.answer.unwrap().digest, time_ms, document });
+        let id = applied.answer.unwrap().digest;
+        run.facts.push(Fact { id, time_ms, document, swept: false });
     }
     run.check();
     // Newest first, so that what remains in force is what the views' order would pick.
