@@ -925,3 +925,62 @@ impl Lock {
         self.released_at.is_some() && self.wave_for(agent).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey};
+    use serde_json::json;
+
+    use super::*;
+    use crate::note::NoteSigner;
+    use crate::sshsig::{self, PublicKey};
+
+    fn genesis() -> Envelope {
+        let [alice, root] = [1, 2].map(|seed| SigningKey::from_bytes(&[seed; 32]));
+        let key = |key: &SigningKey| PublicKey::Ed25519(key.verifying_key().to_bytes());
+        let document = json!({
+            "tagout": 1, "action": "authority", "deployment": "demo", "version": 1, "issued_at": "2026-11-22T15:00:00Z",
+            "principals": [{"name": "alice", "kind": "person", "keys": [key(&alice).to_openssh()]}],
+            "roles": [{"name": "stop", "principals": ["alice"], "actions": ["stop"], "scopes": ["*"], "threshold": 1}],
+            "root": {"threshold": 1, "signers": [{"name": "root", "key": key(&root).to_openssh()}]},
+            "nodes": [{"id": 1, "key": NoteSigner::new("n", &[3; 32]).unwrap().verifier().to_string()}],
+            "limits": {"ttl_ms": 10_000, "lapse_grace_ms": 0},
+        })
+        .to_string();
+        let signature = root.sign(&sshsig::to_be_signed(sshsig::NAMESPACE, document.as_bytes())).to_bytes();
+        let blob = sshsig::ed25519_signature_blob(&signature);
+        let armored = sshsig::armor(&key(&root).blob(), sshsig::NAMESPACE, &blob);
+        Envelope { document, signatures: vec![armored] }
+    }
+
+    /// A build that knows more than this one takes a later version of the rule, once, and keeps it.
+    #[test]
+    fn a_rule_version_is_taken_by_a_build_that_knows_it_and_never_taken_back() {
+        let genesis = genesis();
+        let mut ledger = Ledger::new(genesis.digest());
+        let propose = |kind, envelope| Proposal { kind, time_ms: 1, envelope };
+        ledger.apply(&propose(EntryKind::Command, genesis)).answer.unwrap();
+        let deployment = ledger.deployment().unwrap().to_string();
+        let rule = |version: u64| Envelope {
+            document: json!({"tagout": 1, "deployment": deployment, "rule": version}).to_string(),
+            signatures: vec![],
+        };
+        let judged = |ledger: &Ledger, version, supported| match ledger.judge_rule(&rule(version), supported)
+        {
+            Ok(Judged::New(change)) => Ok(change),
+            Ok(Judged::Repeated(receipt)) => panic!("{receipt:?}"),
+            Err(refusal) => Err(refusal),
+        };
+        assert_eq!(judged(&ledger, 4, 3).err(), Some(Refusal::RuleUnknown { found: 4, known: 3 }));
+        let change = judged(&ledger, 3, 3).unwrap_or_else(|refusal| panic!("{refusal}"));
+        let applied = ledger.take_effect(&propose(EntryKind::RuleVersion, rule(3)), change);
+        assert_eq!((applied.answer.unwrap().index, applied.effect), (1, None));
+        let entry = Entry::decode(&applied.entry.unwrap()).unwrap();
+        assert_eq!((entry.kind, entry.envelope), (EntryKind::RuleVersion, rule(3)));
+        let ledger: Ledger = postcard::from_bytes(&postcard::to_stdvec(&ledger).unwrap()).unwrap();
+        assert_eq!((ledger.rule_version(), ledger.size()), (3, 2));
+        for version in [1, 2, 3] {
+            assert_eq!(judged(&ledger, version, 3).err(), Some(Refusal::RuleInForce(3)));
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod authority;
 mod awaited;
 mod bulk;
 mod command;
+mod history;
 mod hostile;
 mod ledger;
 mod mistakes;
