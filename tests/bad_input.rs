@@ -8,10 +8,12 @@ use std::path::Path;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
-use tagout_proto::command::{Action, Grant, StopMode};
+use tagout_proto::command::{Action, Grant, Seen};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::{COMMAND_MAX_BYTES, KNOWN_PER_LEASE_MAX, SIGNATURES_MAX, STOP_MAX_BYTES};
+use tagout_proto::lock::LockKind;
+use tagout_proto::rule::Terms;
 use tagout_proto::wire::{Problem, Status, StopReach};
 use tagout_tests::deployment::{Choice, Deployment, parse, runtime, stop};
 use tagout_tests::wait::wait_for;
@@ -78,7 +80,7 @@ struct Locks {
 
 impl Locks {
     async fn place(deployment: &Deployment, http: &Client) -> Self {
-        let paused = deployment.envelope(&["alice"], &stop("bad/paused", StopMode::Pause));
+        let paused = deployment.envelope(&["alice"], &stop("bad/paused", LockKind::Pause));
         let (held, used) = (deployment.stop("bad/held"), deployment.stop("bad/released"));
         for envelope in [&held, &paused, &used] {
             deployment.submit(http, envelope).await.expect("a valid stop");
@@ -231,9 +233,15 @@ impl<'a> Cases<'a> {
         let short = release.replace(&held.to_string(), &held.short());
         self.post("a release by the short id", COMMANDS, &short, &["alice", "bob"]);
         let epoch = self.deployment.name.genesis;
-        let grant = |seen_epoch, seen_size, expires_at_ms| {
+        let grant = |epoch, size, expires_at_ms| {
             let (scope, reason) = (parse("bad"), "test".into());
-            Action::Grant(Grant { scope, expires_at_ms, seen_epoch, seen_size, reason })
+            Action::Grant(Grant {
+                scope,
+                expires_at_ms,
+                seen: Seen { epoch, size, authority: 1 },
+                terms: Terms::default(),
+                reason,
+            })
         };
         let later_ms = 4_000_000_000_000;
         for (name, grant) in [

@@ -9,9 +9,11 @@ use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
 use tagout_control_plane::store::StoreKind;
 use tagout_control_plane::tls;
-use tagout_proto::command::{Action, Deployment as Name, Grant, Release, Start, Stop, StopMode};
+use tagout_proto::command::{Action, Deployment as Name, Grant, LockCommand, LockSet, Release, Seen, Start};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
+use tagout_proto::lock::LockKind;
+use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
 use tagout_proto::wire::{CommandAnswer, Problem, Status};
@@ -199,16 +201,16 @@ impl Deployment {
     }
 
     pub fn stop(&self, scope: &str) -> Envelope {
-        self.envelope(&["alice"], &stop(scope, StopMode::Halt))
+        self.envelope(&["alice"], &stop(scope, LockKind::Halt))
     }
 
     pub fn release(&self, scope: &str, locks: &[Digest]) -> Envelope {
-        let (scope, locks, reason) = (parse(scope), locks.to_vec(), "reviewed".into());
-        self.envelope(&PEOPLE, &Action::Release(Release { scope, locks, reason }))
+        let (scope, locks, reason) = (parse(scope), LockSet::Ids(locks.to_vec()), "reviewed".into());
+        self.envelope(&PEOPLE, &Action::Release(Release { scope, locks, lost_from: None, reason }))
     }
 
     pub fn start_of(&self, scope: &str, locks: &[Digest]) -> Envelope {
-        let (scope, locks, reason) = (parse(scope), locks.to_vec(), "reviewed".into());
+        let (scope, locks, reason) = (parse(scope), LockSet::Ids(locks.to_vec()), "reviewed".into());
         self.envelope(&PEOPLE, &Action::Start(Start { scope, locks, reason }))
     }
 
@@ -218,8 +220,8 @@ impl Deployment {
         let grant = Grant {
             scope: parse(scope),
             expires_at_ms: status.time_ms + 24 * 3600 * 1000,
-            seen_epoch: status.epoch.id,
-            seen_size: status.log_size,
+            seen: Seen { epoch: status.epoch.id, size: status.log_size, authority: status.authority_version },
+            terms: Terms::default(),
             reason: "test".into(),
         };
         self.submit(http, &self.envelope(&PEOPLE, &Action::Grant(grant))).await.expect("the grant")
@@ -263,8 +265,8 @@ pub async fn try_submit(
     if answer.status().is_success() { Ok(Ok(answer.json().await?)) } else { Ok(Err(answer.json().await?)) }
 }
 
-pub fn stop(scope: &str, mode: StopMode) -> Action {
-    Action::Stop(Stop { scope: parse(scope), mode, reason: "test".into(), case: None })
+pub fn stop(scope: &str, kind: LockKind) -> Action {
+    Action::Lock(LockCommand { scope: parse(scope), kind, reason: "test".into(), case: None })
 }
 
 pub fn parse(scope: &str) -> Scope {

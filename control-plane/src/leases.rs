@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tagout_proto::command::Deployment;
+use tagout_proto::command::{Deployment, Listed};
 use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::{
-    KnownLock, Lease, LeaseRequest, LeaseResponse, LockAnswer, RULE_VERSION, leaf_hash_of,
+    Clearing, KnownLock, Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of,
 };
-use tagout_proto::ledger::LockStatus;
+use tagout_proto::ledger::{Ledger, LockStatus};
 use tagout_proto::limits::LEASE_BATCH_MAX;
 use tagout_proto::log::tree;
 use tagout_proto::note::NoteSigner;
@@ -57,7 +58,7 @@ pub struct LeaseServer {
     pub audit: AuditReader,
     pub signer: Arc<NoteSigner>,
     /// Gets the stops that guards hold and this service has not seen: they are proposed (S6).
-    pub unknown_stops: mpsc::Sender<tagout_proto::envelope::Envelope>,
+    pub unknown_stops: mpsc::Sender<Envelope>,
 }
 
 impl Leases {
@@ -134,10 +135,8 @@ impl LeaseServer {
         let views: Vec<Vec<View>> = (batch.iter())
             .map(|w| w.request.agents.iter().map(|agent| ledger.view(&agent.scope, time_ms)).collect())
             .collect();
-        let statuses: Vec<Vec<LockStatus>> = (batch.iter())
-            .map(|w| {
-                w.request.known.iter().map(|known| ledger.lock_status(&known.id, &known.agent)).collect()
-            })
+        let statuses: Vec<Vec<KnownStatus>> = (batch.iter())
+            .map(|w| w.request.known.iter().map(|known| KnownStatus::of(known, &ledger)).collect())
             .collect();
         let mut lease = Lease {
             deployment: Deployment::clone(&authority.deployment),
@@ -150,7 +149,7 @@ impl LeaseServer {
             time_ms,
             ttl_ms: authority.limits.ttl_ms,
             lapse_grace_ms: authority.limits.lapse_grace_ms,
-            rule_version: RULE_VERSION,
+            rule_version: ledger.rule_version(),
             batch_size: batch.len() as u64,
             batch_root: Digest::default(),
         };
@@ -188,31 +187,59 @@ impl LeaseServer {
 
     /// What is known of a lock that a guard holds. Where the proof of its end cannot be read, it holds: one damaged file
     /// must not lapse the guards that did not ask about it.
-    fn answer_known(&self, known: &KnownLock, status: LockStatus) -> LockAnswer {
-        match (status, &known.stop) {
-            (LockStatus::Held, _) => LockAnswer::Held { why: "it holds until then".into() },
-            (LockStatus::Cleared { stop, release, start }, _) => {
-                self.clearance(stop, release, start).unwrap_or_else(|error| {
+    fn answer_known(&self, known: &KnownLock, status: KnownStatus) -> LockAnswer {
+        match (status, &known.document) {
+            (KnownStatus::Held, _) => LockAnswer::Held { why: "it holds until then".into() },
+            (KnownStatus::Cleared { placed, release, start }, _) => {
+                self.clearance(placed, release, start).unwrap_or_else(|error| {
                     tracing::error!(lock = %known.id, %error, "the log does not give the proof of a lock's end");
                     LockAnswer::Held { why: "the proof of its end cannot be read on this node; its log tells why".into() }
                 })
             }
-            (LockStatus::Unknown, None) => LockAnswer::SendStop,
-            (LockStatus::Unknown, Some(stop)) if stop.digest() == known.id => {
+            (KnownStatus::Unknown, None) => LockAnswer::SendDocument,
+            (KnownStatus::Unknown, Some(document)) if document.digest() == known.id => {
                 // A full queue loses nothing: the guard sends it again with its next request.
-                let _ = self.unknown_stops.try_send(stop.clone());
+                let _ = self.unknown_stops.try_send(document.clone());
                 LockAnswer::Held { why: "this service had not seen it and is committing it".into() }
             }
-            (LockStatus::Unknown, Some(_)) => {
-                LockAnswer::Held { why: "the bytes sent for it are another stop's".into() }
+            (KnownStatus::Unknown, Some(_)) => {
+                LockAnswer::Held { why: "the bytes sent for it are another lock's".into() }
             }
         }
     }
 
-    fn clearance(&self, stop: u64, release: u64, start: Option<u64>) -> std::io::Result<LockAnswer> {
+    fn clearance(&self, placed: u64, release: Ended, start: Option<Ended>) -> std::io::Result<LockAnswer> {
         let envelope = |index| self.audit.entry(index).map(|entry| entry.envelope);
-        let start = start.map(envelope).transpose()?;
-        Ok(LockAnswer::Cleared { stop: envelope(stop)?, release: envelope(release)?, start })
+        let clearing =
+            |Ended { index, listed }| envelope(index).map(|envelope| Clearing { envelope, listed });
+        let start = start.map(clearing).transpose()?;
+        Ok(LockAnswer::Cleared { placed: envelope(placed)?, release: clearing(release)?, start })
+    }
+}
+
+/// What the ledger knows of a lock that a guard holds, and where in the log the proofs lie.
+enum KnownStatus {
+    Held,
+    Cleared { placed: u64, release: Ended, start: Option<Ended> },
+    Unknown,
+}
+
+/// The entry that released or started a lock, and the lock's place in its bulk list.
+struct Ended {
+    index: u64,
+    listed: Option<Listed>,
+}
+
+impl KnownStatus {
+    fn of(known: &KnownLock, ledger: &Ledger) -> Self {
+        let ended = |index| Ended { index, listed: ledger.listed(index, &known.id) };
+        match ledger.lock_status(&known.id, &known.agent) {
+            LockStatus::Held => Self::Held,
+            LockStatus::Unknown => Self::Unknown,
+            LockStatus::Cleared { placed, release, start } => {
+                Self::Cleared { placed, release: ended(release), start: start.map(ended) }
+            }
+        }
     }
 }
 

@@ -128,10 +128,13 @@ impl Node {
                 .propose(Proposal { kind: EntryKind::Command, time_ms: clock::wall_ms(), envelope })
                 .await?;
         }
+        if let Some(authority) = replica.ledger().authority() {
+            outcomes.limits_changed(authority.limits);
+        }
         replica.go_live();
         // What a crash interrupted: nobody has yet said what these stops achieved.
-        for (id, scope, stop) in replica.ledger().stops_without_outcome() {
-            outcomes.open(id, scope, stop);
+        for (id, scope, kind) in replica.ledger().stops_without_outcome() {
+            outcomes.open(id, scope, kind);
         }
         tokio::spawn(service.clone().append_outcomes(opened));
         tokio::spawn(service.clone().commit_unknown_stops(unknown));

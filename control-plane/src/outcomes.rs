@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tagout_proto::authority::Limits;
-use tagout_proto::command::{DOCUMENT_VERSION, StopMode};
+use tagout_proto::command::DOCUMENT_VERSION;
 use tagout_proto::digest::Digest;
+use tagout_proto::limits::TTL_MAX_MS;
+use tagout_proto::lock::LockKind;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Confirmation, InstanceReach, Outcome, ReachState, StopReach};
 use tokio::sync::{mpsc, watch};
@@ -23,9 +25,7 @@ const LISTED_MAX: usize = 64;
 pub struct Outcomes {
     instances: Arc<Instances>,
     node: String,
-    /// How long a lease lets calls begin, and how much longer those under way may go on.
-    ttl: Duration,
-    lapse_grace: Duration,
+    limits: Mutex<InForce>,
     /// Leases that this process does not know of are dead from then on.
     all_known_from: Mutex<Instant>,
     accounts: Mutex<Accounts>,
@@ -63,11 +63,16 @@ impl Outcomes {
         limits: Limits,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Account>>) {
         let (opened, receiver) = mpsc::unbounded_channel();
-        let ttl = Duration::from_millis(limits.ttl_ms);
-        let lapse_grace = Duration::from_millis(limits.lapse_grace_ms);
+        let limits = InForce { current: limits, before: Vec::new() };
+        let (ttl, lapse_grace) = limits.largest();
         let all_known_from = Mutex::new(Instant::now() + ttl + lapse_grace);
-        let accounts = Mutex::default();
-        (Arc::new(Self { instances, node, ttl, lapse_grace, all_known_from, accounts, opened }), receiver)
+        let (limits, accounts) = (Mutex::new(limits), Mutex::default());
+        (Arc::new(Self { instances, node, limits, all_known_from, accounts, opened }), receiver)
+    }
+
+    /// A new authority sets the limits; leases under the old ones may live on for a while (S3).
+    pub fn limits_changed(&self, limits: Limits) {
+        self.limits.lock().change(limits);
     }
 
     /// The deployment begins with this process: no lease of it can be older.
@@ -76,17 +81,21 @@ impl Outcomes {
     }
 
     /// Opens the account of a stop that was committed now.
-    pub fn open(&self, lock: Digest, scope: &Scope, stop: StopMode) {
+    pub fn open(&self, lock: Digest, scope: &Scope, kind: LockKind) {
         // A lease from before the stop lives for ttl at most; a drain grants its time on top. Calls under way may outlive
         // their lease by the grace, also those of an instance that lost its connection long before the stop.
-        let (drain, cuts) = match stop {
-            StopMode::Halt => (Duration::ZERO, true),
-            StopMode::Drain { drain_ms } => (Duration::from_millis(drain_ms), true),
-            StopMode::Pause => (Duration::ZERO, false),
+        let (ttl, lapse_grace) = self.limits.lock().largest();
+        let drain = match kind {
+            LockKind::Drain { drain_ms } => Duration::from_millis(drain_ms),
+            LockKind::Halt
+            | LockKind::Pause
+            | LockKind::Isolate
+            | LockKind::Restrict
+            | LockKind::Throttle(_) => Duration::ZERO,
         };
-        let bounded_after = self.ttl + drain;
-        let calls_bounded_after = cuts.then_some(bounded_after + self.lapse_grace);
-        let instances = (self.instances.below(scope, self.ttl + self.lapse_grace).into_iter())
+        let bounded_after = ttl + drain;
+        let calls_bounded_after = kind.cuts().then_some(bounded_after + lapse_grace);
+        let instances = (self.instances.below(scope, ttl + lapse_grace).into_iter())
             .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
             .collect();
         let all_known = !self.instances.is_full();
@@ -150,6 +159,32 @@ impl Outcomes {
             let Some(oldest) = accounts.settled.pop_front() else { break };
             accounts.by_lock.remove(&oldest);
         }
+    }
+}
+
+/// The limits in force, and those that leases still alive may have been made under.
+struct InForce {
+    current: Limits,
+    /// Until when each of them counts.
+    before: Vec<(Instant, Limits)>,
+}
+
+impl InForce {
+    fn change(&mut self, limits: Limits) {
+        let now = Instant::now();
+        self.before.retain(|(until, _)| now < *until);
+        // No lease lives longer than the largest ttl, and calls in flight outlive it by their grace.
+        let longest = Duration::from_millis(TTL_MAX_MS + self.current.lapse_grace_ms);
+        self.before.push((now + longest, std::mem::replace(&mut self.current, limits)));
+    }
+
+    /// How long a lease may let calls begin, and how much longer those under way may go on.
+    fn largest(&self) -> (Duration, Duration) {
+        let now = Instant::now();
+        let alive = self.before.iter().filter(|(until, _)| now < *until).map(|(_, limits)| limits);
+        let all = || alive.clone().chain([&self.current]);
+        let largest = |of: fn(&Limits) -> u64| Duration::from_millis(all().map(of).max().unwrap_or_default());
+        (largest(|limits| limits.ttl_ms), largest(|limits| limits.lapse_grace_ms))
     }
 }
 
@@ -256,7 +291,7 @@ mod tests {
         instances.note("one", [scope("a/b"), scope("c")].iter());
         instances.note("two", [scope("a/b")].iter());
         let lock = Digest([1; 32]);
-        outcomes.open(lock, &scope("a"), StopMode::Halt);
+        outcomes.open(lock, &scope("a"), LockKind::Halt);
         let account = opened.recv().await.unwrap();
 
         for (agent, instance) in [("a/b", "three"), ("c", "one"), ("a", "one"), ("a/b/x", "one")] {

@@ -92,10 +92,10 @@ impl Hub {
         });
     }
 
-    pub fn push_renew(&self, scope: &Scope, log_size: u64) {
+    pub fn push_renew(&self, scope: &Scope, renew: Renew) {
         self.for_each_touched(scope, |waiting| {
-            let deny = waiting.renew.is_some_and(|r| r.deny);
-            waiting.renew = Some(Renew { log_size, deny });
+            let deny = renew.deny || waiting.renew.is_some_and(|r| r.deny);
+            waiting.renew = Some(Renew { deny, ..renew });
         });
     }
 
@@ -197,10 +197,10 @@ mod tests {
         for index in 0..QUEUE_MAX as u64 + 3 {
             hub.push_stop(&scope("a"), &event(index));
         }
-        hub.push_renew(&scope("a"), 99);
+        hub.push_renew(&scope("a"), Renew { log_size: 99, deny: false });
         assert_eq!(drain(&slow), (QUEUE_MAX, Some(Renew { log_size: 99, deny: true })));
-        hub.push_renew(&scope("a"), 100);
-        hub.push_renew(&scope("a"), 101);
+        hub.push_renew(&scope("a"), Renew { log_size: 100, deny: false });
+        hub.push_renew(&scope("a"), Renew { log_size: 101, deny: false });
         assert_eq!(drain(&slow), (0, Some(Renew { log_size: 101, deny: false })));
     }
 }

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tagout_proto::digest::Digest;
-use tagout_proto::ledger::{Applied, Effect, Ledger, Proposal, Receipt, Refusal};
-use tagout_proto::wire::StopEvent;
+use tagout_proto::ledger::{Effect, Ledger, Proposal, Receipt, Refusal};
+use tagout_proto::log::entry::EntryKind;
+use tagout_proto::scope::Scope;
+use tagout_proto::wire::{Renew, StopEvent};
 
 use crate::audit::AuditSink;
 use crate::outcomes::Outcomes;
@@ -15,7 +17,7 @@ use crate::push::Hub;
 use crate::raft::Machine;
 
 /// The format of a snapshot's bytes.
-const SNAPSHOT_FORMAT: u8 = 1;
+const SNAPSHOT_FORMAT: u8 = 2;
 
 pub struct Replica {
     ledger: RwLock<Ledger>,
@@ -51,18 +53,28 @@ impl Replica {
         postcard::from_bytes(bytes).map_err(io::Error::other)
     }
 
-    fn publish(&self, proposal: &Proposal, applied: &Applied, log_size: u64) {
-        let Ok(receipt) = &applied.answer else { return };
-        match &applied.effect {
-            Some(Effect::Tightened { lock, scope, stop }) => {
+    fn publish(&self, proposal: &Proposal, effect: &Effect, ledger: &Ledger) {
+        let log_size = ledger.size();
+        let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny });
+        let push = |scope| {
+            let (index, time_ms) = (log_size - 1, proposal.time_ms);
+            self.hub.push_stop(scope, &StopEvent { stop: proposal.envelope.clone(), index, time_ms });
+        };
+        match effect {
+            Effect::Locked { lock, scope, kind } => {
                 // The account is opened before the push, so that no confirmation can come too early for it.
-                self.outcomes.open(*lock, scope, *stop);
-                let stop = proposal.envelope.clone();
-                self.hub
-                    .push_stop(scope, &StopEvent { stop, index: receipt.index, time_ms: receipt.time_ms });
+                if kind.denies() {
+                    self.outcomes.open(*lock, scope, *kind);
+                }
+                // A trip carries no signature and a restore not one of an operator: the lease shows what they place.
+                if proposal.kind == EntryKind::Command { push(scope) } else { renew(scope, true) }
             }
-            Some(Effect::Loosened { scope }) => self.hub.push_renew(scope, log_size),
-            None => {}
+            Effect::Withdrawn { scope } => push(scope),
+            Effect::Loosened { scope } => renew(scope, false),
+            Effect::Succeeded => {
+                self.outcomes.limits_changed(ledger.authority().expect("there is a successor").limits);
+                renew(&Scope::fleet(), false);
+            }
         }
     }
 }
@@ -73,13 +85,14 @@ impl Machine for Replica {
             Ok(proposal) => {
                 let mut ledger = self.ledger.write();
                 let applied = ledger.apply(&proposal);
-                let (size, root) = (ledger.size(), ledger.frontier().root());
                 if let Some(entry) = &applied.entry {
-                    self.audit.append(size - 1, entry.clone(), root);
+                    self.audit.append(ledger.size() - 1, entry.clone(), ledger.frontier().root());
                 }
                 // From here on every lease shows it; the lock is kept so that pushes leave in the log's order.
-                if self.live.load(Ordering::Acquire) {
-                    self.publish(&proposal, &applied, size);
+                if let Some(effect) = &applied.effect
+                    && self.live.load(Ordering::Acquire)
+                {
+                    self.publish(&proposal, effect, &ledger);
                 }
                 applied.answer
             }

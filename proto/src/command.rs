@@ -226,6 +226,13 @@ pub struct Seen {
 }
 
 impl LockSet {
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Ids(ids) => ids.len() as u64,
+            Self::Bulk(bulk) => bulk.count,
+        }
+    }
+
     /// Whether `id` is one of the locks; for a bulk set by `listed`, the proof that its list holds it.
     pub fn names(&self, id: &Digest, listed: Option<&Listed>) -> bool {
         match (self, listed) {

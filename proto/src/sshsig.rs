@@ -164,12 +164,6 @@ impl PublicKey {
     pub fn fingerprint(&self) -> String {
         format!("SHA256:{}", data_encoding::BASE64_NOPAD.encode(&Sha256::digest(self.blob())))
     }
-
-    /// Checks a signature in SSH wire form over exactly the bytes `signed`, as an agent returns it. Documents have
-    /// [`SshSignature::verify`], which takes care of namespace and hash.
-    pub fn verify_blob(&self, signed: &[u8], signature: &[u8]) -> Result<Proven, SshsigError> {
-        RawSignature::parse(signature, self)?.verify(signed, self)
-    }
 }
 
 impl fmt::Debug for PublicKey {
@@ -242,7 +236,9 @@ impl SshSignature {
         self.verify_for(NAMESPACE, message)
     }
 
-    fn verify_for(&self, namespace: &str, message: &[u8]) -> Result<Proven, SshsigError> {
+    /// As [`SshSignature::verify`], for another namespace. It is for whoever made the signature; nothing that
+    /// arrives from elsewhere may choose what it was signed for.
+    pub fn verify_for(&self, namespace: &str, message: &[u8]) -> Result<Proven, SshsigError> {
         if self.namespace != namespace.as_bytes() {
             return Err(SshsigError::Namespace(shown(&self.namespace)));
         }

@@ -21,7 +21,8 @@ use crate::strict::{self, DocumentError};
 pub struct Trust {
     /// Every version from the genesis on; the last one is in force.
     chain: Vec<Authority>,
-    epoch: Epoch,
+    /// Every epoch; the last one is now.
+    epochs: Vec<Epoch>,
     /// Curve points of keys that left a version: none ever comes back, under whatever name or algorithm.
     gone: BTreeSet<[u8; 32]>,
     /// Curve points of suspended keys.
@@ -76,6 +77,8 @@ pub enum TrustError {
     TooManySuspended,
     #[error("it begins epoch {found}, and epoch {ours} is known: a restore counts up")]
     EpochRollback { found: u64, ours: u64 },
+    #[error("epoch {0} has been, and none comes back: a restore begins one with a new random id")]
+    EpochReturns(Digest),
     #[error(
         "it knows authority version {found} {digest}, and version {ours} is in force: a restore needs the newest"
     )]
@@ -126,8 +129,8 @@ impl Trust {
     /// Trusts the genesis that `pinned` names, and nothing else.
     pub fn begin(genesis: &Envelope, pinned: Digest) -> Result<Self, AuthorityError> {
         let chain = vec![Authority::genesis(genesis, pinned)?];
-        let epoch = Epoch { number: 1, id: pinned };
-        Ok(Self { chain, epoch, gone: BTreeSet::new(), suspended: BTreeSet::new() })
+        let epochs = vec![Epoch { number: 1, id: pinned }];
+        Ok(Self { chain, epochs, gone: BTreeSet::new(), suspended: BTreeSet::new() })
     }
 
     /// The authority in force.
@@ -141,7 +144,7 @@ impl Trust {
     }
 
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        *self.epochs.last().expect("it begins with the first")
     }
 
     pub fn deployment(&self) -> &Deployment {
@@ -158,7 +161,7 @@ impl Trust {
         envelope.check_bounds()?;
         if strict::object(bytes, "the document")?.has("restore") {
             let restore = Restore::parse(bytes)?;
-            if restore.epoch == self.epoch {
+            if self.epochs.contains(&restore.epoch) {
                 return Ok(Learned::Nothing);
             }
             self.check_restore(&restore, envelope)?;
@@ -210,11 +213,9 @@ impl Trust {
         }
         current.check_root(envelope, "authority")?;
         next.check_root(envelope, "authority")?;
-        for principal in &next.principals {
-            let back = |key: &&PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
-            if let Some(key) = principal.keys.iter().find(back) {
-                return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: principal.name.clone() });
-            }
+        let back = |key: &PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
+        if let Some((key, owner)) = next.signing_keys().find(|(key, _)| back(key)) {
+            return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: owner.into() });
         }
         for retired in &succession.retired {
             let owned = current.principal_of(&retired.key).is_some_and(|p| p.name == retired.principal);
@@ -233,9 +234,8 @@ impl Trust {
 
     /// Puts a checked successor in force.
     pub(crate) fn succeed(&mut self, next: Authority) {
-        let stays: BTreeSet<[u8; 32]> =
-            next.principals.iter().flat_map(|p| &p.keys).map(|key| *key.raw()).collect();
-        let before = self.authority().principals.iter().flat_map(|p| &p.keys).map(|key| *key.raw());
+        let stays: BTreeSet<[u8; 32]> = next.signing_keys().map(|(key, _)| *key.raw()).collect();
+        let before = self.authority().signing_keys().map(|(key, _)| *key.raw());
         let gone: Vec<_> = before.filter(|key| !stays.contains(key)).collect();
         self.gone.extend(gone);
         self.chain.push(next);
@@ -263,9 +263,13 @@ impl Trust {
         envelope: &Envelope,
     ) -> Result<Vec<String>, TrustError> {
         self.check_deployment(&restore.deployment)?;
-        let (found, ours) = (restore.epoch.number, self.epoch.number);
+        let (found, ours) = (restore.epoch.number, self.epoch().number);
         if found <= ours {
             return Err(TrustError::EpochRollback { found, ours });
+        }
+        // Its grants would hold again.
+        if self.epochs.iter().any(|epoch| epoch.id == restore.epoch.id) {
+            return Err(TrustError::EpochReturns(restore.epoch.id));
         }
         let current = self.authority();
         if (restore.authority_version, restore.authority) != (current.version, current.digest) {
@@ -276,7 +280,7 @@ impl Trust {
     }
 
     pub(crate) fn restore(&mut self, restore: &Restore) {
-        self.epoch = restore.epoch;
+        self.epochs.push(restore.epoch);
     }
 
     /// Takes over what `newer` learned by itself from the genesis on, if it goes on from what is known here. Says whether
@@ -295,7 +299,7 @@ impl Trust {
         if found < ours {
             return Err(NotNewer::AuthorityRollback { found, ours });
         }
-        let (theirs, epoch) = (newer.epoch, self.epoch);
+        let (theirs, epoch) = (newer.epoch(), self.epoch());
         if theirs.number < epoch.number {
             return Err(NotNewer::EpochRollback { found: theirs.number, ours: epoch.number });
         }
@@ -304,7 +308,10 @@ impl Trust {
         }
         let suspends = !newer.suspended.is_subset(&self.suspended);
         let suspended = self.suspended.union(&newer.suspended).copied().collect();
-        *self = Self { suspended, ..newer };
+        // An epoch that a restore skipped has been all the same.
+        let skipped = self.epochs.iter().filter(|known| !newer.epochs.contains(known)).copied();
+        let epochs = skipped.chain(newer.epochs.iter().copied()).collect();
+        *self = Self { suspended, epochs, ..newer };
         Ok(found > ours || theirs != epoch || suspends)
     }
 

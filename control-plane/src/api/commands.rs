@@ -5,7 +5,7 @@ use std::time::Instant;
 use axum::extract::{Extension, Multipart, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use tagout_proto::command::Command;
+use tagout_proto::command::{ActionKind, Command};
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
 use tagout_proto::wire::CommandAnswer;
@@ -102,7 +102,7 @@ fn refuse(
 async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandAnswer, Problem> {
     let command =
         Command::parse(envelope.document.as_bytes()).map_err(tagout_proto::ledger::Refusal::from)?;
-    let (action, scope) = (command.action.kind(), command.action.scope().clone());
+    let (action, scope) = (command.action.kind(), command.action.scope());
     match wanted {
         Form::Full if command.shutdown_form => {
             return Err(Problem::bad_request(
@@ -111,7 +111,7 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
                  POST /agent/shutdown takes the short form",
             ));
         }
-        Form::Shutdown if action.loosens() => {
+        Form::Shutdown if action != ActionKind::Stop => {
             return Err(Problem::bad_request(
                 "not-a-stop",
                 format!("a {action} is sent to POST /v1/commands"),
@@ -126,6 +126,7 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
         index: receipt.index,
         time_ms: receipt.time_ms,
         repeated: receipt.repeated,
+        awaited: receipt.awaited,
         reach: read::reach_of(&api.service, &scope),
         scope,
     })

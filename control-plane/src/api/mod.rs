@@ -51,6 +51,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/locks/{id}/reach", get(read::reach))
         .route("/v1/status", get(read::status))
         .route("/v1/authority", get(read::authority))
+        .route(
+            "/v1/authority/impact",
+            post(read::authority_impact).layer(DefaultBodyLimit::max(COMMAND_MAX_BYTES)),
+        )
         .route("/log/checkpoint", get(log::checkpoint))
         .route("/log/tile/{*path}", get(log::tile))
         .route("/healthz", get(ops::healthz))

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use tagout_proto::authority::Unauthorised;
 use tagout_proto::ledger::Refusal;
+use tagout_proto::trust::TrustError;
 use tagout_proto::wire;
 
 use crate::leases::LeaseFailure;
@@ -92,6 +93,18 @@ impl From<Refusal> for Problem {
             Refusal::TakesNoStart(_) => (StatusCode::UNPROCESSABLE_ENTITY, "takes-no-start"),
             Refusal::StartElsewhere { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "start-elsewhere"),
             Refusal::TooManyWaves(_) => (StatusCode::CONFLICT, "too-many-waves"),
+            Refusal::OtherLocks { .. } => (StatusCode::CONFLICT, "other-locks"),
+            Refusal::LostFrom { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "lost-from"),
+            Refusal::NothingLost => (StatusCode::UNPROCESSABLE_ENTITY, "nothing-lost"),
+            Refusal::TooManyRemembered => (StatusCode::CONFLICT, "too-many-remembered"),
+            Refusal::AuthorityAhead { .. } => (StatusCode::CONFLICT, "authority-ahead"),
+            Refusal::VoidBefore { .. } | Refusal::Void(_) => (StatusCode::CONFLICT, "void"),
+            Refusal::GrantOutsideScope { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "grant-outside-scope"),
+            Refusal::DisablesMore { .. } => (StatusCode::CONFLICT, "disables-more"),
+            Refusal::RestoreElsewhere(_) => (StatusCode::CONFLICT, "restore-elsewhere"),
+            Refusal::RuleInForce(_) => (StatusCode::CONFLICT, "rule-in-force"),
+            Refusal::RuleUnknown { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "rule-unknown"),
+            Refusal::Trust(error) => trust(error),
             Refusal::WrongEpoch { .. } => (StatusCode::CONFLICT, "wrong-epoch"),
             Refusal::SeenAhead { .. } => (StatusCode::CONFLICT, "seen-ahead"),
             Refusal::Expired(_) => (StatusCode::UNPROCESSABLE_ENTITY, "expired"),
@@ -99,6 +112,27 @@ impl From<Refusal> for Problem {
             Refusal::TooManyGrants { .. } => (StatusCode::CONFLICT, "too-many-grants"),
         };
         Self::new(status, code, refusal.to_string())
+    }
+}
+
+fn trust(error: &TrustError) -> (StatusCode, &'static str) {
+    match error {
+        TrustError::VersionGap { .. } => (StatusCode::CONFLICT, "version-gap"),
+        TrustError::OtherPredecessor { .. } => (StatusCode::CONFLICT, "other-predecessor"),
+        TrustError::RootThreshold(_) => (StatusCode::FORBIDDEN, "root-threshold"),
+        TrustError::KeyReturns { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "key-returns"),
+        TrustError::NotRetirable { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not-retirable"),
+        TrustError::RootKey(_) => (StatusCode::FORBIDDEN, "root-key"),
+        TrustError::TooManySuspended => (StatusCode::CONFLICT, "too-many-suspended"),
+        TrustError::EpochRollback { .. } => (StatusCode::CONFLICT, "epoch-rollback"),
+        TrustError::RestoreAuthority { .. } => (StatusCode::CONFLICT, "restore-authority"),
+        // The ledger tells these as refusals of its own.
+        TrustError::Malformed(_)
+        | TrustError::TooLarge(_)
+        | TrustError::Unsigned(_)
+        | TrustError::Unauthorised(_)
+        | TrustError::NothingToLearn(_)
+        | TrustError::OtherDeployment { .. } => (StatusCode::BAD_REQUEST, "bad-document"),
     }
 }
 

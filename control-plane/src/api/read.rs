@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection, StringRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
+use tagout_proto::authority::Authority;
 use tagout_proto::digest::Digest;
-use tagout_proto::ledger::LockRecord;
+use tagout_proto::ledger::{LockRecord, Refusal};
 use tagout_proto::limits::{LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
 use tagout_proto::scope::Scope;
-use tagout_proto::wire::{Agent, Agents, AuthorityChain, Instance, Locks, Reach, Status, StopReach};
+use tagout_proto::wire::{
+    Agent, Agents, AuthorityImpact, Instance, Locks, Reach, Status, StopReach, TrustChain,
+};
 
 use super::Api;
 use super::problem::Problem;
@@ -88,7 +91,7 @@ pub async fn reach(
 pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
     let time_ms = clock::wall_ms();
     let ledger = api.service.replica.ledger();
-    let authority = ledger.authority().ok_or(tagout_proto::ledger::Refusal::NoGenesis)?;
+    let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
     Ok(Json(Status {
         deployment: authority.deployment.to_string(),
         node: api.service.node.to_string(),
@@ -96,6 +99,7 @@ pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
         log_size: ledger.size(),
         log_root: ledger.frontier().root(),
         authority_version: authority.version,
+        rule_version: ledger.rule_version(),
         limits: authority.limits,
         time_ms,
         locks: ledger.lock_count() as u64,
@@ -104,17 +108,28 @@ pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
 }
 
 /// `GET /v1/authority`.
-pub async fn authority(State(api): State<Api>) -> Result<Json<AuthorityChain>, Problem> {
-    let entries = api.service.replica.ledger().authority_entries().to_vec();
+pub async fn authority(State(api): State<Api>) -> Result<Json<TrustChain>, Problem> {
+    let entries = api.service.replica.ledger().trust_entries().to_vec();
     let audit = api.service.audit.clone();
-    let authority = crate::blocking(move || {
+    let documents = crate::blocking(move || {
         // An entry may be applied and a moment away from the log's memory: the caller asks again.
         entries
             .into_iter()
             .map(|index| audit.entry(index).map(|entry| entry.envelope))
             .collect::<Result<_, _>>()
     });
-    Ok(Json(AuthorityChain { authority: authority.await.map_err(|e| Problem::internal(&e))? }))
+    Ok(Json(TrustChain { documents: documents.await.map_err(|e| Problem::internal(&e))? }))
+}
+
+/// `POST /v1/authority/impact`, with the document as the body: nothing changes, and signatures are not looked at.
+pub async fn authority_impact(
+    State(api): State<Api>,
+    document: Result<String, StringRejection>,
+) -> Result<Json<AuthorityImpact>, Problem> {
+    let document = document.map_err(|e| Problem::new(e.status(), "bad-request", e.body_text()))?;
+    let next = Authority::parse(document.as_bytes()).map_err(Refusal::from)?;
+    let disables = api.service.replica.ledger().disabled_by(&next, clock::wall_ms());
+    Ok(Json(AuthorityImpact { version: next.version, disables }))
 }
 
 type LockPath = Result<Path<String>, PathRejection>;
@@ -147,6 +162,7 @@ fn agents_below(service: &Service, scope: &Scope) -> Vec<Agent> {
         .map(|(scope, instances)| Agent {
             verdict: ledger.verdict(&scope, now_ms),
             locks: ledger.locks_on(&scope),
+            terms: ledger.terms(&scope, now_ms),
             consent_until_ms: grants.iter().filter(|g| g.scope.covers(&scope)).map(|g| g.expires_at_ms).max(),
             instances,
             scope,

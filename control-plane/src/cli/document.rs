@@ -1,9 +1,12 @@
 //! Commands as strict JSON: the inverse of `proto::command::Command::parse`, and checked against it.
 
 use serde::Serialize;
-use tagout_proto::command::{Action, Command, DOCUMENT_VERSION, Deployment, StopMode};
+use tagout_proto::command::{Action, Command, DOCUMENT_VERSION, Deployment, LockSet};
 use tagout_proto::digest::Digest;
+use tagout_proto::lock::LockKind;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
+use tagout_proto::sshsig::PublicKey;
 use tagout_proto::strict::{DocumentError, format_instant_ms};
 
 #[derive(Serialize)]
@@ -13,7 +16,8 @@ struct Document<'a> {
     action: &'static str,
     id: &'a str,
     issued_at: String,
-    scope: &'a Scope,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
     #[serde(flatten)]
     body: Body<'a>,
     reason: &'a str,
@@ -29,19 +33,60 @@ enum Body<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         drain_ms: Option<u64>,
     },
+    Plain {},
+    Throttle {
+        limits: CallLimits,
+    },
+    Revoke {
+        grants: &'a [Digest],
+    },
+    Suspend {
+        keys: Vec<String>,
+    },
     Locks {
-        locks: &'a [Digest],
+        locks: Locks<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lost_from: Option<u64>,
     },
     Grant {
         expires_at: String,
         seen: Seen,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        essential: Vec<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limits: Option<CallLimits>,
     },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Locks<'a> {
+    Ids(&'a [Digest]),
+    Bulk {
+        count: u64,
+        root: Digest,
+        before: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<&'a str>,
+    },
+}
+
+impl<'a> From<&'a LockSet> for Locks<'a> {
+    fn from(locks: &'a LockSet) -> Self {
+        match locks {
+            LockSet::Ids(ids) => Self::Ids(ids),
+            LockSet::Bulk(bulk) => {
+                Self::Bulk { count: bulk.count, root: bulk.root, before: bulk.before, by: bulk.by.as_deref() }
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct Seen {
     epoch: Digest,
     size: u64,
+    authority: u64,
 }
 
 /// The document of `action`, on one line and without a newline: nothing that a tool could strip.
@@ -52,28 +97,51 @@ pub fn build(
     action: &Action,
 ) -> Result<String, DocumentError> {
     let (body, reason, case) = match action {
-        Action::Stop(stop) => {
-            let drain_ms = match stop.mode {
-                StopMode::Drain { drain_ms } => Some(drain_ms),
-                StopMode::Halt | StopMode::Pause => None,
+        Action::Lock(lock) => {
+            let stop = |drain_ms| Body::Stop { mode: lock.kind.name(), drain_ms };
+            let body = match lock.kind {
+                LockKind::Halt | LockKind::Pause => stop(None),
+                LockKind::Drain { drain_ms } => stop(Some(drain_ms)),
+                LockKind::Restrict | LockKind::Isolate => Body::Plain {},
+                LockKind::Throttle(limits) => Body::Throttle { limits },
             };
-            (Body::Stop { mode: stop.mode.name(), drain_ms }, &stop.reason, stop.case.as_deref())
+            (body, &lock.reason, lock.case.as_deref())
         }
-        Action::Release(release) => (Body::Locks { locks: &release.locks }, &release.reason, None),
-        Action::Start(start) => (Body::Locks { locks: &start.locks }, &start.reason, None),
+        Action::Revoke(revoke) => {
+            (Body::Revoke { grants: &revoke.grants }, &revoke.reason, revoke.case.as_deref())
+        }
+        Action::Suspend(suspend) => {
+            let keys = suspend.keys.iter().map(PublicKey::to_openssh).collect();
+            (Body::Suspend { keys }, &suspend.reason, suspend.case.as_deref())
+        }
+        Action::Release(release) => {
+            let (locks, lost_from) = ((&release.locks).into(), release.lost_from);
+            (Body::Locks { locks, lost_from }, &release.reason, None)
+        }
+        Action::Start(start) => {
+            (Body::Locks { locks: (&start.locks).into(), lost_from: None }, &start.reason, None)
+        }
         Action::Grant(grant) => {
-            let seen = Seen { epoch: grant.seen_epoch, size: grant.seen_size };
+            let seen =
+                Seen { epoch: grant.seen.epoch, size: grant.seen.size, authority: grant.seen.authority };
             let expires_at = format_instant_ms(grant.expires_at_ms);
-            (Body::Grant { expires_at, seen }, &grant.reason, None)
+            let essential = grant.terms.essential.iter().map(String::as_str).collect();
+            let limits = Some(grant.terms.limits).filter(|limits| *limits != CallLimits::default());
+            (Body::Grant { expires_at, seen, essential, limits }, &grant.reason, None)
+        }
+        // Its text is written by whoever proposes it.
+        Action::Authority(_) => {
+            return Err(DocumentError::Invalid("an authority has a document of its own".into()));
         }
     };
+    let scope = (!matches!(action, Action::Suspend(_))).then(|| action.scope());
     let document = Document {
         tagout: DOCUMENT_VERSION,
         deployment: deployment.to_string(),
         action: action.kind().name(),
         id,
         issued_at: format_instant_ms(issued_at_ms),
-        scope: action.scope(),
+        scope,
         body,
         reason,
         case,
@@ -95,15 +163,16 @@ pub fn new_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tagout_proto::command::{Grant, Release, Start, Stop};
+    use tagout_proto::command::{BulkLocks, Grant, LockCommand, Release, Revoke, Seen, Start, Suspend};
+    use tagout_proto::rule::Terms;
 
     fn deployment() -> Deployment {
         Deployment { name: "demo".into(), genesis: Digest([7; 32]) }
     }
 
-    fn stop(mode: StopMode, reason: &str, case: Option<&str>) -> Action {
+    fn lock(kind: LockKind, reason: &str, case: Option<&str>) -> Action {
         let scope = Scope::parse("demo/agent_22").unwrap();
-        Action::Stop(Stop { scope, mode, reason: reason.into(), case: case.map(Into::into) })
+        Action::Lock(LockCommand { scope, kind, reason: reason.into(), case: case.map(Into::into) })
     }
 
     #[test]
@@ -111,20 +180,45 @@ mod tests {
         let scope = Scope::fleet();
         let locks = vec![Digest([1; 32]), Digest([2; 32])];
         let reason = "quotes \" and \\ and ünicode".to_owned();
-        let grant = Grant {
+        let limits = CallLimits { calls_per_minute: Some(60), tokens_per_minute: None };
+        let terms = |essential: &[&str], limits| Terms {
+            essential: essential.iter().map(ToString::to_string).collect(),
+            limits,
+        };
+        let grant = |terms| Grant {
             scope: scope.clone(),
             expires_at_ms: 1_795_359_600_001,
-            seen_epoch: Digest([3; 32]),
-            seen_size: 9,
+            seen: Seen { epoch: Digest([3; 32]), size: 9, authority: 2 },
+            terms,
             reason: reason.clone(),
         };
+        let bulk = BulkLocks { count: 1000, root: Digest([4; 32]), before: 7, by: Some("soar".into()) };
+        let key = ed25519_dalek::SigningKey::from_bytes(&[5; 32]).verifying_key().to_bytes();
+        let keys = vec![PublicKey::Ed25519(key)];
         for action in [
-            stop(StopMode::Halt, &reason, Some("INC-1")),
-            stop(StopMode::Drain { drain_ms: 30_000 }, &reason, None),
-            stop(StopMode::Pause, &reason, None),
-            Action::Release(Release { scope: scope.clone(), locks: locks.clone(), reason: reason.clone() }),
-            Action::Start(Start { scope, locks, reason: reason.clone() }),
-            Action::Grant(grant),
+            lock(LockKind::Halt, &reason, Some("INC-1")),
+            lock(LockKind::Drain { drain_ms: 30_000 }, &reason, None),
+            lock(LockKind::Pause, &reason, None),
+            lock(LockKind::Isolate, &reason, Some("INC-1")),
+            lock(LockKind::Restrict, &reason, None),
+            lock(LockKind::Throttle(limits), &reason, None),
+            Action::Revoke(Revoke {
+                scope: scope.clone(),
+                grants: locks.clone(),
+                reason: reason.clone(),
+                case: Some("c".into()),
+            }),
+            Action::Suspend(Suspend { keys, reason: reason.clone(), case: None }),
+            Action::Release(Release {
+                scope: scope.clone(),
+                locks: LockSet::Ids(locks.clone()),
+                lost_from: Some(3),
+                reason: reason.clone(),
+            }),
+            Action::Start(Start { scope: scope.clone(), locks: LockSet::Ids(locks), reason: reason.clone() }),
+            Action::Start(Start { scope: scope.clone(), locks: LockSet::Bulk(bulk), reason: reason.clone() }),
+            Action::Grant(grant(terms(&[], CallLimits::default()))),
+            Action::Grant(grant(terms(&["alarm", "handover"], limits))),
         ] {
             let text = build(&deployment(), "id-1", 1_795_359_600_000, &action).unwrap();
             let read = Command::parse(text.as_bytes()).unwrap();
@@ -139,7 +233,7 @@ mod tests {
             &deployment(),
             "i",
             1_795_359_600_000,
-            &stop(StopMode::Halt, "policy violation 4.1", Some("INC-4711")),
+            &lock(LockKind::Halt, "policy violation 4.1", Some("INC-4711")),
         );
         let genesis = "07".repeat(32);
         let expected = format!(
@@ -151,7 +245,7 @@ mod tests {
     #[test]
     fn what_nodes_would_refuse_is_refused_here() {
         for reason in ["", "two\nlines", &"x".repeat(2000)] {
-            let error = build(&deployment(), "i", 0, &stop(StopMode::Halt, reason, None)).unwrap_err();
+            let error = build(&deployment(), "i", 0, &lock(LockKind::Halt, reason, None)).unwrap_err();
             assert!(error.to_string().contains("\"reason\""), "{error}");
         }
         assert_ne!(new_id(), new_id());

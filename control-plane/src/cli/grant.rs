@@ -2,7 +2,8 @@
 
 use clap::Args;
 use serde::Serialize;
-use tagout_proto::command::{Action, Grant};
+use tagout_proto::command::{Action, Grant, Seen};
+use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::parse_instant_ms;
 use tagout_proto::wire::{CommandAnswer, Status};
@@ -63,8 +64,8 @@ pub fn run(out: &Out, globals: &Globals, args: GrantArgs) -> Result<Exit, Failur
     let grant = Grant {
         scope: args.scope,
         expires_at_ms,
-        seen_epoch: status.epoch.id,
-        seen_size: seen.size,
+        seen: Seen { epoch: status.epoch.id, size: seen.size, authority: session.authority().version },
+        terms: Terms::default(),
         reason: args.reason,
     };
     out.line(format!(

@@ -48,7 +48,7 @@ pub struct InitArgs {
     /// A person who may stop agents and, with others, restart them; repeat it for several keys of one person
     #[arg(long, value_name = "NAME=KEY.pub", required_unless_present = "add_signature", value_parser = named_key)]
     person: Vec<(String, PublicKey)>,
-    /// A program that may stop agents and nothing else
+    /// A program that may stop, restrict, throttle and isolate agents, and nothing else
     #[arg(long, value_name = "NAME=KEY.pub", value_parser = named_key)]
     automation: Vec<(String, PublicKey)>,
     /// How many people it takes to release, start or grant [default: 2, or 1 for a single person]
@@ -352,13 +352,13 @@ struct LimitsDocument {
     lapse_grace_ms: u64,
 }
 
-/// The first authority document: people stop alone and restart together, automation only stops (S7).
+/// The first authority document: people stop alone and restart together, automation only tightens (S7).
 fn genesis_document(plan: &Plan, node: &VerifierKey, issued_at_ms: u64) -> String {
     let people = principals(&plan.people, "person");
     let automation = principals(&plan.automation, "automation");
     let names = |of: &[PrincipalDocument<'_>]| plan_names(of, plan);
     let (loosening, tightening): (Vec<_>, Vec<_>) =
-        ActionKind::ALL.into_iter().partition(|action| action.loosens());
+        ActionKind::for_roles().partition(|action| action.loosens());
     let mut roles = vec![
         RoleDocument {
             name: "operators",

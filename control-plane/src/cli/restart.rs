@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use tagout_proto::command::{Action, Release, Start};
+use tagout_proto::command::{Action, LockSet, Release, Start};
 use tagout_proto::digest::Digest;
 use tagout_proto::ledger::LockRecord;
 use tagout_proto::limits::LOCK_IDS_MAX;
@@ -64,9 +64,9 @@ pub fn release(out: &Out, globals: &Globals, args: LocksArgs) -> Result<Exit, Fa
     let locks = chosen(&session, &args, |lock| !lock.lock.released, "unreleased")?;
     let commands = by_scope(args.scope.as_ref(), &locks)?
         .into_iter()
-        .map(|(scope, locks)| Action::Release(Release { scope, locks, reason: args.reason.clone() }));
+        .map(|(scope, locks)| release_of(scope, locks, &args.reason));
     send_all(&session, commands.collect(), &args.keys)?;
-    if locks.iter().any(|lock| lock.lock.stop.needs_start()) {
+    if locks.iter().any(|lock| lock.lock.kind.needs_start()) {
         out.line(
             "nothing runs again yet: what was halted or drained needs a `tagout start` that names the lock",
         );
@@ -79,9 +79,8 @@ pub fn start(out: &Out, globals: &Globals, args: StartArgs) -> Result<Exit, Fail
     let (wave, args) = (args.wave, args.locks);
     let locks = chosen(&session, &args, |lock| lock.lock.released, "released")?;
     let scope = wave.as_ref().or(args.scope.as_ref());
-    let commands = by_scope(scope, &locks)?
-        .into_iter()
-        .map(|(scope, locks)| Action::Start(Start { scope, locks, reason: args.reason.clone() }));
+    let commands =
+        by_scope(scope, &locks)?.into_iter().map(|(scope, locks)| start_of(scope, locks, &args.reason));
     send_all(&session, commands.collect(), &args.keys)?;
     Ok(Exit::Ok)
 }
@@ -208,6 +207,15 @@ fn named(ids: &[String], records: &[LockRecord]) -> Result<Vec<LockRecord>, Fail
     Ok(found)
 }
 
+fn release_of(scope: Scope, locks: Vec<Digest>, reason: &str) -> Action {
+    let locks = LockSet::Ids(locks);
+    Action::Release(Release { scope, locks, lost_from: None, reason: reason.into() })
+}
+
+fn start_of(scope: Scope, locks: Vec<Digest>, reason: &str) -> Action {
+    Action::Start(Start { scope, locks: LockSet::Ids(locks), reason: reason.into() })
+}
+
 /// One command per scope and per 400 locks, for `scope` if one was named, or for the locks' own scopes.
 fn by_scope(scope: Option<&Scope>, locks: &[LockRecord]) -> Result<Vec<(Scope, Vec<Digest>)>, Failure> {
     let mut commands: Vec<(Scope, Vec<Digest>)> = Vec::new();
@@ -243,11 +251,10 @@ impl Ceremony {
         let topmost = unreleased.iter().map(|r| &r.lock.scope).min_by_key(|s| s.upward().count()).cloned();
         let release = by_scope(topmost.as_ref(), &unreleased)?
             .into_iter()
-            .map(|(scope, locks)| Action::Release(Release { scope, locks, reason: reason.into() }));
-        let halted: Vec<_> = blocking.iter().filter(|r| r.lock.stop.needs_start()).cloned().collect();
-        let start = by_scope(Some(scope), &halted)?
-            .into_iter()
-            .map(|(scope, locks)| Action::Start(Start { scope, locks, reason: reason.into() }));
+            .map(|(scope, locks)| release_of(scope, locks, reason));
+        let halted: Vec<_> = blocking.iter().filter(|r| r.lock.kind.needs_start()).cloned().collect();
+        let start =
+            by_scope(Some(scope), &halted)?.into_iter().map(|(scope, locks)| start_of(scope, locks, reason));
         let (release, start) = (release.collect(), start.collect());
         Ok(Self { blocking, below, release, start })
     }
@@ -256,42 +263,46 @@ impl Ceremony {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tagout_proto::command::StopMode;
+    use tagout_proto::lock::LockKind;
     use tagout_proto::view::{LockView, Tag};
 
     fn scope(text: &str) -> Scope {
         Scope::parse(text).unwrap()
     }
 
-    fn lock(id: u8, on: &str, stop: StopMode, released: bool) -> LockRecord {
+    fn lock(id: u8, on: &str, kind: LockKind, released: bool) -> LockRecord {
         let tag = Tag { reason: "r".into(), by: vec!["alice".into()], case: None };
         let id_and_index = (Digest([id; 32]), u64::from(id));
         let (id, index) = id_and_index;
-        let lock = LockView { id, scope: scope(on), stop, index, time_ms: 0, released, tag };
-        LockRecord { lock, started: vec![] }
+        let lock = LockView { id, scope: scope(on), kind, index, time_ms: 0, released, tag };
+        LockRecord { lock, started: vec![], lost_from: None }
     }
 
     #[test]
     fn a_ceremony_releases_all_that_blocks_and_starts_what_was_halted() {
         let records = vec![
-            lock(1, "*", StopMode::Pause, false),
-            lock(2, "demo", StopMode::Halt, false),
-            lock(3, "demo/a", StopMode::Halt, true),
-            lock(4, "demo/a/b", StopMode::Halt, false),
+            lock(1, "*", LockKind::Pause, false),
+            lock(2, "demo", LockKind::Halt, false),
+            lock(3, "demo/a", LockKind::Halt, true),
+            lock(4, "demo/a/b", LockKind::Halt, false),
         ];
         let ceremony = Ceremony::plan(&scope("demo/a"), "why", records).unwrap();
         let [Action::Release(release)] = &ceremony.release[..] else { panic!("{ceremony:?}") };
         assert_eq!(release.scope, Scope::fleet());
-        assert_eq!(release.locks, [Digest([1; 32]), Digest([2; 32])]);
+        assert_eq!(release.locks, LockSet::Ids(vec![Digest([1; 32]), Digest([2; 32])]));
         let [Action::Start(start)] = &ceremony.start[..] else { panic!("{ceremony:?}") };
         assert_eq!(start.scope, scope("demo/a"));
-        assert_eq!(start.locks, [Digest([2; 32]), Digest([3; 32])], "a pause takes no start");
+        assert_eq!(
+            start.locks,
+            LockSet::Ids(vec![Digest([2; 32]), Digest([3; 32])]),
+            "a pause takes no start"
+        );
         assert_eq!(ceremony.below.len(), 1);
     }
 
     #[test]
     fn a_lock_whose_wave_was_started_does_not_block() {
-        let mut record = lock(1, "demo", StopMode::Halt, true);
+        let mut record = lock(1, "demo", LockKind::Halt, true);
         record.started = vec![scope("demo/a")];
         let ceremony = Ceremony::plan(&scope("demo/a/b"), "why", vec![record.clone()]).unwrap();
         assert!(ceremony.blocking.is_empty());
@@ -301,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_scope_of_which_only_parts_are_held_names_them() {
-        let below: Vec<_> = (1..=12).map(|id| lock(id, "demo/a", StopMode::Halt, false)).collect();
+        let below: Vec<_> = (1..=12).map(|id| lock(id, "demo/a", LockKind::Halt, false)).collect();
         let failure = only_below(&scope("demo"), &below[..2]);
         assert_eq!(failure.exit, Exit::Failed);
         assert_eq!(
@@ -317,7 +328,7 @@ mod tests {
 
     #[test]
     fn locks_are_found_by_their_beginnings() {
-        let records = [lock(1, "a", StopMode::Halt, false), lock(2, "b", StopMode::Halt, false)];
+        let records = [lock(1, "a", LockKind::Halt, false), lock(2, "b", LockKind::Halt, false)];
         let find = |ids: &[&str]| named(&ids.iter().map(ToString::to_string).collect::<Vec<_>>(), &records);
         let full = records[0].lock.id.to_string();
         assert_eq!(find(&[&full, &full[..12]]).unwrap().len(), 1);
@@ -327,7 +338,7 @@ mod tests {
 
     #[test]
     fn many_locks_become_several_commands() {
-        let locks: Vec<_> = (0..=LOCK_IDS_MAX).map(|_| lock(1, "a", StopMode::Halt, false)).collect();
+        let locks: Vec<_> = (0..=LOCK_IDS_MAX).map(|_| lock(1, "a", LockKind::Halt, false)).collect();
         let sizes: Vec<_> = by_scope(None, &locks).unwrap().iter().map(|(_, ids)| ids.len()).collect();
         assert_eq!(sizes, [LOCK_IDS_MAX, 1]);
     }

@@ -91,7 +91,10 @@ impl<'a> Session<'a> {
     pub fn send_said(&self, signed: &Signed) -> Result<CommandAnswer, Failure> {
         let answer = self.send(&signed.envelope)?;
         let done = match signed.action {
-            Action::Stop(_) => "stopped",
+            Action::Lock(_) => "locked",
+            Action::Revoke(_) => "revoked grants on",
+            Action::Suspend(_) => "suspended keys on",
+            Action::Authority(_) => "changed the authority of",
             Action::Release(_) => "released",
             Action::Start(_) => "started",
             Action::Grant(_) => "granted",

@@ -72,7 +72,7 @@ impl Signed {
     /// Whether the authority lets its signers do this; a refusal says who is missing. Nothing has been sent then.
     pub fn check(&self, authority: &Authority) -> Result<(), Failure> {
         let signers = authority.signers(&self.envelope);
-        Ok(authority.authorise(self.action.kind(), self.action.scope(), &signers)?)
+        Ok(authority.authorise(self.action.kind(), &self.action.scope(), &signers)?)
     }
 
     pub fn summary(&self, authority: &Authority) -> SignedSummary {

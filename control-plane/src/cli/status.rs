@@ -101,7 +101,7 @@ fn verdict(out: &Out, agent: &Agent) -> String {
 
 fn held(lock: &LockView) -> String {
     let state = if lock.released { " (released, not started)" } else { "" };
-    format!("{} on {}{state}: {}", lock.stop.name(), lock.scope, lock.tag.reason)
+    format!("{} on {}{state}: {}", lock.kind.name(), lock.scope, lock.tag.reason)
 }
 
 pub fn say_locks(out: &Out, locks: &Locks) {
@@ -115,7 +115,7 @@ pub fn say_records(out: &Out, records: &[LockRecord]) {
 }
 
 fn row(out: &Out, record: &LockRecord, now_ms: u64) -> Vec<String> {
-    let LockView { id, scope, stop, index, time_ms, released, tag } = &record.lock;
+    let LockView { id, scope, kind, index, time_ms, released, tag } = &record.lock;
     let state = match (released, record.started.len() as u64) {
         (false, _) => out.ink(Ink::Red, "active"),
         (true, 0) => out.ink(Ink::Yellow, "released, not started"),
@@ -126,7 +126,7 @@ fn row(out: &Out, record: &LockRecord, now_ms: u64) -> Vec<String> {
     vec![
         id.short(),
         scope.to_string(),
-        stop.name().into(),
+        kind.name().into(),
         state,
         format!("by {}", tag.by.join(", ")),
         format!("since {since}, entry {index}"),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use tagout_proto::command::{Action, Stop, StopMode};
+use tagout_proto::command::{Action, LockCommand};
 use tagout_proto::digest::Digest;
+use tagout_proto::lock::LockKind;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::NAMESPACE;
 use tagout_proto::wire::{Agents, CommandAnswer, Locks, Problem, StopReach};
@@ -65,19 +66,24 @@ enum Mode {
 }
 
 impl StopArgs {
-    fn stop(&self) -> Result<Stop, Failure> {
-        let mode = match (self.mode, self.drain) {
-            (None | Some(Mode::Drain), Some(drain_ms)) => StopMode::Drain { drain_ms },
+    fn stop(&self) -> Result<LockCommand, Failure> {
+        let kind = match (self.mode, self.drain) {
+            (None | Some(Mode::Drain), Some(drain_ms)) => LockKind::Drain { drain_ms },
             (Some(Mode::Drain), None) => {
                 return Err(Failure::usage("--mode drain needs its time: add --drain 30s"));
             }
-            (None | Some(Mode::Halt), None) => StopMode::Halt,
-            (Some(Mode::Pause), None) => StopMode::Pause,
+            (None | Some(Mode::Halt), None) => LockKind::Halt,
+            (Some(Mode::Pause), None) => LockKind::Pause,
             (Some(Mode::Halt | Mode::Pause), Some(_)) => {
                 return Err(Failure::usage("--drain goes with --mode drain only"));
             }
         };
-        Ok(Stop { scope: self.scope.clone(), mode, reason: self.reason.clone(), case: self.case.clone() })
+        Ok(LockCommand {
+            scope: self.scope.clone(),
+            kind,
+            reason: self.reason.clone(),
+            case: self.case.clone(),
+        })
     }
 }
 
@@ -108,19 +114,19 @@ pub fn run(out: &Out, globals: &Globals, args: StopArgs) -> Result<Exit, Failure
     send(&session, stop, &args)
 }
 
-fn send(session: &Session<'_>, stop: Stop, args: &StopArgs) -> Result<Exit, Failure> {
+fn send(session: &Session<'_>, stop: LockCommand, args: &StopArgs) -> Result<Exit, Failure> {
     let out = session.out;
     // One signature stops: of several keys in the profile the first one does.
     let signers = match args.keys.keys.as_slice() {
         [] => signing::open_signers(&session.profile.keys[..session.profile.keys.len().min(1)])?,
         keys => signing::open_signers(keys)?,
     };
-    let mode = stop.mode;
-    let signed = Signed::new(session.deployment(), Action::Stop(stop), &signers)?;
+    let kind = stop.kind;
+    let signed = Signed::new(session.deployment(), Action::Lock(stop), &signers)?;
     signed.show(out, session.authority());
     // A stop is never refused here: if this machine's authority were old, the service would know better (S10).
     let answer = session.send(&signed.envelope)?;
-    say_stopped(out, mode, &answer);
+    say_stopped(out, kind, &answer);
 
     // From here on the stop stands. What goes wrong now is reported beside it, never instead of it.
     let mut problem = None;
@@ -147,11 +153,11 @@ fn send(session: &Session<'_>, stop: Stop, args: &StopArgs) -> Result<Exit, Fail
     Ok(exit)
 }
 
-fn say_stopped(out: &Out, mode: StopMode, answer: &CommandAnswer) {
+fn say_stopped(out: &Out, kind: LockKind, answer: &CommandAnswer) {
     let scope = out.ink(Ink::Bold, answer.scope.to_string());
     let done = out.ink(Ink::Red, "STOPPED");
     let again = if answer.repeated { ", as it was before" } else { "" };
-    out.line(format!("{done} {scope} ({}) at entry {}{again}", mode.name(), answer.index));
+    out.line(format!("{done} {scope} ({}) at entry {}{again}", kind.name(), answer.index));
     out.line(format!("lock {}", answer.digest));
     let reach = answer.reach;
     if reach.agents == 0 {
@@ -165,7 +171,7 @@ fn say_stopped(out: &Out, mode: StopMode, answer: &CommandAnswer) {
     }
 }
 
-fn dry_run(session: &Session<'_>, stop: &Stop) -> Result<Exit, Failure> {
+fn dry_run(session: &Session<'_>, stop: &LockCommand) -> Result<Exit, Failure> {
     #[derive(Serialize)]
     struct DryRun<'a> {
         dry_run: bool,
@@ -180,7 +186,7 @@ fn dry_run(session: &Session<'_>, stop: &Stop) -> Result<Exit, Failure> {
     let (found, instances) = (count(agents.agents.len() as u64, "agent"), count(instances, "instance"));
     out.line(format!(
         "a {} of {} would reach {found}, {instances}; nothing was signed",
-        stop.mode.name(),
+        stop.kind.name(),
         stop.scope
     ));
     status::say_agents(out, &agents, &locks);
@@ -191,10 +197,10 @@ fn dry_run(session: &Session<'_>, stop: &Stop) -> Result<Exit, Failure> {
     Ok(if agents.agents.is_empty() { Exit::NoAgents } else { Exit::Ok })
 }
 
-fn print_curl(out: &Out, globals: &Globals, stop: Stop, file: &Path) -> Result<Exit, Failure> {
+fn print_curl(out: &Out, globals: &Globals, stop: LockCommand, file: &Path) -> Result<Exit, Failure> {
     let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
     let client = Client::new(&profile, globals.node.as_deref())?;
-    let document = signing::draft(profile.deployment(), &Action::Stop(stop))?;
+    let document = signing::draft(profile.deployment(), &Action::Lock(stop))?;
     write_new(file, document.as_bytes(), 0o644).map_err(|mut failure| {
         if failure.problem.code == "exists" {
             failure.problem.detail.push_str(" (--out FILE writes to another)");
@@ -227,7 +233,7 @@ fn stock_lines(key: &str, file: &Path, ca: &Path, node: &str) -> [String; 2] {
 fn runbook(
     out: &Out,
     globals: &Globals,
-    stop: &Stop,
+    stop: &LockCommand,
     keys: &KeyArgs,
     copies: u16,
     dir: &Path,
@@ -246,7 +252,7 @@ fn runbook(
     std::fs::create_dir_all(dir).map_err(|e| Failure::file("make the folder", dir, &e))?;
     let mut written = Vec::new();
     for number in 1..=copies {
-        let signed = Signed::new(profile.deployment(), Action::Stop(stop.clone()), &signers)?;
+        let signed = Signed::new(profile.deployment(), Action::Lock(stop.clone()), &signers)?;
         // Found wrong on the day when it is needed, a runbook stop is worth nothing.
         signed.check(&profile.authority)?;
         let command = dir.join(format!("stop-{number:04}.json"));
@@ -282,10 +288,10 @@ mod tests {
 
     #[test]
     fn modes_and_drain_times() {
-        let mode = |args: &[&str]| parsed(args).stop().map(|stop| stop.mode);
-        assert_eq!(mode(&[]).unwrap(), StopMode::Halt);
-        assert_eq!(mode(&["--mode", "pause"]).unwrap(), StopMode::Pause);
-        assert_eq!(mode(&["--drain", "30s"]).unwrap(), StopMode::Drain { drain_ms: 30_000 });
+        let mode = |args: &[&str]| parsed(args).stop().map(|stop| stop.kind);
+        assert_eq!(mode(&[]).unwrap(), LockKind::Halt);
+        assert_eq!(mode(&["--mode", "pause"]).unwrap(), LockKind::Pause);
+        assert_eq!(mode(&["--drain", "30s"]).unwrap(), LockKind::Drain { drain_ms: 30_000 });
         for wrong in [&["--mode", "drain"][..], &["--mode", "halt", "--drain", "1s"]] {
             assert_eq!(mode(wrong).unwrap_err().exit, Exit::Usage);
         }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use tagout_proto::command::{Action, Deployment, Grant};
+use tagout_proto::command::{Action, Deployment, Grant, Seen};
+use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
 use tokio::process::{Child, Command};
@@ -165,8 +166,8 @@ async fn consent(node: &Node, dir: &Path) -> anyhow::Result<()> {
         let grant = Grant {
             scope: scope.clone(),
             expires_at_ms: now_ms + millis(CONSENT),
-            seen_epoch: ledger.epoch().id,
-            seen_size: ledger.size(),
+            seen: Seen { epoch: ledger.epoch().id, size: ledger.size(), authority: 1 },
+            terms: Terms::default(),
             reason: "demonstration".into(),
         };
         let deployment = ledger.deployment().context("the node has no genesis")?.clone();

@@ -237,20 +237,34 @@ impl Record {
 fn of_command(action: &Action) -> String {
     let scope = action.scope();
     match action {
-        Action::Stop(stop) => {
-            let case = stop.case.as_ref().map(|case| format!(" [{case}]")).unwrap_or_default();
-            format!("stop {scope} ({}) {:?}{case}", stop.mode.name(), stop.reason)
+        Action::Lock(lock) => {
+            let (action, kind) = (action.kind(), lock.kind.name());
+            let how = if action.name() == kind { String::new() } else { format!(" ({kind})") };
+            format!("{action} {scope}{how} {:?}{}", lock.reason, of_case(&lock.case))
+        }
+        Action::Revoke(revoke) => {
+            let grants = count(revoke.grants.len() as u64, "grant");
+            format!("revoke {grants} on {scope} {:?}{}", revoke.reason, of_case(&revoke.case))
+        }
+        Action::Suspend(suspend) => {
+            let keys = count(suspend.keys.len() as u64, "key");
+            format!("suspend {keys} {:?}{}", suspend.reason, of_case(&suspend.case))
         }
         Action::Release(release) => {
-            format!("release {} on {scope} {:?}", count(release.locks.len() as u64, "lock"), release.reason)
+            format!("release {} on {scope} {:?}", count(release.locks.count(), "lock"), release.reason)
         }
         Action::Start(start) => {
-            format!("start {scope} after {} {:?}", count(start.locks.len() as u64, "lock"), start.reason)
+            format!("start {scope} after {} {:?}", count(start.locks.count(), "lock"), start.reason)
         }
         Action::Grant(grant) => {
             format!("grant {scope} until {} {:?}", instant(grant.expires_at_ms), grant.reason)
         }
+        Action::Authority(authority) => format!("authority version {}", authority.version),
     }
+}
+
+fn of_case(case: &Option<String>) -> String {
+    case.as_ref().map(|case| format!(" [{case}]")).unwrap_or_default()
 }
 
 fn of_outcome(outcome: &Outcome) -> String {

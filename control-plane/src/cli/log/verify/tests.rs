@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use tagout_proto::command::{Action, Grant, Release, Start, Stop, StopMode};
+use tagout_proto::command::{Action, Grant, LockCommand, LockSet, Release, Start};
 use tagout_proto::envelope::Envelope;
+use tagout_proto::lock::LockKind;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::EntryKind;
 use tagout_proto::log::tile::{push_entry, subtree_root};
 use tagout_proto::log::tree;
 use tagout_proto::note::NoteSigner;
+use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 
 use super::super::seen::Seen;
@@ -65,15 +67,16 @@ impl World {
         let grant = Grant {
             scope: scope.clone(),
             expires_at_ms: u64::MAX / 1_000_000,
-            seen_epoch,
-            seen_size: 1,
+            seen: tagout_proto::command::Seen { epoch: seen_epoch, size: 1, authority: 1 },
+            terms: Terms::default(),
             reason,
         };
         apply(EntryKind::Command, self.sign(Action::Grant(grant), &["alice", "bob"]));
         let stop = self.stop("demo/a", "soar");
-        let locks = vec![stop.digest()];
+        let locks = LockSet::Ids(vec![stop.digest()]);
         apply(EntryKind::Command, stop);
-        let release = Release { scope: scope.clone(), locks: locks.clone(), reason: "r".into() };
+        let release =
+            Release { scope: scope.clone(), locks: locks.clone(), lost_from: None, reason: "r".into() };
         apply(EntryKind::Command, self.sign(Action::Release(release), &["alice", "bob"]));
         let start = Start { scope, locks, reason: "r".into() };
         apply(EntryKind::Command, self.sign(Action::Start(start), &["bob", "alice"]));
@@ -148,7 +151,7 @@ impl World {
 
 fn halt(scope: &str) -> Action {
     let scope = Scope::parse(scope).unwrap();
-    Action::Stop(Stop { scope, mode: StopMode::Halt, reason: "r".into(), case: None })
+    Action::Lock(LockCommand { scope, kind: LockKind::Halt, reason: "r".into(), case: None })
 }
 
 /// The index of the entry that is blamed, and what for.
