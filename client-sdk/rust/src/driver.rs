@@ -399,9 +399,9 @@ impl Driver {
 
     /// Brings one agent's cell, calls and confirmations in line with what is believed. Says when to look again.
     fn settle(&mut self, agent: &Arc<Agent>, now: Now) -> u64 {
-        let judgement = self.trusted.judge(&agent.scope, now);
+        let mut judgement = self.trusted.judge(&agent.scope, now);
         let next_ns = judgement.next_ns.unwrap_or(u64::MAX);
-        let Essential { until_ns, refusal } = judgement.essential.clone();
+        let Essential { until_ns, refusal } = std::mem::take(&mut judgement.essential);
         let essential = Essential { until_ns, refusal: refusal.map(|reason| self.explained(reason)) };
         match judgement.refusal.clone() {
             None => {

@@ -58,6 +58,8 @@ impl Trusted {
         // The restore stands at `lost_from`, and leases of its epoch come after it.
         self.log = Some(Floor { size: restore.lost_from.saturating_add(1), root: None });
         let came = Came { index: restore.lost_from, ..came };
+        // What was used and has ended may be lost there: the same bytes may stop again.
+        self.agents.values_mut().for_each(|agent| agent.cleared.clear());
         let (id, lock) = (document.digest(), Latched::restore(restore, document, came));
         self.latch(id, &lock);
         self.restored = Some((id, lock));

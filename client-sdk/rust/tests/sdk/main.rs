@@ -4,6 +4,7 @@ mod clearance;
 mod client;
 mod consent;
 mod fork;
+mod history;
 mod invariant;
 mod lease;
 mod lying;

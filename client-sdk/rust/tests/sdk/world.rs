@@ -36,8 +36,10 @@ pub(crate) enum Who {
     Dora = 4,
     /// Automation.
     Bot = 5,
-    /// Alice's next key.
+    /// Their next keys.
     AliceAgain = 6,
+    BobAgain = 7,
+    CarolAgain = 8,
     RootA = 11,
     RootB = 12,
     /// No root signer of the genesis.
