@@ -13,6 +13,7 @@ pub mod log;
 pub mod note;
 pub mod rule;
 pub mod scope;
+pub mod sentence;
 pub mod sshsig;
 pub mod strict;
 pub mod view;
