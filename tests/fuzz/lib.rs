@@ -111,6 +111,10 @@ impl<'a> Target<'a> {
 
     /// Checks every kept input, and then new ones. `check` panics where something does not hold.
     pub fn check(self, check: impl Fn(&[u8]) -> Answer) {
+        if cfg!(fuzzing_libfuzzer) && std::env::var_os("TAGOUT_FUZZ_NAME").is_some() {
+            println!("TARGET {}", self.name);
+            return;
+        }
         let check = |input: &[u8]| {
             let mut answer = Answer::Refused;
             let used = allocation_counter::measure(|| answer = check(input));

@@ -4,6 +4,7 @@ use std::fmt;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 use sha2::{Digest, Sha256};
+use tagout_proto::sentence::sentence;
 
 /// The kinds of key with which Tagout's principals sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +89,7 @@ impl PublicKey {
         let kind = [KeyKind::Ed25519, KeyKind::SecurityKey]
             .into_iter()
             .find(|kind| kind.name().as_bytes() == name)
-            .ok_or_else(|| {
-                NotUsable::WrongKind(String::from_utf8_lossy(name).escape_default().to_string())
-            })?;
+            .ok_or_else(|| NotUsable::WrongKind(sentence(String::from_utf8_lossy(name).escape_default())))?;
         let bytes = reader.string().and_then(|key| key.try_into().ok()).ok_or(NotUsable::Malformed)?;
         if kind == KeyKind::SecurityKey {
             reader.string().ok_or(NotUsable::Malformed)?; // the application, such as `ssh:`
@@ -153,3 +152,6 @@ impl<'a> Reader<'a> {
         Some(head)
     }
 }
+
+#[cfg(test)]
+mod fuzz;
