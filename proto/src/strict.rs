@@ -373,6 +373,9 @@ pub fn format_instant_ms(unix_ms: u64) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -71,6 +71,7 @@ mod guard;
 pub mod limits;
 mod nodes;
 mod push;
+mod sse;
 pub mod trusted;
 
 pub use client::{BuildError, Builder, Client, GuardError};

@@ -10,8 +10,6 @@ pub const LOCKS_MAX: usize = 65_536;
 pub const CLEARED_PER_AGENT_MAX: usize = 64;
 /// Locks in one view: a node shows the strongest of each kind.
 pub const LOCKS_PER_VIEW_MAX: usize = 16;
-/// Why a service holds a lock, as it is shown to people.
-pub const WHY_MAX_CHARS: usize = 300;
 
 /// Grants that one client remembers as revoked. One more denies all its agents for good.
 pub const REVOKED_MAX: usize = 100_000;

@@ -14,6 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use tagout_proto::lease::{LeaseRequest, LeaseResponse};
 use tagout_proto::scope::Scope;
+use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{Confirmation, Problem, TrustChain};
 
 use crate::limits::*;
@@ -211,7 +212,7 @@ async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Res
         bytes(node, response, PROBLEM_MAX_BYTES).await.ok().and_then(|b| serde_json::from_slice(&b).ok());
     let what = match problem {
         Some(problem) => {
-            format!("{status}: {}", problem.detail.chars().take(WHY_MAX_CHARS).collect::<String>())
+            format!("{status}: {}", sentence(problem.detail))
         }
         None => status.to_string(),
     };
@@ -226,7 +227,7 @@ async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Res
 async fn body<T: DeserializeOwned>(node: &str, response: Response, max: usize) -> Result<T, NodeError> {
     let bytes = bytes(node, response, max).await?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| NodeError::new(node, format!("its answer is malformed: {error}")))
+        .map_err(|error| NodeError::new(node, format!("its answer is malformed: {}", sentence(error))))
 }
 
 async fn bytes(node: &str, mut response: Response, max: usize) -> Result<Vec<u8>, NodeError> {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 use sha2::{Digest, Sha256};
+use tagout_proto::sentence::sentence;
 use tagout_proto::sshsig::{self, SshsigError};
 
 /// The kinds of key with which Tagout's principals sign.
@@ -87,7 +88,7 @@ impl PublicKey {
             Ok(key) => Ok(Self { key, comment }),
             Err(SshsigError::Algorithm) => {
                 let name = Reader(blob).string().ok_or(NotUsable::Malformed)?;
-                Err(NotUsable::WrongKind(String::from_utf8_lossy(name).escape_default().to_string()))
+                Err(NotUsable::WrongKind(sentence(String::from_utf8_lossy(name).escape_default())))
             }
             Err(error @ (SshsigError::WeakKey | SshsigError::Application(_))) => Err(NotUsable::Unfit(error)),
             Err(_) => Err(NotUsable::Malformed),
@@ -146,3 +147,6 @@ impl<'a> Reader<'a> {
         Some(head)
     }
 }
+
+#[cfg(test)]
+mod fuzz;

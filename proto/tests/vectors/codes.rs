@@ -77,6 +77,7 @@ impl Code for TrustError {
             Self::RootKey(_) => "root-key",
             Self::TooManySuspended => "too-many-suspended",
             Self::EpochRollback { .. } => "epoch-rollback",
+            Self::EpochReturns(_) => "epoch-returns",
             Self::RestoreAuthority { .. } => "restore-authority",
         }
         .into()

@@ -159,6 +159,8 @@ fn checkpoints_and_proofs() {
             ProofError::Malformed(_) => "malformed".into(),
             ProofError::Checkpoint(error) => checkpoint_code(&error),
             ProofError::NotIncluded { .. } => "not-included".into(),
+            ProofError::OtherSize { .. } => "other-size".into(),
+            ProofError::NotContinued { .. } => "not-continued".into(),
         };
         if let Some(proof) = case.get("proof") {
             let proof = InclusionProof::parse(text(proof)).map_err(proof_code)?;

@@ -17,7 +17,7 @@ use crate::clock::Now;
 use crate::denied::{Lock, Reason};
 use crate::limits::{CLEARED_PER_AGENT_MAX, LOCKS_MAX};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Agent {
     pub(super) lease: Option<Held>,
     pub(super) view: Option<Digest>,

@@ -18,7 +18,7 @@ pub(super) struct Consent {
 }
 
 /// Grants that are void as long as this process lives, also those that come later.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Revoked {
     /// By the grant's digest, each with the scope of a revoke that names it: it voids what lies there.
     named: BTreeSet<(Digest, Scope)>,

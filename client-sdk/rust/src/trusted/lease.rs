@@ -12,6 +12,7 @@ use tagout_proto::limits::{
 use tagout_proto::note::NoteError;
 use tagout_proto::rule::RULE_VERSION;
 use tagout_proto::scope::Scope;
+use tagout_proto::sentence::sentence;
 use tagout_proto::view::{Tag, View};
 
 use super::agent::Held;
@@ -272,7 +273,7 @@ impl Trusted {
                 }
             }
             LockAnswer::Held { why } => {
-                lock.held = Some(Obstacle::Service(why.chars().take(WHY_MAX_CHARS).collect()));
+                lock.held = Some(Obstacle::Service(sentence(why)));
             }
             LockAnswer::SendDocument => {
                 lock.wanted = true;
@@ -290,14 +291,15 @@ fn check_bounds(view: &View) -> Result<(), LeaseRefused> {
     if view.grants.len() > GRANTS_PER_VIEW_MAX {
         return unbounded("grants in a view");
     }
-    let too_long = |text: &String, max: usize| text.len() > max;
-    let tag_too_long = |tag: &Tag| {
-        too_long(&tag.reason, REASON_MAX_BYTES)
-            || tag.case.as_ref().is_some_and(|case| too_long(case, CASE_MAX_BYTES))
+    // No command has control characters, and people are shown these in terminals.
+    let unfit = |text: &String, max: usize| text.len() > max || text.contains(char::is_control);
+    let tag_unfit = |tag: &Tag| {
+        unfit(&tag.reason, REASON_MAX_BYTES)
+            || tag.case.as_ref().is_some_and(|case| unfit(case, CASE_MAX_BYTES))
             || tag.by.len() > SIGNATURES_MAX
-            || tag.by.iter().any(|name| too_long(name, NAME_MAX_BYTES))
+            || tag.by.iter().any(|name| unfit(name, NAME_MAX_BYTES))
     };
-    if view.locks.iter().any(|lock| tag_too_long(&lock.tag)) {
+    if view.locks.iter().any(|lock| tag_unfit(&lock.tag)) {
         return unbounded("a lock's tag");
     }
     Ok(())

@@ -40,6 +40,7 @@ use crate::limits::*;
 const NS_PER_MS: u64 = 1_000_000;
 
 /// The trusted set of one client.
+#[derive(Clone)]
 pub struct Trusted {
     /// As the genesis left it: every chain is verified from here on.
     genesis: Trust,

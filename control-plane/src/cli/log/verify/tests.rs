@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tagout_proto::command::{Action, Grant, LockCommand, LockSet, Release, Start};
 use tagout_proto::envelope::Envelope;
-use tagout_proto::lock::LockKind;
 use tagout_proto::ledger::{Ledger, Proposal};
+use tagout_proto::lock::LockKind;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::EntryKind;
 use tagout_proto::log::tile::{push_entry, subtree_root};
@@ -23,6 +23,8 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::profile::Profile;
 use crate::cli::signing::{Signed, sign};
 use crate::cli::testing::{self, Deployed};
+
+mod fuzz;
 
 /// A log in memory.
 #[derive(Clone, Default)]
