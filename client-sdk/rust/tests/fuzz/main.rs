@@ -4,9 +4,9 @@
 #[allow(dead_code, reason = "shared with the SDK's tests, which use all of it")]
 mod world;
 
-use tagout::proto::command::StopMode;
 use tagout::proto::envelope::Envelope;
 use tagout::proto::lease::{LeaseResponse, LockAnswer};
+use tagout::proto::lock::LockKind;
 use tagout::proto::view::View;
 use tagout::proto::wire::StopEvent;
 use tagout::trusted::Asked;
@@ -35,7 +35,7 @@ impl Scene {
     /// The agent is halted, by a lock that is still in force.
     fn halted() -> Self {
         let mut scene = Self::running();
-        let stop = scene.world.stop(AGENT, StopMode::Halt);
+        let stop = scene.world.stop(AGENT, LockKind::Halt);
         scene.guard.push(&stop);
         scene.asked = scene.guard.ask();
         scene
@@ -78,26 +78,26 @@ fn lease_answers() {
 fn lying_nodes() {
     let mut scene = Scene::halted();
     let id = scene.asked.request.known[0].id;
-    let stop = scene.guard.ask().request.known[0].stop.clone();
-    let stop = stop.unwrap_or_else(|| scene.world.reply(&scene.asked.request).views[0].grants[0].clone());
+    let placed = scene.guard.ask().request.known[0].document.clone();
+    let placed = placed.unwrap_or_else(|| scene.world.reply(&scene.asked.request).views[0].grants[0].clone());
     let view = scene.world.reply(&scene.asked.request).views.remove(0);
     let free = View { locks: vec![], ..view.clone() };
     // What one person signed, and what people signed for another lock.
     let world = &mut scene.world;
     let one = world.lifting("release", AGENT, id, &[Who::Alice]);
     let start = world.lifting("start", AGENT, id, &PEOPLE);
-    let other = world.stop(AGENT, StopMode::Pause).stop.digest();
+    let other = world.stop(AGENT, LockKind::Pause).stop.digest();
     let elsewhere = world.lifting("release", AGENT, other, &PEOPLE);
     let cleared = |release: &Envelope, start: Option<&Envelope>| LockAnswer::Cleared {
-        stop: stop.clone(),
-        release: release.clone(),
-        start: start.cloned(),
+        placed: placed.clone(),
+        release: clearing(release),
+        start: start.map(clearing),
     };
     let seeds: Vec<String> = [
         (view, LockAnswer::Held { why: "it is in force".into() }),
         (free.clone(), cleared(&one, Some(&start))),
         (free.clone(), cleared(&elsewhere, Some(&start))),
-        (free, LockAnswer::SendStop),
+        (free, LockAnswer::SendDocument),
     ]
     .iter()
     .map(|lie| serde_json::to_string(lie).unwrap())
@@ -121,7 +121,7 @@ fn lying_nodes() {
 #[test]
 fn pushed_stops() {
     let mut world = World::running();
-    let stops = [world.stop(AGENT, StopMode::Halt), world.stop("demo", StopMode::Drain { drain_ms: 60_000 })];
+    let stops = [world.stop(AGENT, LockKind::Halt), world.stop("demo", LockKind::Drain { drain_ms: 60_000 })];
     let seeds = stops.clone().map(|stop| serde_json::to_string(&stop).unwrap());
     let scene = Scene::running();
     let (before, now) = (scene.guard.judge(), scene.guard.now);
@@ -132,7 +132,7 @@ fn pushed_stops() {
     target.check(|bytes| {
         let Ok(event) = serde_json::from_slice::<StopEvent>(bytes) else { return Answer::Refused };
         let mut trusted = scene.guard.trusted.clone();
-        let accepted = trusted.accept_stop(&event, now);
+        let accepted = trusted.accept_push(&event, now);
         let after = trusted.judge(&scope(AGENT), now);
         assert!(after.allow_until_ns <= before.allow_until_ns, "S7: a stop never gives");
         match &accepted {
