@@ -269,6 +269,40 @@ fn s1_a_restore_begins_an_epoch_with_everything_halted() {
 }
 
 #[test]
+fn s6_a_stop_that_was_used_and_is_lost_stops_again() {
+    let (mut world, mut guard) = running();
+    let mut backup = world.clone();
+    let event = world.stop(AGENT, LockKind::Halt);
+    guard.push(&event);
+    world.release(AGENT, event.stop.digest());
+    world.start(AGENT, event.stop.digest());
+    guard.settle(&world).unwrap();
+    assert!(guard.allowed());
+    guard.push(&event);
+    assert!(guard.allowed(), "the same bytes never stop twice");
+    let restore = backup.restore(Digest([2; 32]));
+    guard.push(&restore);
+    // The restored log has never seen this stop, and takes it; so does the guard.
+    backup.send(&event.stop);
+    assert_eq!(guard.push(&event), [scope(AGENT)]);
+    assert_eq!(guard.judge().locks.len(), 2);
+}
+
+#[test]
+fn a_node_that_only_a_newer_authority_names_is_believed_once_that_is_proven() {
+    let (mut world, mut guard) = running();
+    world.succeed(|next| {
+        let key = node_signer(3).verifier().to_string();
+        next["nodes"].as_array_mut().unwrap().push(json!({"id": 3, "key": key}));
+    });
+    let by_the_new_node = |reply: &mut Reply| reply.signer = node_signer(3);
+    let error = guard.renew_with(&world, by_the_new_node).unwrap_err();
+    assert!(error == LeaseRefused::UnknownNode && error.asks_for_proof());
+    guard.learn(&world).unwrap();
+    guard.renew_with(&world, by_the_new_node).unwrap();
+}
+
+#[test]
 fn a_fresh_guard_learns_a_whole_history() {
     let mut world = World::running();
     world.succeed(|next| next["principals"][0]["keys"] = json!([line(Who::AliceAgain)]));
