@@ -108,6 +108,8 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::List(list))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        // Also an object without members is a level.
+        self.deeper::<A::Error>()?;
         let mut map = BTreeMap::new();
         while let Some(key) = items.next_key::<String>()? {
             if map.contains_key(&key) {
