@@ -1907,4 +1907,5 @@ def main():
     print(f"{len(every) - rejects} accept, {rejects} reject, {len(every)} in all")
 
 
-main()
+if __name__ == "__main__":
+    main()
