@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the vectors: what every implementation of SPEC.md must accept and refuse.
 
-    python3 generate.py [FOLDER]
+    python3 generate.py [FOLDER [RANDOM HISTORIES]]
 
 Needs the package `cryptography` and `ssh-keygen`. The output is the same at every run: all keys come from fixed seeds, Ed25519
 signatures follow from key and message, and no clock is read. Each case says what it shall show and is judged by tagout.py;
@@ -24,6 +24,7 @@ from tagout import _verify_signature  # noqa: E402
 T0 = 1_795_359_600_000
 AT = "2026-11-22T15:00:00Z"
 DAY = 86_400_000
+RANDOM_HISTORIES = 5
 
 ALICE, BOB, CAROL, ALICE_2, DORA, BOT = (Private(n) for n in (1, 2, 3, 4, 5, 6))
 ERIN, ERIN_2 = Private(7, "ssh:"), Private(8, "ssh:work")
@@ -103,11 +104,18 @@ OTHER = f"demo:{'ab' * 32}"
 ENVELOPES = [GENESIS]
 
 
+NUMBERS = {}
+
+
 def shared(envelope_):
     """The number of an envelope in `envelopes.json`: many cases use the same. The genesis is number 0."""
-    if envelope_ not in ENVELOPES:
+    key = (envelope_["document"], *envelope_["signatures"])
+    if not NUMBERS:
+        NUMBERS[(GENESIS["document"], *GENESIS["signatures"])] = 0
+    if key not in NUMBERS:
+        NUMBERS[key] = len(ENVELOPES)
         ENVELOPES.append(envelope_)
-    return ENVELOPES.index(envelope_)
+    return NUMBERS[key]
 
 
 def successor(of, version=2, signers=(ROOT_1, ROOT_2), drop=(), **changes):
@@ -1743,6 +1751,133 @@ def history_cases():
     h.log("the whole log", [104, 138, 142])
 
 
+# ---------------------------------------------------------------------------------------------------- random histories
+
+
+class Dice:
+    """Random choices that are the same in every version of Python."""
+
+    def __init__(self, seed):
+        self.state = sha256(f"tagout vectors {seed}".encode())
+
+    def below(self, n):
+        self.state = sha256(self.state)
+        return int.from_bytes(self.state[:8], "big") % n
+
+    def of(self, items):
+        return items[self.below(len(items))]
+
+    def some(self, items, most):
+        picked = {self.below(len(items)) for _ in range(1 + self.below(most))} if items else set()
+        return [items[n] for n in sorted(picked)]
+
+
+SCOPES = ["*", "a", "a/x", "a/x/1", "a/y", "ab", "b"]
+
+
+def random_history(number):
+    """Proposals of every kind in no order, most of them sensible, and after each a look at some agent."""
+    dice, h = Dice(number), History(f"random {number}")
+    ids, grants, coming, newest, epochs = [], [], [], GENESIS, 1
+    h.grant("*", essential=["x"])
+
+    def people(*usual):
+        return dice.of([usual] * 6 + [(ALICE,), (BOB, CAROL), (ALICE, CAROL), (BOT,), (ALICE, BOB, CAROL), (NEW, CAROL), (STRANGER,)])
+
+    def lock_document(scope):
+        kind = dice.of(["halt", "halt", "drain", "pause", "restrict", "isolate", "throttle"])
+        if kind in ("restrict", "isolate"):
+            return document(kind, scope)
+        if kind == "throttle":
+            return document(kind, scope, limits=dice.of([{"calls_per_minute": dice.below(9)}, {"tokens_per_minute": 5, "calls_per_minute": 9}]))
+        return document("stop", scope, mode=kind, **({"drain_ms": 60_000 * (1 + dice.below(9))} if kind == "drain" else {}))
+
+    def locks_for(action, scope):
+        """Mostly what the document can act on, sometimes anything."""
+        ledger = h.ledger
+        fitting = [i for i, k in sorted(ledger.locks.items(), key=lambda item: item[1]["index"]) if ledger.can_act(action, scope, k)]
+        roll = dice.below(10)
+        if roll < 2 and fitting:
+            before = ledger.size - dice.below(3)
+            listed = [i for i in fitting if ledger.locks[i]["index"] < before] or fitting
+            return bulk_of(listed[: len(listed) - (dice.below(8) == 0)] or listed, before)
+        if roll < 7 and fitting:
+            return dice.some(fitting, 4)
+        return dice.some(ids + [digest_of(e) for _, e in coming] + [hexdigest(b"nothing")], 2)
+
+    for _ in range(40):
+        scope, roll, sent = dice.of(SCOPES), dice.below(40), None
+        if roll < 7:
+            sent = ("command", envelope(js(lock_document(scope)), *people(ALICE)))
+            if dice.below(4) == 0:
+                coming.append(sent)
+                sent = None
+        elif roll < 14:
+            more = {"lost_from": dice.of([h.ledger.size, *[k["lost_from"] for k in h.ledger.locks.values() if k["lost_from"]]])} if dice.below(6) == 0 else {}
+            sent = ("command", envelope(js(document("release", scope, locks=locks_for("release", scope), **more)), *people(ALICE, BOB)))
+        elif roll < 21:
+            sent = ("command", envelope(js(document("start", scope, locks=locks_for("start", scope))), *people(ALICE, BOB)))
+        elif roll < 26:
+            trust = h.ledger.trust
+            seen = {"epoch": dice.of([trust.epoch[1]] * 9 + [PINNED]), "size": dice.below(h.ledger.size + 2), "authority": 1 + dice.below(trust.authority["version"] + dice.below(2))}
+            doc = document("grant", scope, expires_at=instant(h.now + dice.below(200) * 60_000), seen=seen, essential=[dice.of(["x", "y"])])
+            sent = ("command", envelope(js(doc), *people(BOB, CAROL)))
+            grants.append(digest_of(sent[1]))
+            if dice.below(5) == 0:
+                coming.append(sent)
+                sent = None
+        elif roll < 28 and grants:
+            sent = ("command", envelope(js(document("revoke", scope, grants=dice.some(grants + ids, 3))), *people(ALICE)))
+        elif roll == 28:
+            sent = ("command", envelope(js(document("suspend", keys=[dice.of([BOB, NEW, STRANGER, CAROL, ROOT_3]).line])), *people(ALICE)))
+        elif roll < 31:
+            trust = h.ledger.trust
+            bob = dice.of([[BOB], [NEW], [BOB, NEW]])
+            principals = [{**p, "keys": [k.line for k in bob] if p["name"] == "bob" else p["keys"]} for p in GENESIS_DOC["principals"]]
+            retired = [{"key": BOB.line, "principal": "bob", "grants": dice.some(grants, 3)}] if BOB not in bob and grants and dice.below(2) else None
+            roles = dice.of([GENESIS_DOC["roles"], GENESIS_DOC["roles"], [r if r["name"] != "consent" else {**r, "threshold": 3} for r in GENESIS_DOC["roles"]]])
+            more = {"retired": retired} if retired else {}
+            next_ = successor(newest, trust.authority["version"] + 1, dice.of([(ROOT_1, ROOT_2)] * 5 + [(ROOT_3,)]), principals=principals, roles=roles, disables=dice.below(4), **more)
+            sent = ("command", next_)
+        elif roll == 31:
+            epochs += 1
+            trust, lost = h.ledger.trust, h.ledger.size + dice.of([0, 0, 0, 1])
+            text = restore_document(epochs, hexdigest(u32(epochs)), (trust.authority["version"], trust.authority["digest"]), lost + 5, "ab" * 32, lost)
+            sent = ("restore", envelope(text, ROOT_1, ROOT_2))
+            if dice.below(3) == 0:
+                coming.append(sent)
+        elif roll < 34:
+            trip = {"tagout": 1, "deployment": DEPLOYMENT, "trip": scope, "nonce": hexdigest(u32(COUNT[0])), "issued_at": AT, "instance": "i", "reason": "r"}
+            COUNT[0] += 1
+            sent = ("trip", {"document": js(trip), "signatures": []})
+        elif roll == 34 and ids:
+            sent = ("outcome", {"document": js({"outcome": dice.of(ids)}), "signatures": []})
+        elif roll < 37 and coming:
+            sent = coming.pop(dice.below(len(coming)))
+        elif roll < 38:
+            step = dice.of([s for s in h.steps if "envelope" in s])
+            sent = (step["kind"], ENVELOPES[step["envelope"]])
+        else:
+            h.now += dice.of([-1, 1, 5, 60]) * 60_000
+        if sent is not None:
+            kind, envelope_ = sent
+            want = h.ledger.size
+            answer, entry = h.ledger.apply(kind, h.now, envelope_)
+            inputs = {"kind": kind, "time_ms": h.now, "envelope": shared(envelope_)}
+            h.step(None, (), inputs, {**answer, **({"entry": hexdigest(entry)} if entry else {})}, answer.get("reject", "accept"))
+            if entry:
+                assert h.ledger.size == want + 1
+                if digest_of(envelope_) in h.ledger.locks:
+                    ids.append(digest_of(envelope_))
+                if h.ledger.trust.authority["digest"] == digest_of(envelope_):
+                    newest = envelope_
+        agent = dice.of(SCOPES)
+        after = dice.of([0, 0, 60_000, 600_000])
+        h.look(agent, h.ledger.verdict(agent, h.now + after), after=after)
+    h.look("a/x/1", h.ledger.verdict("a/x/1", h.now), f"what is so in the end of history {number}", [98, 104, 152])
+    h.log(f"the log of history {number}", [103, 104, 138, 142])
+
+
 # ---------------------------------------------------------------------------------------------------- all of it
 
 NOTE = "Written by generate.py from SPEC.md; do not edit. Cases are described in README.md."
@@ -1753,6 +1888,8 @@ def main():
     for make in (json_cases, scope_cases, command_cases, placing_cases, sshsig_cases, envelope_cases, authority_cases, chain_cases,
                  rule_cases, entry_cases, tree_cases, note_cases, checkpoint_cases, view_cases, lease_cases, clearance_cases, history_cases):
         make()
+    for number in range(int(sys.argv[2]) if len(sys.argv) > 2 else RANDOM_HISTORIES):
+        random_history(number)
     files = {topic: {"note": NOTE, "cases": cases} for topic, cases in TOPICS.items()}
     files["history"] = {"note": NOTE, "histories": HISTORIES}
     files["envelopes"] = {"note": NOTE, "pinned": PINNED, "envelopes": ENVELOPES}
@@ -1770,4 +1907,5 @@ def main():
     print(f"{len(every) - rejects} accept, {rejects} reject, {len(every)} in all")
 
 
-main()
+if __name__ == "__main__":
+    main()

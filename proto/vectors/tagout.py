@@ -5,6 +5,7 @@ keeps no secrets safe and is slow.
 """
 
 import base64
+import functools
 import hashlib
 import re
 from datetime import datetime, timezone
@@ -493,6 +494,7 @@ PLAIN, TOKEN = "ssh-ed25519", "sk-ssh-ed25519@openssh.com"
 BEGIN, END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 
 
+@functools.lru_cache(maxsize=None)
 def point(data):
     """RFC 8032, section 5.1.3: the point in affine coordinates, or None."""
     y = int.from_bytes(data, "little")
@@ -516,6 +518,7 @@ def add(a, b):
     return (x, y)
 
 
+@functools.lru_cache(maxsize=None)
 def is_small(a):
     for _ in range(3):
         a = add(a, a)
