@@ -4,9 +4,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tagout_fuzz::{Answer, Target, mutate};
-use tagout_proto::command::ActionKind;
+use tagout_proto::command::{ActionKind, Listed};
 use tagout_proto::digest::Digest;
-use tagout_proto::lease::{LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
+use tagout_proto::lease::{Clearing, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
 use tagout_proto::rule::Verdict;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::*;
@@ -33,7 +33,7 @@ fn lease_request() {
     let seed = json!({
         "nonce": "ab".repeat(32), "instance": "host/1",
         "agents": [{"scope": "a/b"}, {"scope": "a/c", "view": "00".repeat(32)}],
-        "known": [{"id": "cd".repeat(32), "agent": "a/b"}, {"id": stop.digest(), "agent": "a/c", "stop": stop}],
+        "known": [{"id": "cd".repeat(32), "agent": "a/b"}, {"id": stop.digest(), "agent": "a/c", "document": stop}],
     });
     let seed = seed.to_string();
     let target =
@@ -47,15 +47,17 @@ fn lease_response() {
     let stop = world.stop_document("a", "drain");
     let lock = world.send(stop.clone()).unwrap().digest;
     let release = world.release_document("a", &[lock]);
+    let clearing = |listed| Clearing { envelope: release.clone(), listed };
+    let listed = Some(Listed { index: 1, path: vec![Digest([3; 32])] });
     let response = LeaseResponse {
         lease: lease().sign(&node_signer()),
         leaf_index: 1,
         path: vec![Digest([1; 32]), Digest([2; 32])],
         views: vec![None, Some(world.ledger.view(&scope("a/x"), world.now_ms))],
         answers: vec![
-            LockAnswer::Cleared { stop, release: release.clone(), start: Some(release) },
+            LockAnswer::Cleared { placed: stop, release: clearing(None), start: Some(clearing(listed)) },
             LockAnswer::Held { why: "not released".into() },
-            LockAnswer::SendStop,
+            LockAnswer::SendDocument,
         ],
     };
     let seed = serde_json::to_string(&response).unwrap();
@@ -96,7 +98,7 @@ fn other_bodies() {
         text(&|| {
             let reach = Reach { agents: 1, instances: 2 };
             let (action, scope) = (ActionKind::Stop, scope("a"));
-            let answer = CommandAnswer { action, scope, digest: lock, index: 2, time_ms: T0, repeated: false, reach };
+            let answer = CommandAnswer { action, scope, digest: lock, index: 2, time_ms: T0, repeated: false, awaited: 3, reach };
             serde_json::to_string(&answer).unwrap()
         }),
         text(&|| {
@@ -107,6 +109,7 @@ fn other_bodies() {
                 log_size: 3,
                 log_root: Digest([1; 32]),
                 authority_version: 1,
+                rule_version: 1,
                 limits: genesis_limits,
                 time_ms: T0,
                 locks: 1,
@@ -114,11 +117,12 @@ fn other_bodies() {
             };
             serde_json::to_string(&status).unwrap()
         }),
-        text(&|| serde_json::to_string(&AuthorityChain { authority: vec![genesis()] }).unwrap()),
+        text(&|| serde_json::to_string(&TrustChain { documents: vec![genesis()] }).unwrap()),
         text(&|| {
             let instances = vec![Instance { instance: "i".into(), seen_ms_ago: 5 }];
             let (scope, verdict, locks) = (scope("a"), Verdict::EssentialOnly, vec![lock]);
-            let agent = Agent { scope, verdict, locks, consent_until_ms: Some(T0), instances };
+            let terms = world.ledger.terms(&scope, T0);
+            let agent = Agent { scope, verdict, locks, terms, consent_until_ms: Some(T0), instances };
             serde_json::to_string(&Agents { agents: vec![agent] }).unwrap()
         }),
         text(&|| serde_json::to_string(&Locks { locks: vec![record.clone()] }).unwrap()),
@@ -145,7 +149,7 @@ fn other_bodies() {
             body::<Problem>(bytes).1,
             body::<CommandAnswer>(bytes).1,
             body::<Status>(bytes).1,
-            body::<AuthorityChain>(bytes).1,
+            body::<TrustChain>(bytes).1,
             body::<Agents>(bytes).1,
             body::<Locks>(bytes).1,
             body::<Confirmation>(bytes).1,

@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 use tagout_fuzz::{Answer, Target, mutate, same};
 use tagout_proto::authority::{Authority, PrincipalKind};
-use tagout_proto::command::{ActionKind, Command, Deployment};
+use tagout_proto::command::{Action, ActionKind, Command, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::*;
+use tagout_proto::lock::{LockKind, Trip, parse_placing};
+use tagout_proto::restore::Restore;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::strict::{format_instant_ms, parse_instant_ms};
@@ -33,7 +35,46 @@ pub(crate) fn commands() -> Vec<String> {
         world.release_document("a", &[lock, Digest([7; 32])]).document,
         world.start_document("a/b", &[lock]).document,
         world.grant_document("team", T0 + 1).document,
+        world.document("restrict", "a", json!({"case": "INC-1"})),
+        world.document("isolate", "a/b", json!({})),
+        world.document("throttle", "*", json!({"limits": {"calls_per_minute": 60, "tokens_per_minute": 9}})),
+        world.document("revoke", "team", json!({"grants": [Digest([8; 32])]})),
+        suspend_document(&mut world),
+        world.document(
+            "release",
+            "*",
+            json!({"locks": {"count": 2, "root": lock, "before": 9, "by": "bot"}}),
+        ),
+        world.document("release", "*", json!({"locks": [lock], "lost_from": 3})),
+        world.document("start", "a", json!({"locks": {"count": 1, "root": lock, "before": 9}})),
+        world.document(
+            "grant",
+            "a",
+            json!({"expires_at": "2027-01-01T00:00:00Z", "essential": ["alarm", "handover"],
+                   "limits": {"calls_per_minute": 5}, "seen": {"epoch": lock, "size": 3, "authority": 1}}),
+        ),
+        successor().to_string(),
     ]
+}
+
+fn suspend_document(world: &mut World) -> String {
+    let keys = [public_key(ALICE).to_openssh(), public_key(BOT).to_openssh()];
+    let mut document: Value =
+        serde_json::from_str(&world.document("suspend", "*", json!({"keys": keys}))).unwrap();
+    document.as_object_mut().unwrap().remove("scope");
+    document.to_string()
+}
+
+/// A second version of the authority, which retires one of Alice's keys.
+fn successor() -> Value {
+    let mut next = genesis_json();
+    let key = next["principals"][0]["keys"].as_array_mut().unwrap().pop().unwrap();
+    next["deployment"] = deployment().into();
+    next["version"] = 2.into();
+    next["previous"] = genesis().digest().to_string().into();
+    next["disables"] = 3.into();
+    next["retired"] = json!([{"key": key, "principal": "alice", "grants": [Digest([8; 32])]}]);
+    next
 }
 
 #[test]
@@ -49,16 +90,75 @@ fn command() {
             // Another reader of JSON finds the same in it: a document has one meaning.
             let read: Value = serde_json::from_slice(bytes).unwrap();
             let scope = read.get("agent_id").or(read.get("scope")).and_then(Value::as_str);
-            assert_eq!(scope, Some(command.action.scope().as_str()));
-            assert_eq!(read["deployment"], command.deployment.to_string());
-            assert_eq!(read["id"], command.id);
+            assert_eq!(scope.unwrap_or("*"), command.action.scope().as_str());
+            if !matches!(&command.action, Action::Authority(authority) if authority.version == 1) {
+                assert_eq!(read["deployment"], command.deployment.to_string());
+            }
             assert_eq!(read["issued_at"].as_str().and_then(parse_instant_ms), Some(command.issued_at_ms));
             let kind = command.action.kind();
             assert_eq!(read.get("action").and_then(Value::as_str).unwrap_or("stop"), kind.name());
             let limit = if kind == ActionKind::Stop { STOP_MAX_BYTES } else { COMMAND_MAX_BYTES };
-            assert!(bytes.len() <= limit && (1..=COMMAND_ID_MAX_BYTES).contains(&command.id.len()));
+            assert!(bytes.len() <= limit);
             assert!(command.issued_at_ms <= INSTANT_MAX_MS);
             assert!(!command.shutdown_form || kind == ActionKind::Stop);
+        }
+        Answer::of(&parsed)
+    });
+}
+
+/// What places a lock without being a command.
+#[test]
+fn trip_and_restore() {
+    let deployment = deployment();
+    let (nonce, at) = (Digest([5; 32]), "2026-11-22T15:00:00Z");
+    let seeds = [
+        json!({"tagout": 1, "deployment": deployment, "trip": "a/b", "nonce": nonce, "issued_at": at,
+               "instance": "host-1/4711", "reason": "r"})
+        .to_string(),
+        json!({"tagout": 1, "deployment": deployment, "restore": {"number": 2, "id": nonce}, "issued_at": at,
+               "authority": {"version": 1, "digest": nonce}, "checkpoint": {"size": 9, "root": nonce},
+               "lost_from": 7, "reason": "r"})
+        .to_string(),
+        commands().remove(0),
+    ];
+    let target = Target::new("placing", seeds.clone()).make(|random| {
+        let seed = random.pick(&seeds);
+        mutate::json(random, &seed).into_bytes()
+    });
+    target.check(|bytes| {
+        let placed = same(|| parse_placing(bytes));
+        if let Ok(placed) = &placed {
+            // Guards take the kind and the scope of a lock from here: as the document's own reader has them.
+            let trip = Trip::parse(bytes).map(|trip| trip.scope);
+            let restore = Restore::parse(bytes).map(|restore| restore.lost_from);
+            assert_eq!(restore.is_ok(), placed.lost_from.is_some());
+            if let Ok(lost_from) = restore {
+                assert_eq!((placed.lost_from, placed.scope.is_fleet()), (Some(lost_from), true));
+            } else if let Ok(scope) = trip {
+                assert_eq!((&placed.scope, placed.kind), (&scope, LockKind::Halt));
+            } else {
+                assert_eq!(Command::parse(bytes).unwrap().action.scope(), placed.scope);
+            }
+        }
+        Answer::of(&placed)
+    });
+}
+
+/// Versions after the genesis.
+#[test]
+fn authority_document() {
+    let seed = successor().to_string();
+    let target =
+        Target::new("authority", [seed.clone()]).make(|random| mutate::json(random, &seed).into_bytes());
+    target.check(|bytes| {
+        let parsed = same(|| Authority::parse(bytes));
+        if let Ok(authority) = &parsed {
+            assert_eq!(authority.succession.is_none(), authority.version == 1);
+            assert_eq!(authority.digest, Digest::of(bytes));
+            for retired in authority.retired() {
+                assert!(authority.principal_of(&retired.key).is_none(), "it signs nothing new");
+                assert!(authority.principals.iter().any(|p| p.name == retired.principal));
+            }
         }
         Answer::of(&parsed)
     });

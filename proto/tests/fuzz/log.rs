@@ -6,7 +6,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::*;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::{Entry, EntryKind};
-use tagout_proto::log::proof::InclusionProof;
+use tagout_proto::log::proof::{ConsistencyProof, InclusionProof};
 use tagout_proto::log::tile::{self, TileId, TileKind};
 use tagout_proto::log::tree;
 
@@ -152,6 +152,41 @@ fn inclusion_proof() {
             let verified = proof.verify(&entries[1], &key, &origin);
             if let Ok(opened) = &verified {
                 assert_eq!((opened, proof.index, &proof.path), (&checkpoint, 1, &proofs[1].path));
+            }
+            Answer::of(&verified);
+        }
+        Answer::of(&parsed)
+    });
+}
+
+#[test]
+fn consistency_proof() {
+    let (entries, signer) = (entries(), node_signer());
+    let (key, origin) = (signer.verifier(), deployment());
+    let leaves: Vec<_> = entries.iter().map(|e| tree::leaf_hash(e)).collect();
+    let checkpoint = |size: usize| Checkpoint {
+        origin: origin.clone(),
+        size: size as u64,
+        root: tree::root(&leaves[..size]),
+    };
+    let (old, new) = (checkpoint(leaves.len() - 2), checkpoint(leaves.len()));
+    let mut perfect = |level: u32, n: u64| {
+        let (from, len) = ((n as usize) << level, 1 << level);
+        Ok::<_, std::convert::Infallible>(tree::root(&leaves[from..from + len]))
+    };
+    let path = tree::prove_consistency(old.size, new.size, &mut perfect).unwrap();
+    let honest = ConsistencyProof { old_size: old.size, path, checkpoint: new.sign(&signer) };
+    let seed = honest.to_text();
+    let target =
+        Target::new("consistency", [seed.clone()]).make(|random| mutate::lines(random, &seed).into_bytes());
+    target.check(|bytes| {
+        let text = lossy(bytes);
+        let parsed = same(|| ConsistencyProof::parse(&text));
+        if let Ok(proof) = &parsed {
+            assert_eq!(proof.to_text(), text, "a proof has one spelling");
+            let verified = proof.verify(&old, &key, &origin);
+            if let Ok(opened) = &verified {
+                assert_eq!((opened, proof.old_size, &proof.path), (&new, honest.old_size, &honest.path));
             }
             Answer::of(&verified);
         }

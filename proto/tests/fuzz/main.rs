@@ -8,6 +8,9 @@ mod state;
 #[path = "../core/support.rs"]
 #[allow(dead_code, reason = "shared with the core's tests, which use all of it")]
 mod support;
+#[path = "../core/token.rs"]
+#[allow(dead_code, reason = "shared with the core's tests, which use all of it")]
+mod token;
 
 use std::borrow::Cow;
 
