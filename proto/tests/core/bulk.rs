@@ -103,7 +103,7 @@ fn s2_what_changed_since_the_list_was_signed_is_refused() {
     let more = bulk(&world, ActionKind::Release, "a", world.ledger.size(), None);
     let later = world.stop("a/4", "halt");
     world.command("release", "a", more, &[ALICE, BOB]).unwrap();
-    assert_eq!(world.ledger.lock(&later).unwrap().lock.released, false);
+    assert!(!world.ledger.lock(&later).unwrap().lock.released);
 
     // The same count with another root, and the root of another scope's locks.
     let mut more = bulk(&world, ActionKind::Start, "a", world.ledger.size(), None);

@@ -744,7 +744,7 @@ proptest! {
     ) {
         let outcome = |locks: &[(&'static str, LockKind)]| {
             let mut run = Run::new();
-            locks.iter().for_each(|(scope, kind)| run.take(&Step::Lock { scope: *scope, kind: *kind }));
+            locks.iter().for_each(|(scope, kind)| run.take(&Step::Lock { scope, kind: *kind }));
             (run.verdicts(), SCOPES.map(|agent| run.world.terms(agent)))
         };
         prop_assert_eq!(outcome(&locks.0), outcome(&locks.1));

@@ -9,12 +9,14 @@ use tagout_proto::command::{Command, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::lease::{Lease, LeaseRequest, LeaseResponse};
 use tagout_proto::ledger::Ledger;
+use tagout_proto::lock::{Trip, parse_placing};
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::Entry;
 use tagout_proto::log::proof::InclusionProof;
 use tagout_proto::log::tile::{self, TileId};
 use tagout_proto::log::tree;
 use tagout_proto::note::VerifierKey;
+use tagout_proto::restore::Restore;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature};
 use tagout_proto::strict::{format_instant_ms, parse_instant_ms};
@@ -88,6 +90,8 @@ fn text(bytes: &[u8]) -> String {
 fn read_all(text: &str) {
     let key = node_signer().verifier();
     let _ = Command::parse(text.as_bytes());
+    let _ = parse_placing(text.as_bytes());
+    let _ = Authority::parse(text.as_bytes());
     let _ = SshSignature::parse(text).map(|s| s.verify(b"x"));
     let _ = Lease::open(text, &key);
     let _ = Checkpoint::open(text, &key, "demo:00");
@@ -268,16 +272,37 @@ proptest! {
         let head = r#""tagout":1,"deployment":"demo:DD","id":"c","issued_at":"2026-11-22T15:00:00Z","scope":"a/b","reason":"r""#;
         let documents = [
             format!(r#"{{{head},"action":"stop","mode":"drain","drain_ms":60000,"case":"INC-4711"}}"#),
-            format!(r#"{{{head},"action":"release","locks":["DD"]}}"#),
+            format!(r#"{{{head},"action":"throttle","limits":{{"calls_per_minute":5}}}}"#),
+            format!(r#"{{{head},"action":"isolate"}}"#),
+            format!(r#"{{{head},"action":"revoke","grants":["DD"]}}"#),
+            format!(r#"{{{head},"action":"release","locks":["DD"],"lost_from":7}}"#),
+            format!(r#"{{{head},"action":"release","locks":{{"count":9,"root":"DD","before":7,"by":"bot"}}}}"#),
             format!(r#"{{{head},"action":"start","locks":["DD"]}}"#),
             format!(r#"{{{head},"action":"grant","expires_at":"2026-11-23T15:00:00Z","seen":{{"epoch":"DD","size":7,"authority":1}}}}"#),
         ];
         let document = which.get(&documents).replace("DD", &"d0".repeat(32));
         prop_assert!(Command::parse(document.as_bytes()).is_ok());
+        prop_assert_eq!(parse_placing(document.as_bytes()).is_ok(), which.index(documents.len()) < 3);
         let changed = mutated(document.into_bytes(), &edits);
         let _ = Command::parse(&changed);
         read_all(&text(&changed));
         read_all(&text(&mutated(genesis_json().to_string().into_bytes(), &edits)));
+    }
+
+    /// What places a lock without being a command, and what succeeds the genesis.
+    #[test]
+    fn mutated_trips_restores_and_authorities(edits in edits()) {
+        static DOCUMENTS: LazyLock<[String; 3]> = LazyLock::new(|| {
+            let mut world = World::new();
+            [world.trip_document("a").document, world.restore_of().to_document(), world.successor(|_| ())]
+        });
+        for document in DOCUMENTS.iter() {
+            let changed = mutated(document.clone().into_bytes(), &edits);
+            read_all(&text(&changed));
+            // Whatever is read, one document is of one kind only.
+            let kinds = [Trip::parse(&changed).is_ok(), Restore::parse(&changed).is_ok(), Command::parse(&changed).is_ok()];
+            prop_assert!(kinds.into_iter().filter(|is| *is).count() <= 1);
+        }
     }
 }
 

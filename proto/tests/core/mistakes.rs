@@ -166,4 +166,8 @@ fn s5_a_stray_bad_signature_neither_spoils_a_command_nor_helps_it() {
     assert!(world.send(with(&[BOB])).is_err());
     world.send(with(&[BOB, CAROL])).unwrap();
     assert_eq!(world.verdict("a"), Enabled);
+    let mut stop = world.stop_document("a", "halt");
+    stop.signatures.splice(0..0, strays.iter().cloned());
+    world.send(stop).unwrap();
+    assert_eq!(world.verdict("a"), Denied, "S10: a stop is taken whatever else hangs on it");
 }
