@@ -9,3 +9,4 @@ mod openapi;
 mod power_cut;
 mod put_back;
 mod size;
+mod tampering;

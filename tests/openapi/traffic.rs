@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 
 use reqwest::header::HeaderMap;
 use reqwest::multipart::{Form, Part};
-use reqwest::{Client, Method, Request, RequestBuilder, Response};
+use reqwest::{Client, Method, Request, RequestBuilder, Response, Url};
 use serde_json::{Value, json};
-use tagout_control_plane::api::OPENAPI;
-use tagout_proto::command::{Action, BulkLocks, Grant, LockSet, Release, Revoke, Seen, Suspend};
+use tagout_proto::command::{Action, BulkLocks, Grant, LockCommand, LockSet, Release, Revoke, Seen, Suspend};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::LeaseResponse;
@@ -19,8 +18,11 @@ use tagout_proto::rule::{CallLimits, Terms};
 use tagout_proto::sshsig::PublicKey;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime, stop};
 
-use super::document::{METHOD_NOT_ALLOWED, NO_SUCH_PATH, Operation, codes, document, operations, responses};
-use super::schema::{Met, Schemas, escaped};
+use super::document::{
+    METHOD_NOT_ALLOWED, NO_SUCH_PATH, Operation, codes, committed, document, operations, parameters,
+    responses,
+};
+use super::schema::{Met, Schemas, escaped, resolve};
 
 /// Refusals that this test cannot bring about, and what they would take.
 const NOT_PROVOKED: &[(&str, &str)] = &[
@@ -63,8 +65,7 @@ fn the_node_serves_the_committed_document() {
     runtime().block_on(async {
         let answer = http.get(deployment.url("/openapi.json")).send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "application/json");
-        let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../control-plane/openapi.json");
-        assert!(answer.bytes().await.unwrap() == std::fs::read(committed).unwrap(), "it serves another one");
+        assert!(answer.text().await.unwrap() == committed(), "it serves another one");
 
         // Every documented path is there, with the methods that are documented and no others.
         let document = document();
@@ -159,7 +160,8 @@ impl<'a> Traffic<'a> {
             essential: ["shutdown".to_owned()].into(),
             limits: CallLimits { calls_per_minute: Some(600), tokens_per_minute: Some(100_000) },
         };
-        let grant = self.grant("doc", terms, self.seen().await);
+        let seen = self.seen().await;
+        let grant = self.grant("doc", terms, seen);
         self.taken(&grant, 201).await;
 
         // One agent for every kind of lock, one without any, and one that nobody consents to.
@@ -184,7 +186,9 @@ impl<'a> Traffic<'a> {
 
         let mut locks = Vec::new();
         for (agent, kind) in kinds {
-            let envelope = self.deployment.envelope(&["alice"], &stop(agent, kind));
+            let (scope, reason, case) = (parse(agent), "test".into(), Some("INC-4711".into()));
+            let action = Action::Lock(LockCommand { scope, kind, reason, case });
+            let envelope = self.deployment.envelope(&["alice"], &action);
             self.taken(&envelope, 201).await;
             locks.push(envelope);
         }
@@ -248,9 +252,7 @@ impl<'a> Traffic<'a> {
         assert_eq!(settled["instances"][0]["state"], json!({"state": "bounded"}));
 
         self.releases_and_starts(halt, &paused).await;
-        for name in ["hello", "renew", "stop"] {
-            self.hears(&mut events, name).await;
-        }
+        self.hears(&mut events, ["hello", "renew", "stop"]).await;
     }
 
     async fn releases_and_starts(&mut self, halt: &Envelope, paused: &Digest) {
@@ -388,8 +390,10 @@ impl<'a> Traffic<'a> {
             (Envelope { signatures: Vec::new(), ..good.clone() }, "unsigned"),
             (self.deployment.signed(&["stranger"], good.document.clone()), "no-valid-signature"),
             (
-                self.deployment
-                    .signed(&["alice"], good.document.replace("test\"", &"x".repeat(STOP_MAX_BYTES))),
+                self.deployment.signed(
+                    &["alice"],
+                    good.document.replace("\"test\"", &format!("\"{}\"", "x".repeat(STOP_MAX_BYTES))),
+                ),
                 "too-large",
             ),
             (self.deployment.signed(&["alice"], elsewhere), "wrong-deployment"),
@@ -430,6 +434,7 @@ impl<'a> Traffic<'a> {
                 self.asked("shutdownAgent", request, status).await;
             }
         }
+        self.get("listLocks", "/v1/locks", 200).await;
     }
 
     async fn authorities(&mut self) {
@@ -498,6 +503,7 @@ impl<'a> Traffic<'a> {
         for (envelope, code) in &refused {
             self.refuses(envelope, code).await;
         }
+        self.says("tryAuthority", "/v1/authority/impact", &genesis, 200).await;
         let answer = self.says("tryAuthority", "/v1/authority/impact", &impact, 200).await;
         assert!(answer["disables"].as_array().unwrap().contains(&json!("doc")), "{answer}");
         self.refused("tryAuthority", self.post("/v1/authority/impact").body("{}"), "bad-document").await;
@@ -598,6 +604,7 @@ impl<'a> Traffic<'a> {
     async fn asked(&mut self, id: &str, request: RequestBuilder, status: u16) -> Value {
         let request = request.build().expect("a request");
         let what = format!("{} {}", request.method(), request.url());
+        self.parameters_fit(id, request.url());
         let answer = self.send(id, request).await;
         let (found, body) = self.answered(id, answer).await;
         assert_eq!(found, status, "{what}: {body}");
@@ -619,6 +626,7 @@ impl<'a> Traffic<'a> {
 
     async fn listen(&mut self, scope: &str) -> Events {
         let request = self.read(&format!("/v1/events?scope={scope}")).build().unwrap();
+        self.parameters_fit("listenForStops", request.url());
         let answer = self.send("listenForStops", request).await;
         let at = self.foretold("listenForStops", answer.status().as_u16());
         self.judge_head(&at, answer.headers());
@@ -626,10 +634,11 @@ impl<'a> Traffic<'a> {
         Events { answer, text: String::new() }
     }
 
-    /// Reads up to the next event of this name; those before it must fit as well.
-    async fn hears(&mut self, events: &mut Events, wanted: &str) {
+    /// Reads until an event of each name has come; every one must fit.
+    async fn hears<const N: usize>(&mut self, events: &mut Events, wanted: [&str; N]) {
+        let mut wanted = BTreeSet::from(wanted);
         let at = self.foretold("listenForStops", 200) + "/content/text~1event-stream/x-tagout-events";
-        loop {
+        while !wanted.is_empty() {
             let event = events.next().await;
             let mut lines = event.lines();
             let (name, data) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
@@ -639,9 +648,7 @@ impl<'a> Traffic<'a> {
             let data = serde_json::from_str(data).unwrap_or_else(|e| panic!("{e}: {event:?}"));
             assert!(self.document.pointer(&format!("{at}/{name}")).is_some(), "{name} is not documented");
             self.fits(&format!("{at}/{name}"), &data);
-            if name == wanted {
-                return;
-            }
+            wanted.remove(name);
         }
     }
 
@@ -707,7 +714,7 @@ impl<'a> Traffic<'a> {
             assert!(documented.iter().any(|d| d.eq_ignore_ascii_case(name)), "{at} does not document {name}");
         }
         for name in documented {
-            let (header, _) = self.schemas.resolve(&format!("{at}/headers/{name}"));
+            let header = resolve(self.document, &format!("{at}/headers/{name}"));
             let value = headers.get(name.as_str()).unwrap_or_else(|| panic!("{at}: {name} is missing"));
             self.fits(&format!("{header}/schema"), &value.to_str().unwrap().into());
         }
@@ -725,6 +732,38 @@ impl<'a> Traffic<'a> {
 
     fn fits(&mut self, at: &str, value: &Value) {
         self.schemas.check(at, value, &mut self.met).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// What the path and the query of a good request say must be foretold as well.
+    fn parameters_fit(&mut self, id: &str, url: &Url) {
+        let operation = self.named(id).clone();
+        let mut names = Vec::new();
+        for at in parameters(self.document, &operation) {
+            let parameter = self.document.pointer(&at).expect("a parameter");
+            let name = parameter["name"].as_str().expect("a name");
+            names.push(name);
+            let value = if parameter["in"] == "path" {
+                let (before, after) = operation.path.split_once(&format!("{{{name}}}")).expect("its place");
+                let rest = &url.path()[before.len()..];
+                Some(if after.is_empty() { rest } else { rest.split('/').next().unwrap() }.to_owned())
+            } else {
+                url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+            };
+            let Some(value) = value else {
+                assert_ne!(parameter["required"], true, "{id} is not told {name}");
+                continue;
+            };
+            let kind =
+                self.document.pointer(&format!("{}/type", resolve(self.document, &format!("{at}/schema"))));
+            let value = match kind.and_then(Value::as_str) {
+                Some("integer") => json!(value.parse::<u64>().expect("a whole number")),
+                Some("array") => json!(value.split(',').collect::<Vec<_>>()),
+                _ => json!(value),
+            };
+            self.fits(&format!("{at}/schema"), &value);
+        }
+        let unknown = url.query_pairs().find(|(key, _)| !names.contains(&key.as_ref()));
+        assert!(unknown.is_none(), "{id} does not document {unknown:?}");
     }
 
     fn fits_its_form(&mut self, id: &str, envelope: &Envelope) {

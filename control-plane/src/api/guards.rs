@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tagout_proto::lease::{LeaseRequest, LeaseResponse};
 use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, KNOWN_PER_LEASE_MAX};
+use tagout_proto::sentence::sentence;
 use tagout_proto::wire::Confirmation;
 
 use super::Api;
@@ -72,8 +73,11 @@ fn unreadable(rejection: JsonRejection) -> Problem {
             let detail = "the request is too large; ask for fewer agents at a time, in several requests";
             Problem::new(Code::TooLarge, detail)
         }
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::NotJson, rejection.body_text()),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::NotJson, sentence(rejection.body_text())),
         // A key that is missing or wrong is a bad request like any other.
-        _ => Problem::new(Code::BadRequest, rejection.body_text()),
+        _ => Problem::new(Code::BadRequest, sentence(rejection.body_text())),
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -73,6 +73,7 @@ codes! {
     AlreadyReleased CONFLICT "already-released"
     AuthorityAhead CONFLICT "authority-ahead"
     DisablesMore CONFLICT "disables-more"
+    EpochReturns CONFLICT "epoch-returns"
     EpochRollback CONFLICT "epoch-rollback"
     NotReleased CONFLICT "not-released"
     OtherLocks CONFLICT "other-locks"
@@ -129,6 +130,10 @@ impl Problem {
         self.code
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
     pub fn detail(&self) -> &str {
         &self.detail
     }
@@ -136,7 +141,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.code.status();
+        let status = self.status();
         let body = wire::Problem {
             code: self.code.name().into(),
             status: status.as_u16(),
@@ -212,6 +217,7 @@ fn trust(error: &TrustError) -> Code {
         TrustError::TooManySuspended => Code::TooManySuspended,
         TrustError::EpochRollback { .. } => Code::EpochRollback,
         TrustError::RestoreAuthority { .. } => Code::RestoreAuthority,
+        TrustError::EpochReturns(_) => Code::EpochReturns,
         // The ledger tells these as refusals of its own.
         TrustError::Malformed(_)
         | TrustError::TooLarge(_)

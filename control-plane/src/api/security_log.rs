@@ -53,7 +53,7 @@ impl SecurityLog {
         let attempt = Attempt {
             time: format_instant_ms(clock::wall_ms()),
             peer,
-            status: problem.code().status().as_u16(),
+            status: problem.status().as_u16(),
             code: problem.code().name(),
             detail: problem.detail(),
             digest: envelope.map(|e| e.digest().to_string()),

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
+use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{Agents, CommandAnswer, Locks, Problem, Status, StopReach};
 
 use super::failure::{Exit, Failure, chain};
@@ -112,7 +113,7 @@ impl Client {
     }
 
     fn parse<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
-        serde_json::from_slice(&body).map_err(|e| self.strange(path, &e.to_string()))
+        serde_json::from_slice(&body).map_err(|e| self.strange(path, &sentence(e)))
     }
 
     fn text(&self, path: &str, body: Vec<u8>) -> Result<String, Failure> {
@@ -200,6 +201,9 @@ fn accepted(answer: Answer) -> Result<Vec<u8>, Failure> {
         detail: format!("the node answered {} without saying why", answer.status),
     })))
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

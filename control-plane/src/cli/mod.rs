@@ -12,6 +12,8 @@ mod client;
 pub mod document;
 mod failure;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod grant;
 pub mod init;
 mod keys;

@@ -79,7 +79,7 @@ impl Agent {
     /// The signature blob exactly as the agent made it; a security key's flags and counter are part of it.
     pub(super) fn sign(&self, key: &PublicKey, data: &[u8]) -> Result<Vec<u8>, SignError> {
         let mut request = vec![SIGN_REQUEST];
-        put_string(&mut request, key.blob());
+        put_string(&mut request, &key.blob());
         put_string(&mut request, data);
         request.extend(0_u32.to_be_bytes()); // no flags: they choose among RSA's hashes
         let answer = self.ask(&request, SIGN_TIMEOUT)?;
@@ -96,24 +96,7 @@ impl Agent {
     }
 
     fn identities(&self) -> Result<Vec<Identity>, SignError> {
-        let answer = self.ask(&[REQUEST_IDENTITIES], LIST_TIMEOUT)?;
-        let Some((&IDENTITIES_ANSWER, body)) = answer.split_first() else {
-            return Err(SignError::AgentAnswer { what: "it is no list of keys" });
-        };
-        let cut = SignError::AgentAnswer { what: "its list of keys is cut short" };
-        let mut reader = Reader(body);
-        let Some(count) = reader.u32() else { return Err(cut) };
-        if count > MAX_IDENTITIES {
-            return Err(SignError::AgentAnswer { what: "it lists too many keys" });
-        }
-        let mut identities = Vec::new();
-        for _ in 0..count {
-            let (Some(blob), Some(comment)) = (reader.string(), reader.string()) else { return Err(cut) };
-            // Comments are shown to people; a control character could rewrite their terminal.
-            let comment = String::from_utf8_lossy(comment).replace(char::is_control, "?");
-            identities.push(Identity { blob: blob.to_vec(), comment });
-        }
-        Ok(identities)
+        read_identities(&self.ask(&[REQUEST_IDENTITIES], LIST_TIMEOUT)?)
     }
 
     fn ask(&self, request: &[u8], timeout: Duration) -> Result<Vec<u8>, SignError> {
@@ -145,6 +128,26 @@ impl Agent {
     }
 }
 
+fn read_identities(answer: &[u8]) -> Result<Vec<Identity>, SignError> {
+    let Some((&IDENTITIES_ANSWER, body)) = answer.split_first() else {
+        return Err(SignError::AgentAnswer { what: "it is no list of keys" });
+    };
+    let cut = SignError::AgentAnswer { what: "its list of keys is cut short" };
+    let mut reader = Reader(body);
+    let Some(count) = reader.u32() else { return Err(cut) };
+    if count > MAX_IDENTITIES {
+        return Err(SignError::AgentAnswer { what: "it lists too many keys" });
+    }
+    let mut identities = Vec::new();
+    for _ in 0..count {
+        let (Some(blob), Some(comment)) = (reader.string(), reader.string()) else { return Err(cut) };
+        // Comments are shown to people; a control character could rewrite their terminal.
+        let comment = String::from_utf8_lossy(comment).replace(char::is_control, "?");
+        identities.push(Identity { blob: blob.to_vec(), comment });
+    }
+    Ok(identities)
+}
+
 fn lacks(wanted: String, identities: &[Identity]) -> SignError {
     let shown: Vec<_> = identities
         .iter()
@@ -158,3 +161,6 @@ fn lacks(wanted: String, identities: &[Identity]) -> SignError {
     };
     SignError::AgentLacksKey { wanted, held }
 }
+
+#[cfg(test)]
+mod fuzz;
