@@ -5,6 +5,7 @@ mod durable;
 mod kill;
 mod lease_bound;
 mod line;
+mod openapi;
 mod power_cut;
 mod put_back;
 mod size;

@@ -12,7 +12,7 @@ use tagout_proto::sentence::sentence;
 use tagout_proto::wire::CommandAnswer;
 
 use super::form::{FormRejection, WholeForm};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::{Api, read};
 use crate::tls::Peer;
 
@@ -32,8 +32,7 @@ pub async fn command(
         Err(FormRejection::NotMultipart) => {
             let detail =
                 format!("send multipart/form-data with the parts command and signature; {HOW_TO_SIGN}");
-            let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-multipart", detail);
-            refuse(&api, peer, None, problem)
+            refuse(&api, peer, None, Problem::new(Code::NotMultipart, detail))
         }
     }
 }
@@ -47,8 +46,7 @@ pub async fn shutdown(
         Ok(WholeForm(form)) => accept(&api, peer, form, Form::Shutdown).await,
         Err(FormRejection::Body(problem)) => refuse(&api, peer, None, problem),
         Err(FormRejection::NotMultipart) => {
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, "unsigned", HOW_TO_SIGN);
-            refuse(&api, peer, None, problem)
+            refuse(&api, peer, None, Problem::new(Code::Unsigned, HOW_TO_SIGN))
         }
     }
 }
@@ -95,7 +93,8 @@ fn refuse(
     envelope: Option<&Envelope>,
     problem: Problem,
 ) -> Response {
-    metrics::counter!("tagout_commands_total", "action" => "refused", "code" => problem.code()).increment(1);
+    metrics::counter!("tagout_commands_total", "action" => "refused", "code" => problem.code().name())
+        .increment(1);
     api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope, &problem);
     problem.into_response()
 }
@@ -106,17 +105,14 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
     let (action, scope) = (command.action.kind(), command.action.scope());
     match wanted {
         Form::Full if command.shutdown_form => {
-            return Err(Problem::bad_request(
-                "bad-document",
+            return Err(Problem::new(
+                Code::BadDocument,
                 "the command must name its action, its mode if it is a stop, and its scope as \"scope\"; only \
                  POST /agent/shutdown takes the short form",
             ));
         }
         Form::Shutdown if action != ActionKind::Stop => {
-            return Err(Problem::bad_request(
-                "not-a-stop",
-                format!("a {action} is sent to POST /v1/commands"),
-            ));
+            return Err(Problem::new(Code::NotAStop, format!("a {action} is sent to POST /v1/commands")));
         }
         Form::Full | Form::Shutdown => {}
     }
@@ -136,11 +132,11 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
 /// Reads the parts `command` and `signature`, each within its bound.
 async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
     let broken = |e: axum::extract::multipart::MultipartError| {
-        let (status, code) = match e.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
-            _ => (StatusCode::BAD_REQUEST, "bad-multipart"),
+        let code = match e.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
+            _ => Code::BadMultipart,
         };
-        Problem::new(status, code, format!("the multipart body cannot be read: {}", sentence(e.body_text())))
+        Problem::new(code, format!("the multipart body cannot be read: {}", sentence(e.body_text())))
     };
     let mut document = None;
     let mut signatures = Vec::new();
@@ -154,7 +150,7 @@ async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
                 let detail = format!(
                     "part {shown:?} is unknown; send one command and 1 to {SIGNATURES_MAX} signature parts"
                 );
-                return Err(Problem::bad_request("bad-multipart", detail));
+                return Err(Problem::new(Code::BadMultipart, detail));
             }
         };
         let mut bytes = Vec::new();
@@ -166,12 +162,12 @@ async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
                     _ => "one by an Ed25519 key has about 300 (an RSA key does not do)",
                 };
                 let detail = format!("the {name} part has more than {max} bytes: {shorten}");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
+                return Err(Problem::new(Code::TooLarge, detail));
             }
         }
         let text = String::from_utf8(bytes).map_err(|_| {
-            Problem::bad_request(
-                "bad-document",
+            Problem::new(
+                Code::BadDocument,
                 format!("the {name} part is not UTF-8 text; send it as it was signed"),
             )
         })?;
@@ -179,19 +175,19 @@ async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
             if signatures.len() == SIGNATURES_MAX {
                 let detail =
                     format!("more than {SIGNATURES_MAX} signature parts were sent: send one per person");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
+                return Err(Problem::new(Code::TooLarge, detail));
             }
             signatures.push(text);
         } else if document.replace(text).is_some() {
-            return Err(Problem::bad_request(
-                "bad-multipart",
+            return Err(Problem::new(
+                Code::BadMultipart,
                 "two command parts were sent; send one command at a time",
             ));
         }
     }
     let document = document.ok_or_else(|| {
-        Problem::bad_request(
-            "bad-multipart",
+        Problem::new(
+            Code::BadMultipart,
             "there is no command part; send the document with -F command=@stop.json",
         )
     })?;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::Stream;
 use serde::Deserialize;
@@ -13,7 +12,7 @@ use tagout_proto::scope::Scope;
 use tagout_proto::wire::Renew;
 
 use super::Api;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use crate::push::{self, SCOPES_MAX, SUBSCRIBERS_MAX};
 
 /// A comment goes out after so much silence, so that a dead connection is noticed.
@@ -29,17 +28,17 @@ pub async fn events(
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Query(filter) = filter.map_err(|_| {
-        Problem::bad_request("bad-request", "name what to listen to: ?scope=a/b,c (or scope=* for all)")
+        Problem::new(Code::BadRequest, "name what to listen to: ?scope=a/b,c (or scope=* for all)")
     })?;
     let scopes = filter.scope.split(',').map(Scope::parse).collect::<Result<Vec<_>, _>>();
-    let scopes = scopes.map_err(|e| Problem::bad_request("bad-scope", e.to_string()))?;
+    let scopes = scopes.map_err(|e| Problem::new(Code::BadScope, e.to_string()))?;
     if scopes.len() > SCOPES_MAX {
         let detail = format!("at most {SCOPES_MAX} scopes per connection; listen to a common parent");
-        return Err(Problem::bad_request("bad-request", detail));
+        return Err(Problem::new(Code::BadRequest, detail));
     }
     let subscription = api.service.hub.subscribe(scopes).ok_or_else(|| {
         let detail = format!("{SUBSCRIBERS_MAX} guards listen already; leases go on without push");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-listeners", detail)
+        Problem::new(Code::TooManyListeners, detail)
     })?;
     // Subscribed before the size is read: a stop in between is in the queue, or in the size, or in both.
     let hello = Renew { log_size: api.service.replica.ledger().size(), deny: false };

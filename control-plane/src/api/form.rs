@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tagout_proto::sentence::sentence;
 
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 
 pub struct WholeForm(pub Multipart);
 
@@ -23,8 +23,7 @@ impl IntoResponse for FormRejection {
         match self {
             Self::Body(problem) => problem.into_response(),
             Self::NotMultipart => {
-                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-multipart", "send multipart/form-data")
-                    .into_response()
+                Problem::new(Code::NotMultipart, "send multipart/form-data").into_response()
             }
         }
     }
@@ -39,14 +38,14 @@ impl<S: Send + Sync> FromRequest<S> for WholeForm {
         let bytes = bytes.map_err(|rejection| {
             let (code, detail) = match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => {
-                    ("too-large", "the whole request is larger than any command can be".into())
+                    (Code::TooLarge, "the whole request is larger than any command can be".into())
                 }
                 _ => (
-                    "bad-request",
+                    Code::BadRequest,
                     format!("the request's body did not arrive whole: {}", sentence(rejection.body_text())),
                 ),
             };
-            FormRejection::Body(Problem::new(rejection.status(), code, detail))
+            FormRejection::Body(Problem::new(code, detail))
         })?;
         let form = Multipart::from_request(Request::from_parts(parts, Body::from(bytes)), state).await;
         form.map(Self).map_err(|_| FormRejection::NotMultipart)

@@ -11,7 +11,7 @@ use tagout_proto::sentence::sentence;
 use tagout_proto::wire::Confirmation;
 
 use super::Api;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use crate::leases::LEASE_TIMEOUT;
 
 const INSTANCE_MAX_BYTES: usize = 128;
@@ -25,19 +25,15 @@ pub async fn lease(
     check_instance(&request.instance)?;
     if request.agents.is_empty() || request.agents.len() > AGENTS_PER_LEASE_MAX {
         let detail = format!("a lease is for 1 to {AGENTS_PER_LEASE_MAX} agents; send several requests");
-        return Err(Problem::bad_request("bad-request", detail));
+        return Err(Problem::new(Code::BadRequest, detail));
     }
     if request.known.len() > KNOWN_PER_LEASE_MAX {
         let detail = format!("a lease request names at most {KNOWN_PER_LEASE_MAX} known locks");
-        return Err(Problem::bad_request("bad-request", detail));
+        return Err(Problem::new(Code::BadRequest, detail));
     }
     let answer = tokio::time::timeout(LEASE_TIMEOUT, api.service.leases.ask(request)).await;
     let answer = answer.map_err(|_| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no-lease",
-            "no quorum answered in time; try again or ask another node",
-        )
+        Problem::new(Code::NoLease, "no quorum answered in time; try again or ask another node")
     })?;
     Ok(Json(answer?))
 }
@@ -54,7 +50,7 @@ pub async fn confirm(
     let by = confirmation.by;
     if !api.service.outcomes.confirm(confirmation) {
         let detail = "no stop with this id is being accounted for; its outcome may be in the log already";
-        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-stop", detail));
+        return Err(Problem::new(Code::NoSuchStop, detail));
     }
     tracing::info!(%lock, %agent, instance, ?by, "an instance confirmed a stop");
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -68,20 +64,18 @@ fn check_instance(instance: &str) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = format!("\"instance\" is 1 to {INSTANCE_MAX_BYTES} bytes of printable ASCII without spaces");
-    Err(Problem::bad_request("bad-request", detail))
+    Err(Problem::new(Code::BadRequest, detail))
 }
 
 fn unreadable(rejection: JsonRejection) -> Problem {
     match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             let detail = "the request is too large; ask for fewer agents at a time, in several requests";
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+            Problem::new(Code::TooLarge, detail)
         }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::NotJson, sentence(rejection.body_text())),
         // A key that is missing or wrong is a bad request like any other.
-        StatusCode::UNPROCESSABLE_ENTITY => {
-            Problem::bad_request("bad-request", sentence(rejection.body_text()))
-        }
-        status => Problem::new(status, "bad-request", sentence(rejection.body_text())),
+        _ => Problem::new(Code::BadRequest, sentence(rejection.body_text())),
     }
 }
 

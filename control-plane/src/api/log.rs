@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tagout_proto::log::tile::TileId;
 
 use super::Api;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 
 /// How long a reader may wait for the checkpoint to cover an entry that it has just seen acknowledged.
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(10);
@@ -26,18 +26,14 @@ pub async fn checkpoint(
     State(api): State<Api>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Query(Wanted { size }) = wanted.map_err(|e| Problem::bad_request("bad-request", e.body_text()))?;
+    let Query(Wanted { size }) = wanted.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
     if tokio::time::timeout(CHECKPOINT_WAIT, api.service.audit.wait_for(size)).await.is_err() {
         let detail = format!("the checkpoint does not cover {size} entries yet; try again");
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-checkpoint", detail));
+        return Err(Problem::new(Code::NoCheckpoint, detail));
     }
     let note = api.service.audit.checkpoint();
     if note.is_empty() {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no-checkpoint",
-            "the log is empty; try again",
-        ));
+        return Err(Problem::new(Code::NoCheckpoint, "the log is empty; try again"));
     }
     let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, note.to_string()).into_response())
@@ -48,19 +44,15 @@ pub async fn tile(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let id = path.ok().and_then(|Path(path)| TileId::parse(&path)).ok_or_else(|| {
-        Problem::bad_request(
-            "bad-tile",
+        Problem::new(
+            Code::BadTile,
             "a tile is /log/tile/<level or entries>/<N>[.p/<W>], as in c2sp.org/tlog-tiles",
         )
     })?;
     let audit = api.service.audit.clone();
     let tile = crate::blocking(move || audit.tile(id)).await.map_err(|e| Problem::internal(&e))?;
     let tile = tile.ok_or_else(|| {
-        Problem::new(
-            StatusCode::NOT_FOUND,
-            "no-such-tile",
-            "the log has not grown to this tile; see /log/checkpoint",
-        )
+        Problem::new(Code::NoSuchTile, "the log has not grown to this tile; see /log/checkpoint")
     })?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),

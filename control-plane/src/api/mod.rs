@@ -12,10 +12,13 @@ mod security_log;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodRouter, get, post};
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
 
 pub use self::ops::Metrics;
+pub use self::problem::Code;
 pub use self::security_log::SecurityLog;
 use crate::service::Service;
 
@@ -25,6 +28,9 @@ const COMMAND_BODY_MAX_BYTES: usize = COMMAND_MAX_BYTES + SIGNATURES_MAX * SIGNA
 const LEASE_BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
 const CONFIRMATION_BODY_MAX_BYTES: usize = 4 * 1024;
 
+/// The description of this API (OpenAPI 3.1). It is written by hand, and tests/openapi.rs holds it to what a node answers.
+pub const OPENAPI: &str = include_str!("../../openapi.json");
+
 #[derive(Clone)]
 pub struct Api {
     pub service: Service,
@@ -33,34 +39,51 @@ pub struct Api {
 }
 
 pub fn router(api: Api) -> Router {
-    Router::new()
-        .route("/v1/commands", post(commands::command).layer(DefaultBodyLimit::max(COMMAND_BODY_MAX_BYTES)))
-        .route(
-            "/agent/shutdown",
-            post(commands::shutdown).layer(DefaultBodyLimit::max(COMMAND_BODY_MAX_BYTES)),
-        )
-        .route("/v1/leases", post(guards::lease).layer(DefaultBodyLimit::max(LEASE_BODY_MAX_BYTES)))
-        .route(
-            "/v1/confirmations",
-            post(guards::confirm).layer(DefaultBodyLimit::max(CONFIRMATION_BODY_MAX_BYTES)),
-        )
-        .route("/v1/events", get(events::events))
-        .route("/v1/agents", get(read::agents))
-        .route("/v1/locks", get(read::locks))
-        .route("/v1/locks/{id}", get(read::lock))
-        .route("/v1/locks/{id}/reach", get(read::reach))
-        .route("/v1/status", get(read::status))
-        .route("/v1/authority", get(read::authority))
-        .route(
-            "/v1/authority/impact",
-            post(read::authority_impact).layer(DefaultBodyLimit::max(COMMAND_MAX_BYTES)),
-        )
-        .route("/log/checkpoint", get(log::checkpoint))
-        .route("/log/tile/{*path}", get(log::tile))
-        .route("/healthz", get(ops::healthz))
-        .route("/readyz", get(ops::readyz))
-        .route("/metrics", get(ops::metrics))
+    let each = routes().into_iter();
+    each.fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(api)
+}
+
+/// Method and path of every route, the path as axum writes it.
+pub fn listed_routes() -> impl Iterator<Item = (Method, &'static str)> {
+    routes().into_iter().map(|route| (route.method, route.path))
+}
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    handler: MethodRouter<Api>,
+}
+
+fn routes() -> Vec<Route> {
+    vec![
+        takes("/v1/commands", COMMAND_BODY_MAX_BYTES, commands::command),
+        takes("/agent/shutdown", COMMAND_BODY_MAX_BYTES, commands::shutdown),
+        takes("/v1/leases", LEASE_BODY_MAX_BYTES, guards::lease),
+        takes("/v1/confirmations", CONFIRMATION_BODY_MAX_BYTES, guards::confirm),
+        shows("/v1/events", events::events),
+        shows("/v1/agents", read::agents),
+        shows("/v1/locks", read::locks),
+        shows("/v1/locks/{id}", read::lock),
+        shows("/v1/locks/{id}/reach", read::reach),
+        shows("/v1/status", read::status),
+        shows("/v1/authority", read::authority),
+        takes("/v1/authority/impact", COMMAND_MAX_BYTES, read::authority_impact),
+        shows("/log/checkpoint", log::checkpoint),
+        shows("/log/tile/{*path}", log::tile),
+        shows("/healthz", ops::healthz),
+        shows("/readyz", ops::readyz),
+        shows("/metrics", ops::metrics),
+        shows("/openapi.json", ops::openapi),
+    ]
+}
+
+fn shows<H: Handler<T, Api>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: Method::GET, path, handler: get(handler) }
+}
+
+fn takes<H: Handler<T, Api>, T: 'static>(path: &'static str, body_max_bytes: usize, handler: H) -> Route {
+    Route { method: Method::POST, path, handler: post(handler).layer(DefaultBodyLimit::max(body_max_bytes)) }
 }

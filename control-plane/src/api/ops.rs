@@ -1,14 +1,14 @@
-//! Health, readiness and metrics.
+//! Health, readiness, metrics, and the description of the API.
 
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use super::Api;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
+use super::{Api, OPENAPI};
 
 /// The process answers.
 pub async fn healthz() -> &'static str {
@@ -17,7 +17,7 @@ pub async fn healthz() -> &'static str {
 
 /// The node can issue leases: it reaches a quorum, and the genesis is in its log.
 pub async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
-    let not_ready = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail);
+    let not_ready = |detail: String| Problem::new(Code::NotReady, detail);
     let barrier = tokio::time::timeout(Duration::from_secs(2), api.service.consensus.read_barrier()).await;
     match barrier {
         Err(_) => Err(not_ready("no quorum answered within 2 s".into())),
@@ -47,6 +47,11 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     gauge("tagout_raft_applied_index", status.applied.unwrap_or(0) as f64);
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (headers, api.metrics.0.render()).into_response()
+}
+
+/// What this API takes and answers, as OpenAPI 3.1.
+pub async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
 #[derive(Clone)]

@@ -15,55 +15,150 @@ use crate::service::SubmitError;
 
 #[derive(Debug)]
 pub struct Problem {
-    status: StatusCode,
-    code: &'static str,
+    code: Code,
     detail: String,
+}
+
+/// Makes `Code` from one table: the variant, its status, the name that programs see.
+macro_rules! codes {
+    ($($variant:ident $status:ident $name:literal)*) => {
+        /// What went wrong, by a name that stays. Each has one status; `openapi.json` tells what each of them means.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Code {
+            $($variant,)*
+        }
+
+        impl Code {
+            pub const ALL: &[Code] = &[$(Code::$variant,)*];
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            pub fn status(self) -> StatusCode {
+                match self {
+                    $(Self::$variant => StatusCode::$status,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    BadDocument BAD_REQUEST "bad-document"
+    BadLockId BAD_REQUEST "bad-lock-id"
+    BadMultipart BAD_REQUEST "bad-multipart"
+    BadRequest BAD_REQUEST "bad-request"
+    BadScope BAD_REQUEST "bad-scope"
+    BadTile BAD_REQUEST "bad-tile"
+    NotAStop BAD_REQUEST "not-a-stop"
+
+    NoValidSignature UNAUTHORIZED "no-valid-signature"
+    Unsigned UNAUTHORIZED "unsigned"
+
+    BelowThreshold FORBIDDEN "below-threshold"
+    NoRole FORBIDDEN "no-role"
+    RootKey FORBIDDEN "root-key"
+    RootThreshold FORBIDDEN "root-threshold"
+
+    NoSuchLock NOT_FOUND "no-such-lock"
+    NoSuchPath NOT_FOUND "no-such-path"
+    NoSuchStop NOT_FOUND "no-such-stop"
+    NoSuchTile NOT_FOUND "no-such-tile"
+
+    Method METHOD_NOT_ALLOWED "method"
+
+    AlreadyReleased CONFLICT "already-released"
+    AuthorityAhead CONFLICT "authority-ahead"
+    DisablesMore CONFLICT "disables-more"
+    EpochReturns CONFLICT "epoch-returns"
+    EpochRollback CONFLICT "epoch-rollback"
+    NotReleased CONFLICT "not-released"
+    OtherLocks CONFLICT "other-locks"
+    OtherPredecessor CONFLICT "other-predecessor"
+    OutcomeKnown CONFLICT "outcome-known"
+    RestoreAuthority CONFLICT "restore-authority"
+    RestoreElsewhere CONFLICT "restore-elsewhere"
+    RuleInForce CONFLICT "rule-in-force"
+    SeenAhead CONFLICT "seen-ahead"
+    TooManyGrants CONFLICT "too-many-grants"
+    TooManyRemembered CONFLICT "too-many-remembered"
+    TooManySuspended CONFLICT "too-many-suspended"
+    TooManyWaves CONFLICT "too-many-waves"
+    Used CONFLICT "used"
+    VersionGap CONFLICT "version-gap"
+    Void CONFLICT "void"
+    WrongEpoch CONFLICT "wrong-epoch"
+
+    TooLarge PAYLOAD_TOO_LARGE "too-large"
+
+    NotJson UNSUPPORTED_MEDIA_TYPE "not-json"
+    NotMultipart UNSUPPORTED_MEDIA_TYPE "not-multipart"
+
+    Expired UNPROCESSABLE_ENTITY "expired"
+    GrantOutsideScope UNPROCESSABLE_ENTITY "grant-outside-scope"
+    KeyReturns UNPROCESSABLE_ENTITY "key-returns"
+    LockOutsideScope UNPROCESSABLE_ENTITY "lock-outside-scope"
+    LostFrom UNPROCESSABLE_ENTITY "lost-from"
+    NotRetirable UNPROCESSABLE_ENTITY "not-retirable"
+    NothingLost UNPROCESSABLE_ENTITY "nothing-lost"
+    RuleUnknown UNPROCESSABLE_ENTITY "rule-unknown"
+    StartElsewhere UNPROCESSABLE_ENTITY "start-elsewhere"
+    TakesNoStart UNPROCESSABLE_ENTITY "takes-no-start"
+    WrongDeployment UNPROCESSABLE_ENTITY "wrong-deployment"
+
+    Internal INTERNAL_SERVER_ERROR "internal"
+
+    NoCheckpoint SERVICE_UNAVAILABLE "no-checkpoint"
+    NoLease SERVICE_UNAVAILABLE "no-lease"
+    NotCommitted SERVICE_UNAVAILABLE "not-committed"
+    NotReady SERVICE_UNAVAILABLE "not-ready"
+    TooManyListeners SERVICE_UNAVAILABLE "too-many-listeners"
 }
 
 /// Seconds after which a client may try again what the service could not do now.
 const RETRY_AFTER_S: &str = "1";
 
 impl Problem {
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into() }
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
     }
 
-    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, detail)
-    }
-
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         self.code
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.code.status()
     }
 
     pub fn detail(&self) -> &str {
         &self.detail
     }
-
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let status = self.status();
         let body = wire::Problem {
-            code: self.code.into(),
-            status: self.status.as_u16(),
-            title: self.status.canonical_reason().unwrap_or("Error").into(),
+            code: self.code.name().into(),
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
             detail: self.detail,
         };
-        let mut response = (self.status, axum::Json(body)).into_response();
+        let mut response = (status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             // RFC 9110, section 15.5.2, wants a challenge; this one is no registered scheme, since none signs documents.
             headers.insert(
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("SSHSIG namespace=\"tagout-command\""),
             );
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         response
@@ -72,68 +167,64 @@ impl IntoResponse for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let (status, code) = match &refusal {
-            Refusal::Malformed(_) => (StatusCode::BAD_REQUEST, "bad-document"),
-            Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
-            Refusal::Unsigned(_) => (StatusCode::UNAUTHORIZED, "unsigned"),
-            Refusal::NoGenesis => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
-            Refusal::WrongDeployment { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "wrong-deployment"),
-            Refusal::Unauthorised(Unauthorised::NoValidSignature(_)) => {
-                (StatusCode::UNAUTHORIZED, "no-valid-signature")
-            }
-            Refusal::Unauthorised(Unauthorised::NoRole { .. }) => (StatusCode::FORBIDDEN, "no-role"),
-            Refusal::Unauthorised(Unauthorised::BelowThreshold { .. }) => {
-                (StatusCode::FORBIDDEN, "below-threshold")
-            }
-            Refusal::Used { .. } => (StatusCode::CONFLICT, "used"),
-            Refusal::NoSuchLock(_) => (StatusCode::NOT_FOUND, "no-such-lock"),
-            Refusal::LockOutsideScope { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "lock-outside-scope"),
-            Refusal::NotReleased(_) => (StatusCode::CONFLICT, "not-released"),
-            Refusal::AlreadyReleased(..) => (StatusCode::CONFLICT, "already-released"),
-            Refusal::TakesNoStart(_) => (StatusCode::UNPROCESSABLE_ENTITY, "takes-no-start"),
-            Refusal::StartElsewhere { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "start-elsewhere"),
-            Refusal::TooManyWaves(_) => (StatusCode::CONFLICT, "too-many-waves"),
-            Refusal::OtherLocks { .. } => (StatusCode::CONFLICT, "other-locks"),
-            Refusal::LostFrom { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "lost-from"),
-            Refusal::NothingLost => (StatusCode::UNPROCESSABLE_ENTITY, "nothing-lost"),
-            Refusal::TooManyRemembered => (StatusCode::CONFLICT, "too-many-remembered"),
-            Refusal::AuthorityAhead { .. } => (StatusCode::CONFLICT, "authority-ahead"),
-            Refusal::VoidBefore { .. } | Refusal::Void(_) => (StatusCode::CONFLICT, "void"),
-            Refusal::GrantOutsideScope { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "grant-outside-scope"),
-            Refusal::DisablesMore { .. } => (StatusCode::CONFLICT, "disables-more"),
-            Refusal::RestoreElsewhere(_) => (StatusCode::CONFLICT, "restore-elsewhere"),
-            Refusal::RuleInForce(_) => (StatusCode::CONFLICT, "rule-in-force"),
-            Refusal::RuleUnknown { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "rule-unknown"),
+        let code = match &refusal {
+            Refusal::Malformed(_) => Code::BadDocument,
+            Refusal::TooLarge(_) => Code::TooLarge,
+            Refusal::Unsigned(_) => Code::Unsigned,
+            Refusal::NoGenesis => Code::NotReady,
+            Refusal::WrongDeployment { .. } => Code::WrongDeployment,
+            Refusal::Unauthorised(Unauthorised::NoValidSignature(_)) => Code::NoValidSignature,
+            Refusal::Unauthorised(Unauthorised::NoRole { .. }) => Code::NoRole,
+            Refusal::Unauthorised(Unauthorised::BelowThreshold { .. }) => Code::BelowThreshold,
+            Refusal::Used { .. } => Code::Used,
+            Refusal::NoSuchLock(_) => Code::NoSuchLock,
+            Refusal::LockOutsideScope { .. } => Code::LockOutsideScope,
+            Refusal::NotReleased(_) => Code::NotReleased,
+            Refusal::AlreadyReleased(..) => Code::AlreadyReleased,
+            Refusal::TakesNoStart(_) => Code::TakesNoStart,
+            Refusal::StartElsewhere { .. } => Code::StartElsewhere,
+            Refusal::TooManyWaves(_) => Code::TooManyWaves,
+            Refusal::OtherLocks { .. } => Code::OtherLocks,
+            Refusal::LostFrom { .. } => Code::LostFrom,
+            Refusal::NothingLost => Code::NothingLost,
+            Refusal::TooManyRemembered => Code::TooManyRemembered,
+            Refusal::AuthorityAhead { .. } => Code::AuthorityAhead,
+            Refusal::VoidBefore { .. } | Refusal::Void(_) => Code::Void,
+            Refusal::GrantOutsideScope { .. } => Code::GrantOutsideScope,
+            Refusal::DisablesMore { .. } => Code::DisablesMore,
+            Refusal::RestoreElsewhere(_) => Code::RestoreElsewhere,
+            Refusal::RuleInForce(_) => Code::RuleInForce,
+            Refusal::RuleUnknown { .. } => Code::RuleUnknown,
             Refusal::Trust(error) => trust(error),
-            Refusal::WrongEpoch { .. } => (StatusCode::CONFLICT, "wrong-epoch"),
-            Refusal::SeenAhead { .. } => (StatusCode::CONFLICT, "seen-ahead"),
-            Refusal::Expired(_) => (StatusCode::UNPROCESSABLE_ENTITY, "expired"),
-            Refusal::OutcomeKnown(_) => (StatusCode::CONFLICT, "outcome-known"),
-            Refusal::TooManyGrants { .. } => (StatusCode::CONFLICT, "too-many-grants"),
+            Refusal::WrongEpoch { .. } => Code::WrongEpoch,
+            Refusal::SeenAhead { .. } => Code::SeenAhead,
+            Refusal::Expired(_) => Code::Expired,
+            Refusal::OutcomeKnown(_) => Code::OutcomeKnown,
+            Refusal::TooManyGrants { .. } => Code::TooManyGrants,
         };
-        Self::new(status, code, refusal.to_string())
+        Self::new(code, refusal.to_string())
     }
 }
 
-fn trust(error: &TrustError) -> (StatusCode, &'static str) {
+fn trust(error: &TrustError) -> Code {
     match error {
-        TrustError::VersionGap { .. } => (StatusCode::CONFLICT, "version-gap"),
-        TrustError::OtherPredecessor { .. } => (StatusCode::CONFLICT, "other-predecessor"),
-        TrustError::RootThreshold(_) => (StatusCode::FORBIDDEN, "root-threshold"),
-        TrustError::KeyReturns { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "key-returns"),
-        TrustError::NotRetirable { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not-retirable"),
-        TrustError::RootKey(_) => (StatusCode::FORBIDDEN, "root-key"),
-        TrustError::TooManySuspended => (StatusCode::CONFLICT, "too-many-suspended"),
-        TrustError::EpochRollback { .. } => (StatusCode::CONFLICT, "epoch-rollback"),
-        TrustError::EpochReturns(_) => (StatusCode::CONFLICT, "epoch-returns"),
-        TrustError::RestoreAuthority { .. } => (StatusCode::CONFLICT, "restore-authority"),
+        TrustError::VersionGap { .. } => Code::VersionGap,
+        TrustError::OtherPredecessor { .. } => Code::OtherPredecessor,
+        TrustError::RootThreshold(_) => Code::RootThreshold,
+        TrustError::KeyReturns { .. } => Code::KeyReturns,
+        TrustError::NotRetirable { .. } => Code::NotRetirable,
+        TrustError::RootKey(_) => Code::RootKey,
+        TrustError::TooManySuspended => Code::TooManySuspended,
+        TrustError::EpochRollback { .. } => Code::EpochRollback,
+        TrustError::RestoreAuthority { .. } => Code::RestoreAuthority,
+        TrustError::EpochReturns(_) => Code::EpochReturns,
         // The ledger tells these as refusals of its own.
         TrustError::Malformed(_)
         | TrustError::TooLarge(_)
         | TrustError::Unsigned(_)
         | TrustError::Unauthorised(_)
         | TrustError::NothingToLearn(_)
-        | TrustError::OtherDeployment { .. } => (StatusCode::BAD_REQUEST, "bad-document"),
+        | TrustError::OtherDeployment { .. } => Code::BadDocument,
     }
 }
 
@@ -142,10 +233,10 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Refused(refusal) => refusal.into(),
             SubmitError::Consensus(ProposeError::TooLarge { .. }) => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string())
+                Self::new(Code::TooLarge, error.to_string())
             }
             SubmitError::Consensus(_) | SubmitError::Timeout => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-committed", error.to_string())
+                Self::new(Code::NotCommitted, error.to_string())
             }
             SubmitError::Answer(source) => Self::internal(&source),
         }
@@ -154,7 +245,7 @@ impl From<SubmitError> for Problem {
 
 impl From<Arc<LeaseFailure>> for Problem {
     fn from(failure: Arc<LeaseFailure>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-lease", failure.to_string())
+        Self::new(Code::NoLease, failure.to_string())
     }
 }
 
@@ -163,23 +254,23 @@ impl Problem {
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "a request failed");
         let detail = "the node failed at this request; its operator finds the cause in its log";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+        Self::new(Code::Internal, detail)
     }
 }
 
 pub async fn not_found(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(100).collect();
     Problem::new(
-        StatusCode::NOT_FOUND,
-        "no-such-path",
-        format!("there is nothing at {path}; the API is under /v1/ and /log/, and POST /agent/shutdown"),
+        Code::NoSuchPath,
+        format!(
+            "there is nothing at {path}; the API is under /v1/ and /log/, and POST /agent/shutdown (see GET /openapi.json)"
+        ),
     )
 }
 
 pub async fn method_not_allowed() -> Problem {
     Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method",
+        Code::Method,
         "this path answers another method, which the header Allow names; commands are sent with POST",
     )
 }

@@ -11,14 +11,14 @@ use serde::Deserialize;
 use tagout_proto::authority::Authority;
 use tagout_proto::digest::Digest;
 use tagout_proto::ledger::{LockRecord, Refusal};
-use tagout_proto::limits::{LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
+use tagout_proto::limits::{COMMAND_MAX_BYTES, LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{
     Agent, Agents, AuthorityImpact, Instance, Locks, Reach, Status, StopReach, TrustChain,
 };
 
 use super::Api;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use crate::clock;
 use crate::service::Service;
 
@@ -35,9 +35,9 @@ pub struct ScopeFilter {
 type ScopeQuery = Result<Query<ScopeFilter>, QueryRejection>;
 
 fn scope_of(query: ScopeQuery) -> Result<Scope, Problem> {
-    let Query(filter) = query.map_err(|e| Problem::bad_request("bad-request", e.body_text()))?;
+    let Query(filter) = query.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
     let scope = filter.scope.as_deref().unwrap_or("*");
-    Scope::parse(scope).map_err(|e| Problem::bad_request("bad-scope", e.to_string()))
+    Scope::parse(scope).map_err(|e| Problem::new(Code::BadScope, e.to_string()))
 }
 
 /// `GET /v1/agents?scope=…`.
@@ -54,13 +54,9 @@ pub async fn locks(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Loc
 pub async fn lock(State(api): State<Api>, id: LockPath) -> Result<Json<LockRecord>, Problem> {
     let id = lock_id(id)?;
     let record = api.service.replica.ledger().lock(&id);
-    record.map(Json).ok_or_else(|| {
-        Problem::new(
-            StatusCode::NOT_FOUND,
-            "no-such-lock",
-            "no such lock is in force; its history is in the log",
-        )
-    })
+    record
+        .map(Json)
+        .ok_or_else(|| Problem::new(Code::NoSuchLock, "no such lock is in force; its history is in the log"))
 }
 
 #[derive(Deserialize)]
@@ -76,11 +72,11 @@ pub async fn reach(
     after: Result<Query<After>, QueryRejection>,
 ) -> Result<Json<StopReach>, Problem> {
     let id = lock_id(id)?;
-    let Query(After { after }) = after.map_err(|e| Problem::bad_request("bad-request", e.body_text()))?;
+    let Query(After { after }) = after.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
     let account = api.service.outcomes.account(&id).ok_or_else(|| {
         let detail =
             "this stop is not being accounted for (any more); its outcome is in the log: tagout log show";
-        Problem::new(StatusCode::NOT_FOUND, "no-such-stop", detail)
+        Problem::new(Code::NoSuchStop, detail)
     })?;
     // As it is after the wait: the caller asks again.
     let _ = tokio::time::timeout(LONG_POLL, account.changed_since(after)).await;
@@ -126,7 +122,13 @@ pub async fn authority_impact(
     State(api): State<Api>,
     document: Result<String, StringRejection>,
 ) -> Result<Json<AuthorityImpact>, Problem> {
-    let document = document.map_err(|e| Problem::new(e.status(), "bad-request", e.body_text()))?;
+    let document = document.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+            Code::TooLarge,
+            format!("an authority has at most {COMMAND_MAX_BYTES} bytes: shorten it"),
+        ),
+        _ => Problem::new(Code::BadRequest, rejection.body_text()),
+    })?;
     let next = Authority::parse(document.as_bytes()).map_err(Refusal::from)?;
     let disables = api.service.replica.ledger().disabled_by(&next, clock::wall_ms());
     Ok(Json(AuthorityImpact { version: next.version, disables }))
@@ -137,7 +139,7 @@ type LockPath = Result<Path<String>, PathRejection>;
 fn lock_id(path: LockPath) -> Result<Digest, Problem> {
     path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| {
         let detail = "a lock id is a SHA-256 as 64 lowercase hex digits; /v1/locks lists those in force";
-        Problem::bad_request("bad-lock-id", detail)
+        Problem::new(Code::BadLockId, detail)
     })
 }
 

@@ -54,7 +54,7 @@ impl SecurityLog {
             time: format_instant_ms(clock::wall_ms()),
             peer,
             status: problem.status().as_u16(),
-            code: problem.code(),
+            code: problem.code().name(),
             detail: problem.detail(),
             digest: envelope.map(|e| e.digest().to_string()),
             document: envelope.map(|e| e.document.as_str()).filter(|d| d.len() <= 4096),
