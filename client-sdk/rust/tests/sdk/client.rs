@@ -242,8 +242,8 @@ async fn a_pushed_suspend_and_revoke_deny_and_a_new_authority_is_learned_without
     let guard = node.running_guard().await;
     let mut changes = guard.changes();
     node.shared.world.lock().succeed(|_| {});
-    node.renew(false);
     let leases = *node.shared.leases.borrow();
+    node.renew(false);
     reached(&node.shared.leases, |now| *now > leases + 1).await; // one refused, one under the new authority
     assert!(guard.check().is_ok());
     let event = {

@@ -207,8 +207,8 @@ async fn s5_consent_that_a_suspend_or_a_revoke_took_back_though_the_node_forgets
             false => *why == GrantRefused::Revoked,
         };
         liar.grant_refused(wanted).await;
-        liar.node.renew(true);
         let leases = *liar.node.shared.leases.borrow();
+        liar.node.renew(true);
         reached(&liar.node.shared.leases, |now| *now > leases).await;
         liar.grant_refused(wanted).await;
         // Consent by others is consent.

@@ -145,6 +145,18 @@ fn a_suspend_that_came_before_the_version_that_it_follows_blocks_nobody() {
 }
 
 #[test]
+fn s5_a_suspend_that_no_log_has_outlives_every_chain() {
+    let (mut world, mut guard) = running();
+    let document = world.suspend_document(&[Who::Bob]);
+    guard.push(&StopEvent { stop: envelope(&document, &[Who::Bot]), index: 0, time_ms: 0 });
+    world.succeed(|_| {});
+    guard.settle(&world).unwrap();
+    assert_eq!(guard.trusted.trust().authority().version, 2);
+    assert!(guard.trusted.trust().is_suspended(&public_key(Who::Bob)));
+    assert!(!guard.allowed());
+}
+
+#[test]
 fn a_suspend_whose_signer_has_left_since_is_learned_from_the_chain() {
     let (mut world, mut guard) = running();
     let document = world.suspend_document(&[Who::Carol]);
