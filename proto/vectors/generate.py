@@ -703,6 +703,8 @@ def authority_cases():
     who("a touched token without a PIN", [55, 71], "grant", "lab", [sign(ERIN, b"{}", flags=1)], "below-threshold", text="{}")
     who("a token with a PIN", [55, 71], "grant", "lab", [sign(ERIN, b"{}", flags=5)], text="{}")
     who("the touch by one key, the PIN by another", 70, "grant", "lab", [sign(ERIN, b"{}", flags=1), sign(ERIN_2, b"{}", flags=4)], text="{}")
+    who("the PIN by one key, the touch by another", 70, "grant", "lab", [sign(ERIN, b"{}", flags=4), sign(ERIN_2, b"{}", flags=1)], text="{}")
+    who("the same key without a touch and then with one", 70, "release", "lab", [sign(ERIN, b"{}", flags=0), sign(ERIN, b"{}", flags=1)], "below-threshold", text="{}")
     who("a suspend takes a role on the fleet", [72, 82], "suspend", "*", [DORA], "no-role")
     who("a suspend by who has one", [72, 82], "suspend", "*", [ALICE])
 
@@ -1006,6 +1008,8 @@ def tree_cases():
     proof("another root", leaves[3], 3, 7, path, leaves[0], "not-included")
     proof("a hash too few", leaves[3], 3, 7, path[:-1], top, "not-included")
     proof("a hash too many", leaves[3], 3, 7, path + [top], top, "not-included")
+    proof("a hash too many, and it hashes to the root", leaves[3], 3, 7, path + [top], node_hash(top, top), "not-included")
+    proof("a tree of one that says it has two", leaves[0], 0, 1, [leaves[1]], node_hash(leaves[1], leaves[0]), "not-included")
     proof("an index outside the tree", leaves[0], 1, 1, [], leaves[0], "not-included")
     proof("a tree of nothing", leaves[0], 0, 0, [], leaves[0], "not-included")
     proof("an inner node as a leaf", node_hash(leaves[0], leaves[1]), 0, 4, prove(0, leaves[:4])[1:], root(leaves[:4]), "not-included")
