@@ -799,6 +799,10 @@ def chain_cases():
     add("the restore again", 81, [restored], restored)
     add("a restore back to an epoch between", [86, 88], [restored], envelope(restore_document(number=4, identity="e4" * 32), ROOT_1, ROOT_2), "epoch-rollback")
     add("a restore into the same number with another id", 86, [restored], envelope(restore_document(number=5, identity="e6" * 32), ROOT_1, ROOT_2), "epoch-rollback")
+    add("a restore to the id of epoch 1", 86, [], envelope(restore_document(identity=PINNED), ROOT_1, ROOT_2), "epoch-returns")
+    add("a restore to the id of an epoch that was", 86, [restored], envelope(restore_document(number=6), ROOT_1, ROOT_2), "epoch-returns")
+    add("a former root signer comes back as a principal", 79, [rotated], successor(rotated, 3, (ROOT_3, ROOT_4), principals=people(bob=[ROOT_1])), "key-returns")
+    add("a former root signer comes back", 79, [rotated], successor(rotated, 3, (ROOT_3, ROOT_4, ROOT_1), root={"threshold": 1, "signers": [{"name": "root-1", "key": ROOT_1.line}]}), "key-returns")
     add("a restore that knows an older authority", 87, [second], envelope(restore_document(), ROOT_1, ROOT_2), "restore-authority")
     add("a restore that knows another authority", 87, [], envelope(restore_document(authority=(1, ID_A)), ROOT_1, ROOT_2), "restore-authority")
     add("a restore under version 2", 87, [second], envelope(restore_document(authority=(2, digest_of(second))), ROOT_2, ROOT_3))
@@ -1014,6 +1018,29 @@ def tree_cases():
     proof("a tree of nothing", leaves[0], 0, 0, [], leaves[0], "not-included")
     proof("an inner node as a leaf", node_hash(leaves[0], leaves[1]), 0, 4, prove(0, leaves[:4])[1:], root(leaves[:4]), "not-included")
 
+    def continues(name, first, second, path, first_root, second_root, want="accept"):
+        def judge():
+            if not verify_consistency(first, second, path, first_root, second_root):
+                raise Refused("not-continued")
+            return True
+
+        inputs = {"old_size": first, "size": second, "path": [p.hex() for p in path], "old_root": first_root.hex(), "root": second_root.hex()}
+        case("tree", name, 175, inputs, judge, want)
+
+    every = [leaf_hash(d) for d in data[:13]]
+    for first, second in ((0, 0), (0, 5), (1, 1), (1, 2), (2, 3), (3, 7), (4, 7), (6, 8), (8, 13), (11, 13), (13, 13)):
+        old, new = root(every[:first]), root(every[:second])
+        continues(f"{second} entries after {first}", first, second, prove_consistency(first, every[:second]), old, new)
+    path, old, new = prove_consistency(6, every[:11]), root(every[:6]), root(every[:11])
+    continues("after another old tree", 6, 11, path, root(every[:5]), new, "not-continued")
+    continues("into another new tree", 6, 11, path, old, root(every[:12]), "not-continued")
+    continues("another old size", 5, 11, path, old, new, "not-continued")
+    continues("back to fewer entries", 11, 6, path, new, old, "not-continued")
+    continues("a consistency proof with a hash too few", 6, 11, path[:-1], old, new, "not-continued")
+    continues("a consistency proof with a hash too many", 6, 11, path + [new], old, new, "not-continued")
+    continues("no proof at all", 6, 11, [], old, new, "not-continued")
+    continues("two logs of one size", 6, 6, [], old, root(every[1:7]), "not-continued")
+
     for path in ("0/000", "0/x001/x234/067", "1/000.p/1", "63/999.p/255", "entries/x001/000", "entries/273.p/112"):
         tile = parse_tile_path(path)
         assert tile_path(tile["level"], tile["n"], tile["width"]) == path
@@ -1129,9 +1156,27 @@ def checkpoint_cases():
     proof("a proof of another index", text_of(7, path), entries[6], "not-included")
     proof("a proof with another header", text_of(6, path).replace("@v1", "@v2"), entries[6], "malformed")
     proof("an index with a leading zero", text_of("06", path), entries[6], "malformed")
-    proof("65 hashes", text_of(6, [path[0]] * 65), entries[6], "malformed")
+    proof("64 hashes", text_of(6, [path[0]] * 64), entries[6], "malformed")
     proof("no empty line", text_of(6, path).split("\n\n")[0], entries[6], "malformed")
+    proof("63 hashes are read", text_of(6, [path[0]] * 63), entries[6], "not-included")
     proof("a proof under an unknown node", text_of(6, path, sign_note("demo/node-2", NODE_2, good)), entries[6], "not-signed")
+
+    def longer(name, text, first, old_root, want="accept"):
+        inputs = {"consistency_proof": text, "old_size": first, "old_root": old_root.hex(), "key": verifier_key(signer, raw), "origin": origin}
+        case("checkpoint", name, 176, inputs, lambda: verify_consistency_proof(text, first, old_root, signer, raw, origin), want)
+
+    def consistency_text(first, path, checkpoint=signed(good)):
+        return "".join([f"old {first}\n", *(b64(p) + "\n" for p in path), "\n", checkpoint])
+
+    old_root, steps = root(leaves[:6]), prove_consistency(6, leaves)
+    longer("a consistency proof", consistency_text(6, steps), 6, old_root)
+    longer("a consistency proof of the same size", consistency_text(11, []), 11, root(leaves))
+    longer("a consistency proof for another old size", consistency_text(6, steps), 5, root(leaves[:5]), "other-size")
+    longer("a consistency proof for another old root", consistency_text(6, steps), 6, root(leaves[1:7]), "not-continued")
+    longer("an old size with a leading zero", consistency_text("06", steps), 6, old_root, "malformed")
+    longer("a consistency proof without its first line", consistency_text(6, steps).split("\n", 1)[1], 6, old_root, "malformed")
+    longer("64 hashes of consistency", consistency_text(6, [old_root] * 64), 6, old_root, "malformed")
+    longer("a consistency proof under an unknown node", consistency_text(6, steps, sign_note("demo/node-2", NODE_2, good)), 6, old_root, "not-signed")
 
 
 # ---------------------------------------------------------------------------------------------------- 15 views and leases
@@ -1607,7 +1652,10 @@ def history_cases():
     h.again(weak, "the void grant again", 129, "below-threshold")
     h.send(early, "a grant by a suspended key", [85, 129], "below-threshold")
     h.release([held], "d", name="a fresh release after the suspend", musts=110, by=(ALICE, CAROL))
+    h.release([gone_lock], "f", name="a fresh release for elsewhere", musts=[109, 111], want="lock-outside-scope", by=(ALICE, CAROL))
     h.release([gone_lock], "e", name="a fresh release of what ended", musts=111, by=(ALICE, CAROL))
+    h.release([gone_lock], "e/x", name="a fresh release of a part of what ended", musts=[109, 111], want="no-such-lock", by=(ALICE, CAROL))
+    h.start([gone_lock], "e/x", name="a fresh start of a part of what ended", musts=111, want="lock-outside-scope", by=(ALICE, CAROL))
     h.start([gone_lock], "e", name="a fresh start of what ended", musts=111, by=(ALICE, CAROL))
     h.start([gone_lock], "e", name="a start fresher than needed", musts=111, want="no-such-lock", by=(ALICE, CAROL))
     h.start([gone_pause], "e", name="a fresh start of a pause that ended", musts=111, want="no-such-lock", by=(ALICE, CAROL))
@@ -1642,6 +1690,9 @@ def history_cases():
     lock = h.stop("a")
     size, top = h.ledger.size, h.ledger.root().hex()
 
+    before = h.grant("c")
+    size, top = h.ledger.size, h.ledger.root().hex()
+
     def restore(number=2, lost=None, by=(ROOT_1, ROOT_2), **more):
         lost = h.ledger.size if lost is None else lost
         return envelope(restore_document(number, lost_from=lost, **{"size": 99, **more}), *by)
@@ -1665,6 +1716,7 @@ def history_cases():
     h.release([halt, lock], "*", name="its release as it must be", musts=133, lost_from=size)
     h.start([halt, lock], "*")
     h.look("b", DENIED, "no grant of the old epoch is left", 132)
+    h.again(before, "one of them again", [129, 132], "void")
     h.grant("b")
     h.look("b", ENABLED, "consent in the new epoch", [124, 132])
     h.send(restore(2), "epoch 2 once more", 86, "epoch-rollback", kind="restore")

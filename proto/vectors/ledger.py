@@ -138,7 +138,9 @@ class Ledger:
         signed = {p["key"]["raw"] for p in proofs(envelope)}
         by = [s["name"] for s in signers if s["key"]["raw"] in signed]
         tag = {"reason": restore["reason"], "by": by, "case": None}
-        self.trust.epoch, self.grants = (restore["number"], restore["id"]), []
+        self.trust.epochs.append((restore["number"], restore["id"]))
+        self.void.update({g["digest"]: self.size for g in self.grants})
+        self.grants = []
         return self.place("restore", time_ms, envelope, "*", "halt", tag, restore["lost_from"])
 
     # ------------------------------------------------------------------------------------------------ commands
@@ -231,24 +233,25 @@ class Ledger:
     def release(self, command, time_ms, envelope):
         """M109 to M112, M117, M133."""
         ids = self.listed("release", command)
-        unknown, asks = [], None
+        unknown, restores, said = [], False, command.get("lost_from")
         for identity in ids:
             lock, used = self.locks.get(identity), self.used.get(identity)
-            if lock is None:
-                if used is None:
-                    unknown.append(identity)
-                elif not used["ended"] or used["ended"][0] >= self.distrust:
-                    raise Refused("no-such-lock")
+            if lock is None and used is None:
+                unknown.append(identity)
                 continue
+            if lock is None:
+                lock = used["ended"]
+                if not lock or lock["released_at"] >= self.distrust:
+                    raise Refused("no-such-lock")
             if not covers(command["scope"], lock["scope"]):
                 raise Refused("lock-outside-scope")
             if lock["released_at"] is not None and lock["released_at"] >= self.distrust:
                 raise Refused("already-released")
-            asks = lock["lost_from"] if lock["lost_from"] is not None else asks
-        said = command.get("lost_from")
-        if asks is not None and said != asks:
-            raise Refused("lost-from")
-        if asks is None and said is not None and not unknown:
+            if lock["lost_from"] is not None:
+                restores = True
+                if said != lock["lost_from"]:
+                    raise Refused("lost-from")
+        if said is not None and not restores and not unknown:
             raise Refused("nothing-lost")
         self.has_room(unknown)
         index, awaited = self.take("command", time_ms, envelope), 0
@@ -259,7 +262,7 @@ class Ledger:
                 if kind_name(lock["kind"]) not in NEEDS_START:
                     self.end(identity, None)
             elif used is not None:
-                used["ended"] = (index, used["ended"][1])
+                used["ended"]["released_at"] = index
             else:
                 self.wait(identity, "release", command, index)
                 awaited += 1
@@ -276,8 +279,10 @@ class Ledger:
                     if not any(name["action"] == "release" for name in self.waiting.get(identity, [])):
                         raise Refused("not-released")
                     unknown.append(identity)
-                elif not used["ended"] or used["ended"][1] is None or used["ended"][1] >= self.distrust:
+                elif not used["ended"] or used["ended"]["start"] is None or used["ended"]["start"] >= self.distrust:
                     raise Refused("no-such-lock")
+                elif not covers(scope, used["ended"]["scope"]):
+                    raise Refused("lock-outside-scope")
                 continue
             if not covers(scope, lock["scope"]) and not covers(lock["scope"], scope):
                 raise Refused("start-elsewhere")
@@ -297,7 +302,7 @@ class Ledger:
                 else:
                     lock["waves"][scope] = index
             elif used is not None:
-                used["ended"] = (used["ended"][0], index)
+                used["ended"]["start"] = index
             else:
                 self.wait(identity, "start", command, index)
                 awaited += 1
@@ -305,7 +310,8 @@ class Ledger:
 
     def end(self, identity, start):
         lock = self.locks.pop(identity)
-        self.used[identity]["ended"] = (lock["released_at"], start)
+        ended = {key: lock[key] for key in ("scope", "lost_from", "released_at")}
+        self.used[identity]["ended"] = {**ended, "start": start}
 
     def place(self, kind, time_ms, envelope, scope, lock_kind, tag, lost_from=None):
         """M112, M118, M119."""
@@ -317,7 +323,9 @@ class Ledger:
         released_at = releases[0] if releases else None
         started, waves = None, {}
         for name in names:
-            if name["action"] == "start" and released_at is not None and name["index"] > released_at:
+            if name["action"] != "start" or kind_name(lock_kind) not in NEEDS_START:
+                continue
+            if released_at is not None and name["index"] > released_at:
                 if covers(name["scope"], scope):
                     started = name["index"]
                 elif covers(scope, name["scope"]):

@@ -923,6 +923,12 @@ def check_root(authority, envelope_):
 # ---------------------------------------------------------------------------------------------------- 9 the trust chain
 
 
+def signing_points(authority):
+    """The curve points of all that may sign documents: principals and root signers."""
+    keys = [k for p in authority["principals"] for k in p["keys"]] + [s["key"] for s in authority["root"]["signers"]]
+    return {k["raw"] for k in keys}
+
+
 class Trust:
     def __init__(self, genesis, pinned):
         """M74."""
@@ -933,12 +939,16 @@ class Trust:
         if first["version"] != 1:
             raise Refused("bad-document")
         check_root(first, genesis)
-        self.chain, self.epoch = [first], (1, pinned)
+        self.chain, self.epochs = [first], [(1, pinned)]
         self.gone, self.suspended = set(), set()
 
     @property
     def authority(self):
         return self.chain[-1]
+
+    @property
+    def epoch(self):
+        return self.epochs[-1]
 
     @property
     def deployment(self):
@@ -962,10 +972,10 @@ class Trust:
         data = data_of(envelope_)
         if "restore" in strict(data):
             restore = parse_restore(data)
-            if (restore["number"], restore["id"]) == self.epoch:
+            if (restore["number"], restore["id"]) in self.epochs:
                 return "nothing"
             self.check_restore(restore, envelope_)
-            self.epoch = (restore["number"], restore["id"])
+            self.epochs.append((restore["number"], restore["id"]))
             return "restored"
         command = parse_command(data)
         if command["action"] == "authority":
@@ -994,8 +1004,7 @@ class Trust:
             raise Refused("other-predecessor")
         check_root(self.authority, envelope_)
         check_root(next_, envelope_)
-        keys = [k for p in next_["principals"] for k in p["keys"]] + [s["key"] for s in next_["root"]["signers"]]
-        if any(k["raw"] in self.gone | self.suspended for k in keys):
+        if signing_points(next_) & (self.gone | self.suspended):
             raise Refused("key-returns")
         for r in next_["retired"]:
             mine = [p for p in self.authority["principals"] if p["name"] == r["principal"]]
@@ -1006,8 +1015,7 @@ class Trust:
                 raise Refused("not-retirable")
 
     def succeed(self, next_):
-        stays = {k["raw"] for p in next_["principals"] for k in p["keys"]}
-        self.gone |= {k["raw"] for p in self.authority["principals"] for k in p["keys"]} - stays
+        self.gone |= signing_points(self.authority) - signing_points(next_)
         self.chain.append(next_)
 
     def check_suspend(self, keys):
@@ -1026,6 +1034,8 @@ class Trust:
         self.check_deployment(restore["deployment"])
         if restore["number"] <= self.epoch[0]:
             raise Refused("epoch-rollback")
+        if any(restore["id"] == identity for _, identity in self.epochs):
+            raise Refused("epoch-returns")
         if restore["authority"] != (self.authority["version"], self.authority["digest"]):
             raise Refused("restore-authority")
         check_root(self.authority, envelope_)
@@ -1229,6 +1239,46 @@ def verify_inclusion(leaf, index, size, path, root_):
     return sn == 0 and r == root_
 
 
+def prove_consistency(m, leaves, whole=True):
+    """RFC 6962, section 2.1.2; nothing proves that a tree continues the empty one."""
+    n = len(leaves)
+    if m == 0 or m == n:
+        return [] if whole else [root(leaves)]
+    k = split(n)
+    if m <= k:
+        return prove_consistency(m, leaves[:k], whole) + [root(leaves[k:])]
+    return prove_consistency(m - k, leaves[k:], False) + [root(leaves[:k])]
+
+
+def verify_consistency(first, second, path, first_root, second_root):
+    """RFC 9162, section 2.1.4.2."""
+    if first == second:
+        return not path and first_root == second_root
+    if first == 0:
+        return not path and first_root == sha256(b"")
+    if first > second:
+        return False
+    if first & (first - 1) == 0:
+        path = [first_root, *path]
+    if not path:
+        return False
+    fn, sn = first - 1, second - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and fr == first_root and sr == second_root
+
+
 def tile_path(level, n, width):
     groups = [f"{n % 1000:03}"]
     while n >= 1000:
@@ -1367,13 +1417,28 @@ def verify_proof(text, entry, name, raw, origin):
     if not empty or lines[0] != "c2sp.org/tlog-proof@v1":
         raise Refused("malformed")
     rest = lines[2:] if lines[1:2] and lines[1].startswith("extra ") else lines[1:]
-    if not rest or not rest[0].startswith("index ") or len(rest) > 65:
+    if not rest or not rest[0].startswith("index ") or len(rest) > 64:
         raise Refused("malformed")
     index, path = decimal(rest[0][6:]), [bytes.fromhex(hash_b64(line)) for line in rest[1:]]
     found = open_checkpoint(checkpoint, name, raw, origin)
     if not verify_inclusion(leaf_hash(entry), index, found["size"], path, bytes.fromhex(found["root"])):
         raise Refused("not-included")
     return {"index": index, "size": found["size"]}
+
+
+def verify_consistency_proof(text, old_size, old_root, name, raw, origin):
+    """M176."""
+    head, empty, checkpoint = text.partition("\n\n")
+    lines = head.split("\n")
+    if not empty or not lines[0].startswith("old ") or len(lines) > 64:
+        raise Refused("malformed")
+    proven, path = decimal(lines[0][4:]), [bytes.fromhex(hash_b64(line)) for line in lines[1:]]
+    found = open_checkpoint(checkpoint, name, raw, origin)
+    if proven != old_size:
+        raise Refused("other-size")
+    if not verify_consistency(old_size, found["size"], path, old_root, bytes.fromhex(found["root"])):
+        raise Refused("not-continued")
+    return {"old_size": old_size, "size": found["size"]}
 
 
 # ---------------------------------------------------------------------------------------------------- 15 views and leases

@@ -6,9 +6,9 @@ use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::log::checkpoint::{Checkpoint, CheckpointError};
 use tagout_proto::log::entry::{Entry, EntryError};
-use tagout_proto::log::proof::{InclusionProof, ProofError};
+use tagout_proto::log::proof::{ConsistencyProof, InclusionProof, ProofError};
 use tagout_proto::log::tile::{TileId, TileKind, parse_bundle, parse_hashes, push_entry};
-use tagout_proto::log::tree::{leaf_hash, prove_all, root, verify_inclusion};
+use tagout_proto::log::tree::{leaf_hash, prove_all, root, verify_consistency, verify_inclusion};
 use tagout_proto::note::{NoteError, VerifierKey};
 
 use crate::cases::{Answer, digest, document, hex, list, number, read, run, text};
@@ -94,6 +94,12 @@ fn the_tree_and_its_tiles() {
             let included = verify_inclusion(digest(leaf), index, size, &path, digest(&case["root"]));
             return if included { Ok(json!(true)) } else { Err("not-included".into()) };
         }
+        if let Some(old_root) = case.get("old_root") {
+            let (old_size, size) = (number(&case["old_size"]), number(&case["size"]));
+            let (path, root): (Vec<Digest>, _) = (read(&case["path"]), digest(&case["root"]));
+            let continued = verify_consistency(old_size, size, &path, digest(old_root), root);
+            return if continued { Ok(json!(true)) } else { Err("not-continued".into()) };
+        }
         if let Some(path) = case.get("tile") {
             let tile = TileId::parse(text(path)).ok_or("bad-tile")?;
             assert_eq!(tile.to_string(), text(path));
@@ -162,6 +168,13 @@ fn checkpoints_and_proofs() {
             ProofError::OtherSize { .. } => "other-size".into(),
             ProofError::NotContinued { .. } => "not-continued".into(),
         };
+        if let Some(proof) = case.get("consistency_proof") {
+            let proof = ConsistencyProof::parse(text(proof)).map_err(proof_code)?;
+            let (size, root) = (number(&case["old_size"]), digest(&case["old_root"]));
+            let old = Checkpoint { origin: origin.into(), size, root };
+            let checkpoint = proof.verify(&old, &key, origin).map_err(proof_code)?;
+            return Ok(json!({"old_size": proof.old_size, "size": checkpoint.size}));
+        }
         if let Some(proof) = case.get("proof") {
             let proof = InclusionProof::parse(text(proof)).map_err(proof_code)?;
             let checkpoint = proof.verify(&hex(&case["entry"]), &key, origin).map_err(proof_code)?;
