@@ -390,10 +390,7 @@ impl<'a> Traffic<'a> {
             (Envelope { signatures: Vec::new(), ..good.clone() }, "unsigned"),
             (self.deployment.signed(&["stranger"], good.document.clone()), "no-valid-signature"),
             (
-                self.deployment.signed(
-                    &["alice"],
-                    good.document.replace("\"test\"", &format!("\"{}\"", "x".repeat(STOP_MAX_BYTES))),
-                ),
+                self.deployment.signed(&["alice"], good.document.clone() + &" ".repeat(STOP_MAX_BYTES)),
                 "too-large",
             ),
             (self.deployment.signed(&["alice"], elsewhere), "wrong-deployment"),

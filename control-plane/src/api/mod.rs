@@ -29,7 +29,7 @@ const LEASE_BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
 const CONFIRMATION_BODY_MAX_BYTES: usize = 4 * 1024;
 
 /// The description of this API (OpenAPI 3.1). It is written by hand, and tests/openapi.rs holds it to what a node answers.
-pub const OPENAPI: &str = include_str!("../../openapi.json");
+const OPENAPI: &str = include_str!("../../openapi.json");
 
 #[derive(Clone)]
 pub struct Api {
