@@ -60,7 +60,7 @@ pub fn run(out: &Out, globals: &Globals, args: GrantArgs) -> Result<Exit, Failur
     let status = session.client.status()?;
     check_epoch(&session, &status)?;
     // The status is only the node's word; what people put their names to is the signed checkpoint.
-    let seen = session.checkpoint(0)?;
+    let seen = session.checkpoint_to_sign_on()?;
     let grant = Grant {
         scope: args.scope,
         expires_at_ms,

@@ -58,13 +58,17 @@ impl<'a> Session<'a> {
         signing::open_signers(if args.keys.is_empty() { &self.profile.keys } else { &args.keys })
     }
 
-    /// Signs something that gives, and knows before it is sent whether the signatures suffice.
+    /// Signs something that gives, once the node's log is known to continue what this machine has seen of it: a node that
+    /// was set back or shows two histories gets nobody's consent. Knows before it is sent whether the signatures suffice.
+    ///
+    /// A stop is not signed here: it waits for no such question (S10).
     pub fn sign_loosening(
         &self,
         action: Action,
         signers: &[Signer],
         status: &Status,
     ) -> Result<Signed, Failure> {
+        self.checkpoint_to_sign_on()?;
         let signed = Signed::new(self.deployment(), action, signers)?;
         signed.show(self.out, self.authority());
         // A newer authority than the genesis may allow what this one does not; the service judges by it.
@@ -72,6 +76,14 @@ impl<'a> Session<'a> {
             signed.check(self.authority())?;
         }
         Ok(signed)
+    }
+
+    /// As [`Session::checkpoint`], for somebody who is about to sign.
+    pub fn checkpoint_to_sign_on(&self) -> Result<Checkpoint, Failure> {
+        self.checkpoint(0).map_err(|mut failure| {
+            failure.problem.detail.push_str("; nothing was signed");
+            failure
+        })
     }
 
     pub fn send(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {

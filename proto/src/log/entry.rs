@@ -21,7 +21,7 @@ use crate::limits::{ENTRY_MAX_BYTES, SIGNATURES_MAX};
 pub const ENTRY_FORMAT: u8 = 1;
 
 /// The numbers are on disk for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum EntryKind {

@@ -114,16 +114,26 @@ pub fn push_entry(bundle: &mut Vec<u8>, entry: &[u8]) {
     bundle.extend(entry);
 }
 
-/// Splits a bundle's bytes into its entries.
+/// Splits a bundle's bytes into its entries; `None` where they do not add up.
 pub fn parse_bundle(bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let (entries, torn) = split_bundle(bytes);
+    (!torn).then_some(entries)
+}
+
+/// A bundle's entries as far as they go, and whether something is left over that is no entry: whoever looks for the one
+/// that was tampered with reads up to it.
+pub fn split_bundle(bytes: &[u8]) -> (Vec<&[u8]>, bool) {
     let (mut rest, mut entries) = (bytes, Vec::new());
-    while !rest.is_empty() {
-        let (len, tail) = rest.split_first_chunk::<2>()?;
-        let (entry, tail) = tail.split_at_checked(u16::from_be_bytes(*len).into())?;
+    while let Some((entry, tail)) = split_entry(rest) {
         entries.push(entry);
         rest = tail;
     }
-    Some(entries)
+    (entries, !rest.is_empty())
+}
+
+fn split_entry(bundle: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bundle.split_first_chunk::<2>()?;
+    rest.split_at_checked(u16::from_be_bytes(*len).into())
 }
 
 #[cfg(test)]
@@ -198,6 +208,7 @@ mod tests {
             push_entry(&mut bundle, entry);
         }
         assert_eq!(parse_bundle(&bundle).unwrap(), [&b"a"[..], b"", b"ccc"]);
-        assert_eq!(parse_bundle(&bundle[..bundle.len() - 1]), None);
+        let torn = &bundle[..bundle.len() - 1];
+        assert_eq!((parse_bundle(torn), split_bundle(torn)), (None, (vec![&b"a"[..], b""], true)));
     }
 }

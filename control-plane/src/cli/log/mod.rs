@@ -1,7 +1,7 @@
 //! `tagout log`: the audit log, shown, proven and verified. Whatever is shown was proven to be in the signed log first.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -12,7 +12,8 @@ use tagout_proto::command::{Action, Command};
 use tagout_proto::digest::Digest;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::{Entry, EntryKind};
-use tagout_proto::log::proof::{InclusionProof, ProofError};
+use tagout_proto::log::proof::{ConsistencyProof, InclusionProof, ProofError};
+use tagout_proto::note::VerifierKey;
 use tagout_proto::wire::Outcome;
 
 use super::Globals;
@@ -23,13 +24,15 @@ use super::profile::{self, Profile};
 use super::session::Session;
 
 mod export;
+pub mod resume;
 pub mod seen;
 pub mod tiles;
 pub mod verify;
 
+use resume::Kept;
 use seen::Seen;
-use tiles::{LogReader, TileDir, Tiles, check_index, open_checkpoint, read_checkpoint};
-use verify::Verified;
+use tiles::{LogError, LogReader, TileDir, Tiles, check_index, open_checkpoint, read_checkpoint};
+use verify::{Log, Step, Verified};
 
 #[derive(Subcommand)]
 pub enum LogVerb {
@@ -37,7 +40,7 @@ pub enum LogVerb {
     Show(ShowArgs),
     /// Verify the whole log, or a proof: signatures, authority, chain, tree and checkpoint
     Verify(VerifyArgs),
-    /// Make a proof that an entry is in the log, for somebody who has only the file
+    /// Make a proof for somebody who has only the file: that an entry is in the log, or that the log was only added to
     Prove(ProveArgs),
 }
 
@@ -60,21 +63,33 @@ pub struct ShowArgs {
 }
 
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("of").args(["entry", "since"]))]
 pub struct VerifyArgs {
     /// A folder with a copy of the log (checkpoint and tile/), instead of the node
     #[arg(long, value_name = "DIR", conflicts_with = "proof")]
     dir: Option<PathBuf>,
-    /// Verify this proof of one entry instead of the log
-    #[arg(long, value_name = "FILE", requires = "entry")]
+    /// An older signed checkpoint that the log must continue, besides the one that this machine remembers
+    #[arg(long, value_name = "FILE")]
+    since: Option<PathBuf>,
+    /// Replay every entry, also those that this machine has verified before
+    #[arg(long, conflicts_with = "proof")]
+    from_start: bool,
+    /// Verify this proof instead of the log: of one entry, or that the log continues an older checkpoint
+    #[arg(long, value_name = "FILE", requires = "of")]
     proof: Option<PathBuf>,
     /// The entry's exact bytes, as `log show INDEX --raw` writes them
-    #[arg(long, value_name = "FILE", requires = "proof")]
+    #[arg(long, value_name = "FILE", requires = "proof", conflicts_with = "since")]
     entry: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct ProveArgs {
-    index: u64,
+    /// The entry that is in the log
+    #[arg(required_unless_present = "since", conflicts_with = "since")]
+    index: Option<u64>,
+    /// An older signed checkpoint, such as somebody saved from /log/checkpoint: proves that the log continues it
+    #[arg(long, value_name = "FILE")]
+    since: Option<PathBuf>,
     /// Where the proof goes [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -84,10 +99,18 @@ pub(super) fn run(out: &Out, globals: &Globals, verb: LogVerb) -> Result<Exit, F
     match verb {
         LogVerb::Show(args) => show(out, globals, args),
         LogVerb::Verify(VerifyArgs { proof: Some(proof), entry: Some(entry), .. }) => {
-            verify_proof(out, globals, &proof, &entry)
+            verify_inclusion(out, globals, &proof, &entry)
+        }
+        LogVerb::Verify(VerifyArgs { proof: Some(proof), since: Some(since), .. }) => {
+            verify_consistency(out, globals, &proof, &since)
         }
         LogVerb::Verify(args) => verify_log(out, globals, args),
-        LogVerb::Prove(args) => prove(out, globals, args),
+        LogVerb::Prove(ProveArgs { since: Some(since), output, .. }) => {
+            prove_consistency(out, globals, &since, output)
+        }
+        LogVerb::Prove(ProveArgs { index, output, .. }) => {
+            prove_inclusion(out, globals, index.expect("required by clap"), output)
+        }
     }
 }
 
@@ -280,12 +303,12 @@ fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Fa
         #[serde(flatten)]
         verified: &'a Verified,
     }
-    let (profile, verified) = match args.dir {
+    let (profile, verified) = match &args.dir {
         Some(path) => {
             let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
-            let tiles = TileDir { path };
+            let tiles = TileDir { path: path.clone() };
             let note = read_checkpoint(&tiles)?;
-            let verified = verify_and_remember(out, &profile, &tiles, &note)?;
+            let verified = verify_and_remember(out, &profile, &tiles, &note, &args)?;
             (profile, verified)
         }
         None => {
@@ -293,13 +316,13 @@ fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Fa
             // A node that is only behind gets the time to catch up with what was seen of another.
             let seen = Seen::load(&session.profile)?;
             let (note, _) = session.fetch_checkpoint(seen.size(), &seen)?;
-            let verified = verify_and_remember(out, &session.profile, &session.client, &note)?;
+            let verified = verify_and_remember(out, &session.profile, &session.client, &note, &args)?;
             (session.profile, verified)
         }
     };
     out.document(&Report { deployment: profile.deployment().to_string(), verified: &verified });
-    let Verified { size, root, kinds, signatures, continues } = &verified;
-    let kinds: Vec<_> = kinds.iter().map(|(kind, n)| count(*n, kind)).collect();
+    let Verified { size, root, kinds, signatures, continues, resumed_at } = &verified;
+    let kinds: Vec<_> = kinds.iter().map(|(kind, n)| count(*n, kind.name())).collect();
     out.line(format!(
         "{}: {} ({}) and {}",
         out.ink(Ink::Green, "verified"),
@@ -308,10 +331,14 @@ fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Fa
         count(*signatures, "signature")
     ));
     out.line(format!("  root {root}"));
+    if *resumed_at > 0 {
+        out.line(format!(
+            "  went on from entry {resumed_at}: those before it are, byte for byte, what this machine verified before \
+             (--from-start replays them too)"
+        ));
+    }
     match continues {
-        Some(seen) => {
-            out.line(format!("  continues the log of {} that this machine had seen", entries(*seen)))
-        }
+        Some(older) => out.line(format!("  continues the log of {} that was seen before", entries(*older))),
         None => out.line("  the first checkpoint that this machine remembers; later ones must continue it"),
     }
     Ok(Exit::Ok)
@@ -326,42 +353,139 @@ fn verify_and_remember(
     profile: &Profile,
     tiles: &dyn Tiles,
     note: &str,
+    args: &VerifyArgs,
 ) -> Result<Verified, Failure> {
-    let mut seen = Seen::load(profile)?;
-    let bar = if out.live() { progress_bar() } else { ProgressBar::hidden() };
-    let verified =
-        verify::verify(tiles, note, &profile.authority, seen.checkpoint.as_ref(), &mut |done, of| {
-            bar.set_length(of);
-            bar.set_position(done);
-        });
+    let (mut seen, authority) = (Seen::load(profile)?, &profile.authority);
+    let checkpoint = open_checkpoint(note, authority)?;
+    let since = args.since.as_deref().map(|file| read_older(file, authority)).transpose()?;
+    let older: Vec<_> = seen.checkpoint.iter().cloned().chain(since).collect();
+    let mut kept = Kept::open(profile)?;
+    let before = if args.from_start { Ok(None) } else { kept.load(profile.deployment().genesis) };
+    let before = before.unwrap_or_else(|why| {
+        let path = quoted(kept.path());
+        out.note(format!("note: {path}, where the last run left off, is not used: {why}"));
+        None
+    });
+    let known = before.as_ref().map_or(0, |before| before.size());
+
+    let bar = if out.live() { progress_bar(checkpoint.size) } else { ProgressBar::hidden() };
+    let (mut done, mut not_kept) = (0, None);
+    let log = Log { tiles, note, authority, older: &older };
+    let result = verify::verify(&log, before, &mut |step| {
+        let kept = match step {
+            Step::Hashed(size) => {
+                done = size;
+                Ok(())
+            }
+            Step::Replayed(replay) | Step::Ended(replay) if replay.size() <= known => Ok(()),
+            Step::Replayed(replay) => {
+                done = replay.size();
+                kept.keep_now_and_then(replay)
+            }
+            Step::Ended(replay) => {
+                done = replay.size();
+                kept.keep(replay)
+            }
+        };
+        not_kept = kept.err().or(not_kept.take());
+        bar.set_position(done);
+    });
     bar.finish_and_clear();
-    let verified = verified?;
-    seen.remember(note, &open_checkpoint(note, &profile.authority)?)?;
+    if let Some(failure) = &not_kept {
+        out.note(format!("warning: the next run begins anew, since this one is not kept: {failure}"));
+    }
+    let verified = result.map_err(|error| match error {
+        LogError::Read(mut failure) if done > 0 && not_kept.is_none() => {
+            let more =
+                format!("; {} were good so far: run it again, and it goes on from there", entries(done));
+            failure.problem.detail.push_str(&more);
+            failure
+        }
+        error => error.into(),
+    })?;
+    if known > verified.resumed_at {
+        out.note(format!(
+            "note: the {} that this machine had verified before are not the beginning of this log, and all of it was replayed",
+            entries(known)
+        ));
+    }
+    seen.remember(note, &checkpoint)?;
     Ok(verified)
 }
 
-fn progress_bar() -> ProgressBar {
+/// An older checkpoint that somebody kept.
+fn read_older(file: &Path, authority: &Authority) -> Result<Checkpoint, Failure> {
+    let note =
+        std::fs::read_to_string(file).map_err(|e| Failure::file("read the older checkpoint", file, &e))?;
+    open_checkpoint(&note, authority).map_err(|error| {
+        let detail = format!("the older checkpoint {}: {error}", file.display());
+        Failure::unverified("checkpoint", detail)
+    })
+}
+
+fn progress_bar(size: u64) -> ProgressBar {
     let style =
         ProgressStyle::with_template("  {bar:30} {human_pos}/{human_len} entries  {per_sec}  {eta} left");
-    let bar = ProgressBar::new(0).with_style(style.expect("the template is ours"));
+    let bar = ProgressBar::new(size).with_style(style.expect("the template is ours"));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 
-fn prove(out: &Out, globals: &Globals, args: ProveArgs) -> Result<Exit, Failure> {
+fn prove_inclusion(
+    out: &Out,
+    globals: &Globals,
+    index: u64,
+    output: Option<PathBuf>,
+) -> Result<Exit, Failure> {
     let session = Session::open(out, globals)?;
     let (note, checkpoint) = session.checkpoint_note(0)?;
-    check_index(args.index, checkpoint.size)?;
-    let proof = LogReader::new(&session.client, checkpoint.size).prove(args.index, &note, checkpoint.root)?;
+    check_index(index, checkpoint.size)?;
+    let proof = LogReader::new(&session.client, checkpoint.size).prove(index, &note, checkpoint.root)?;
     let text = proof.to_text();
-    out.document(&serde_json::json!({ "index": args.index, "size": checkpoint.size, "proof": text, "file": args.output }));
-    match &args.output {
+    out.document(
+        &serde_json::json!({ "index": index, "size": checkpoint.size, "proof": text, "file": output }),
+    );
+    write_proof(out, &text, output.as_deref(), |file| {
+        out.line(format!("wrote {file}; whoever has the entry verifies it offline:"));
+        out.line(format!("  tagout log show {index} --raw > entry-{index}"));
+        out.line(format!("  tagout log verify --proof {file} --entry entry-{index}"));
+    })
+}
+
+fn prove_consistency(
+    out: &Out,
+    globals: &Globals,
+    since: &Path,
+    output: Option<PathBuf>,
+) -> Result<Exit, Failure> {
+    let session = Session::open(out, globals)?;
+    let old = read_older(since, session.authority())?;
+    let (note, checkpoint) = session.checkpoint_note(0)?;
+    let reader = LogReader::new(&session.client, checkpoint.size);
+    let text = reader.prove_since(&old, &note, checkpoint.root)?.to_text();
+    out.document(
+        &serde_json::json!({ "old_size": old.size, "size": checkpoint.size, "proof": text, "file": output }),
+    );
+    write_proof(out, &text, output.as_deref(), |file| {
+        let (old, new) = (entries(old.size), checkpoint.size);
+        out.line(format!(
+            "wrote {file}: the log of {new} continues the one of {old}; whoever has {} verifies it offline:",
+            quoted(since)
+        ));
+        out.line(format!("  tagout log verify --proof {file} --since {}", quoted(since)));
+    })
+}
+
+fn write_proof(
+    out: &Out,
+    text: &str,
+    output: Option<&Path>,
+    say: impl FnOnce(String),
+) -> Result<Exit, Failure> {
+    match output {
         Some(file) => {
             write_new(file, text.as_bytes(), 0o644)?;
-            let (index, file) = (args.index, quoted(file));
-            out.line(format!("wrote {file}; whoever has the entry verifies it offline:"));
-            out.line(format!("  tagout log show {index} --raw > entry-{index}"));
-            out.line(format!("  tagout log verify --proof {file} --entry entry-{index}"));
+            say(quoted(file));
         }
         None if !out.json() => out.bytes(text.as_bytes()),
         None => {}
@@ -369,16 +493,15 @@ fn prove(out: &Out, globals: &Globals, args: ProveArgs) -> Result<Exit, Failure>
     Ok(Exit::Ok)
 }
 
-fn verify_proof(
-    out: &Out,
-    globals: &Globals,
-    proof: &std::path::Path,
-    entry: &std::path::Path,
-) -> Result<Exit, Failure> {
+fn read_proof(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|e| Failure::file("read the proof", file, &e))
+}
+
+fn verify_inclusion(out: &Out, globals: &Globals, proof: &Path, entry: &Path) -> Result<Exit, Failure> {
     let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
-    let text = std::fs::read_to_string(proof).map_err(|e| Failure::file("read the proof", proof, &e))?;
+    let text = read_proof(proof)?;
     let bytes = std::fs::read(entry).map_err(|e| Failure::file("read the entry", entry, &e))?;
-    let (proof, checkpoint) = check_proof(&text, &bytes, &profile.authority)?;
+    let (proof, checkpoint) = check_inclusion(&text, &bytes, &profile.authority)?;
     let record = Record::new(&bytes, &profile.authority)?;
     let place = BTreeMap::from([("index", proof.index), ("size", checkpoint.size)]);
     out.document(
@@ -394,25 +517,55 @@ fn verify_proof(
     Ok(Exit::Ok)
 }
 
+fn verify_consistency(out: &Out, globals: &Globals, proof: &Path, since: &Path) -> Result<Exit, Failure> {
+    let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+    let (text, old) = (read_proof(proof)?, read_older(since, &profile.authority)?);
+    let checkpoint = check_consistency(&text, &old, &profile.authority)?;
+    out.document(&serde_json::json!({
+        "verified": true, "old_size": old.size, "size": checkpoint.size, "root": checkpoint.root,
+    }));
+    let (verified, root) = (out.ink(Ink::Green, "verified"), checkpoint.root.short());
+    out.line(format!(
+        "{verified}: the log of {} with root {root} continues the one of {} with root {}",
+        entries(checkpoint.size),
+        old.size,
+        old.root.short()
+    ));
+    Ok(Exit::Ok)
+}
+
 /// Whether `entry` is where the proof says, in a log that a node of the deployment signed.
-fn check_proof(
+fn check_inclusion(
     text: &str,
     entry: &[u8],
     authority: &Authority,
 ) -> Result<(InclusionProof, Checkpoint), Failure> {
-    let wrong = |error: ProofError| Failure::unverified("proof", error.to_string());
-    let proof = InclusionProof::parse(text).map_err(wrong)?;
-    // Which node signed is not known beforehand.
-    open_checkpoint(&proof.checkpoint, authority)?;
+    let proof = InclusionProof::parse(text).map_err(unproven)?;
     let origin = authority.deployment.to_string();
-    let opened = authority.nodes.iter().map(|node| proof.verify(entry, &node.key, &origin));
-    let mut refused = None;
-    for result in opened {
-        match result {
-            Ok(checkpoint) => return Ok((proof, checkpoint)),
-            Err(error @ ProofError::NotIncluded { .. }) => return Err(wrong(error)),
-            Err(error) => refused = Some(error),
-        }
-    }
-    Err(wrong(refused.expect("an authority names a node")))
+    let checkpoint = by_its_node(&proof.checkpoint, authority, |key| proof.verify(entry, key, &origin))?;
+    Ok((proof, checkpoint))
+}
+
+/// Whether the log that a node of the deployment signed continues `old`.
+fn check_consistency(text: &str, old: &Checkpoint, authority: &Authority) -> Result<Checkpoint, Failure> {
+    let proof = ConsistencyProof::parse(text).map_err(unproven)?;
+    let origin = authority.deployment.to_string();
+    by_its_node(&proof.checkpoint, authority, |key| proof.verify(old, key, &origin))
+}
+
+/// Verifies a proof with the key of the node that signed its checkpoint: which one that is, is not known beforehand.
+fn by_its_node(
+    note: &str,
+    authority: &Authority,
+    verify: impl Fn(&VerifierKey) -> Result<Checkpoint, ProofError>,
+) -> Result<Checkpoint, Failure> {
+    open_checkpoint(note, authority)?;
+    let signed = |key: &&VerifierKey| key.open(note).is_ok();
+    let key =
+        authority.nodes.iter().map(|node| &node.key).find(signed).expect("it was opened with one of them");
+    verify(key).map_err(unproven)
+}
+
+fn unproven(error: ProofError) -> Failure {
+    Failure::unverified("proof", error.to_string())
 }

@@ -1,7 +1,8 @@
 //! The newest checkpoint that this machine has seen of a deployment: what makes a cut or forked log show (S9).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use tagout_proto::command::Deployment;
 use tagout_proto::log::checkpoint::Checkpoint;
 
 use super::tiles::{LogError, LogReader, Tiles, open_checkpoint};
@@ -16,17 +17,12 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// `$XDG_STATE_HOME/tagout/`, or the profile's folder.
     pub fn load(profile: &Profile) -> Result<Self, Failure> {
-        let state = std::env::var_os("XDG_STATE_HOME").filter(|home| !home.is_empty());
-        let folder = state.map_or_else(|| profile.folder.clone(), |home| PathBuf::from(home).join("tagout"));
-        Self::load_from(folder, profile)
+        Self::load_from(&state_folder(profile), profile)
     }
 
-    pub fn load_from(folder: PathBuf, profile: &Profile) -> Result<Self, Failure> {
-        let deployment = profile.deployment();
-        let name = format!("{}-{}.checkpoint", deployment.name, deployment.genesis.short());
-        let path = folder.join(name);
+    pub fn load_from(folder: &Path, profile: &Profile) -> Result<Self, Failure> {
+        let path = state_file(folder, profile.deployment(), "checkpoint");
         let note = match std::fs::read_to_string(&path) {
             Ok(note) => note,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -57,7 +53,7 @@ impl Seen {
     pub fn check(&self, checkpoint: &Checkpoint, tiles: &dyn Tiles) -> Result<(), LogError> {
         match &self.checkpoint {
             Some(seen) => {
-                LogReader::new(tiles, checkpoint.size).check_continues(checkpoint.root, seen.size, seen.root)
+                LogReader::new(tiles, checkpoint.size).continues(checkpoint.root, seen).map(|_proof| ())
             }
             None => Ok(()),
         }
@@ -68,13 +64,27 @@ impl Seen {
         if self.checkpoint.as_ref().is_some_and(|seen| seen.size >= checkpoint.size) {
             return Ok(());
         }
-        if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| Failure::file("make the folder", folder, &e))?;
-        }
-        files::replace(&self.path, note.as_bytes())?;
+        write_state(&self.path, note.as_bytes())?;
         self.checkpoint = Some(checkpoint.clone());
         Ok(())
     }
+}
+
+/// What this machine remembers of logs: `$XDG_STATE_HOME/tagout/`, or the profile's folder.
+pub fn state_folder(profile: &Profile) -> PathBuf {
+    let state = std::env::var_os("XDG_STATE_HOME").filter(|home| !home.is_empty());
+    state.map_or_else(|| profile.folder.clone(), |home| PathBuf::from(home).join("tagout"))
+}
+
+pub fn state_file(folder: &Path, deployment: &Deployment, kind: &str) -> PathBuf {
+    folder.join(format!("{}-{}.{kind}", deployment.name, deployment.genesis.short()))
+}
+
+pub fn write_state(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Failure::file("make the folder", folder, &e))?;
+    }
+    files::replace(path, bytes)
 }
 
 fn check_size(size: u64, seen: u64) -> Result<(), Failure> {

@@ -10,11 +10,13 @@ use std::rc::Rc;
 use tagout_proto::authority::Authority;
 use tagout_proto::digest::Digest;
 use tagout_proto::log::checkpoint::{Checkpoint, CheckpointError};
-use tagout_proto::log::proof::InclusionProof;
+use tagout_proto::log::proof::{ConsistencyProof, InclusionProof};
 use tagout_proto::log::tile::{
-    TILE_HEIGHT, TILE_WIDTH, TileId, TileKind, hashes_at, parse_bundle, parse_hashes, subtree_root,
+    TILE_HEIGHT, TILE_WIDTH, TileId, TileKind, hashes_at, parse_hashes, split_bundle, subtree_root,
 };
-use tagout_proto::log::tree::{leaf_hash, node_hash, prove_inclusion, verify_inclusion};
+use tagout_proto::log::tree::{
+    leaf_hash, prove_consistency, prove_inclusion, root_of_first, verify_consistency, verify_inclusion,
+};
 use tagout_proto::note::NoteError;
 
 use crate::cli::failure::{Exit, Failure};
@@ -38,8 +40,13 @@ pub enum LogError {
     Missing(TileId),
     #[error("tile/{0} is malformed")]
     Malformed(TileId),
-    #[error("entry {index}: {what}")]
-    Entry { index: u64, what: String },
+    #[error("entry {index}{}: {what}", in_brackets(.of))]
+    Entry {
+        index: u64,
+        /// What it is, as far as that can be read: `stop of demo/a`.
+        of: String,
+        what: String,
+    },
     #[error("tile/{tile}: its hash {at} is not the one that follows from the entries: the tile was changed")]
     Tile { tile: TileId, at: usize },
     #[error(
@@ -47,13 +54,13 @@ pub enum LogError {
     )]
     Root { size: u64, found: Digest, signed: Digest },
     #[error(
-        "the log has {size} entries, but this machine has seen a signed checkpoint of {seen}: its end was cut off, or the \
-         node was set back"
+        "the log has {size} entries, but an older signed checkpoint has {seen}: its end was cut off, or the node was set \
+         back"
     )]
     Shorter { size: u64, seen: u64 },
     #[error(
-        "the log is a fork: its first {size} entries have root {found}, but this machine has seen a signed checkpoint \
-         with root {seen}"
+        "the log is a fork: its first {size} entries have root {found}, but an older signed checkpoint of as many says \
+         {seen}: find out which of the two people were shown, and keep both checkpoints"
     )]
     Forked { size: u64, found: Digest, seen: Digest },
 }
@@ -75,6 +82,10 @@ impl From<LogError> for Failure {
             error => Failure::unverified(code, error.to_string()),
         }
     }
+}
+
+fn in_brackets(what: &str) -> String {
+    if what.is_empty() { String::new() } else { format!(" ({what})") }
 }
 
 /// Opens a checkpoint that any node of the deployment signed.
@@ -130,15 +141,29 @@ pub struct LogReader<'a> {
     tiles: &'a dyn Tiles,
     size: u64,
     hashes: RefCell<HashMap<(u8, u64), Hashes>>,
-    bundle: RefCell<Option<(u64, Bundle)>>,
+    bundle: RefCell<Option<Found>>,
+}
+
+/// An entry bundle as somebody published it.
+#[derive(Clone)]
+pub struct Found {
+    pub id: TileId,
+    /// At most as many as the log has there.
+    pub entries: Bundle,
+    /// Whether none are missing and nothing is left over.
+    pub whole: bool,
 }
 
 type Hashes = Rc<[Digest]>;
-type Bundle = Rc<[Vec<u8>]>;
+pub type Bundle = Rc<[Vec<u8>]>;
 
 impl<'a> LogReader<'a> {
     pub fn new(tiles: &'a dyn Tiles, size: u64) -> Self {
         Self { tiles, size, hashes: RefCell::default(), bundle: RefCell::default() }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// How much of tile `n` of `level` the log fills; `None` where it has no such tile.
@@ -165,21 +190,26 @@ impl<'a> LogReader<'a> {
         }
     }
 
-    /// The entries of bundle `n`.
+    /// The entries of bundle `n`, all of them.
     pub fn bundle(&self, n: u64) -> Result<Bundle, LogError> {
-        if let Some((_, entries)) = self.bundle.borrow().as_ref().filter(|(at, _)| *at == n) {
-            return Ok(entries.clone());
+        let found = self.bundle_as_found(n)?;
+        if found.whole { Ok(found.entries) } else { Err(LogError::Malformed(found.id)) }
+    }
+
+    /// The entries of bundle `n` as far as they go.
+    pub fn bundle_as_found(&self, n: u64) -> Result<Found, LogError> {
+        if let Some(found) = self.bundle.borrow().as_ref().filter(|found| found.id.n == n) {
+            return Ok(found.clone());
         }
         let width = self.width(0, n).expect("asked within the log");
         let id = TileId { kind: TileKind::Entries, n, width };
         let bytes = self.tile(id)?.ok_or(LogError::Missing(id))?;
-        let entries = parse_bundle(&bytes).ok_or(LogError::Malformed(id))?;
-        if entries.len() < usize::from(width) {
-            return Err(LogError::Malformed(id));
-        }
-        let entries: Bundle = entries.iter().take(width.into()).map(|e| e.to_vec()).collect();
-        *self.bundle.borrow_mut() = Some((n, entries.clone()));
-        Ok(entries)
+        let (entries, torn) = split_bundle(&bytes);
+        let whole = !torn && (usize::from(width)..=TILE_WIDTH as usize).contains(&entries.len());
+        let entries = entries.iter().take(width.into()).map(|e| e.to_vec()).collect();
+        let found = Found { id, entries, whole };
+        *self.bundle.borrow_mut() = Some(found.clone());
+        Ok(found)
     }
 
     /// The bytes of entry `index`, proven to be in the tree with `root`.
@@ -189,7 +219,7 @@ impl<'a> LogReader<'a> {
         let path = prove_inclusion(index, self.size, &mut |level, n| self.perfect(level, n))?;
         if !verify_inclusion(leaf_hash(&entry), index, self.size, &path, root) {
             let what = "it is not what the node signed at this place: the entry or a tile was changed".into();
-            return Err(LogError::Entry { index, what });
+            return Err(LogError::Entry { index, of: String::new(), what });
         }
         Ok((entry, path))
     }
@@ -200,34 +230,34 @@ impl<'a> LogReader<'a> {
         Ok(InclusionProof { index, path, checkpoint: note.into() })
     }
 
-    /// Checks that the log with `root` continues the one that had root `old_root` at `old_size`.
-    ///
-    /// Both roots are computed from one set of subtrees, which is what a consistency proof (RFC 6962, 2.1.2) conveys.
-    pub fn check_continues(&self, root: Digest, old_size: u64, old_root: Digest) -> Result<(), LogError> {
-        if old_size > self.size {
-            return Err(LogError::Shorter { size: self.size, seen: old_size });
+    /// The consistency proof that the log with `root` continues `old`, verified; it takes a few tiles, however long the log.
+    pub fn continues(&self, root: Digest, old: &Checkpoint) -> Result<Vec<Digest>, LogError> {
+        if old.size > self.size {
+            return Err(LogError::Shorter { size: self.size, seen: old.size });
         }
-        if old_size == 0 {
-            return Ok(());
+        let mut perfect = |level, n| self.perfect(level, n);
+        let path = prove_consistency(old.size, self.size, &mut perfect)?;
+        if verify_consistency(old.size, self.size, &path, old.root, root) {
+            return Ok(path);
         }
-        let found = self.range(0, old_size, old_size)?;
-        if found != old_root {
-            return Err(LogError::Forked { size: old_size, found, seen: old_root });
+        // Which of the two checkpoints it is that the tiles contradict.
+        let found = root_of_first(old.size, &mut perfect)?;
+        if found != old.root {
+            return Err(LogError::Forked { size: old.size, found, seen: old.root });
         }
-        let found = self.range(0, self.size, old_size)?;
-        if found != root {
-            return Err(LogError::Root { size: self.size, found, signed: root });
-        }
-        Ok(())
+        let found = root_of_first(self.size, &mut perfect)?;
+        Err(LogError::Root { size: self.size, found, signed: root })
     }
 
-    /// The root of `size` leaves from `start`, by subtrees that do not straddle `cut`.
-    fn range(&self, start: u64, size: u64, cut: u64) -> Result<Digest, LogError> {
-        if size.is_power_of_two() && (cut <= start || start + size <= cut) {
-            return self.perfect(size.ilog2(), start >> size.ilog2());
-        }
-        let left = 1 << (size - 1).ilog2();
-        Ok(node_hash(&self.range(start, left, cut)?, &self.range(start + left, size - left, cut)?))
+    /// A proof that convinces somebody offline who has the older checkpoint.
+    pub fn prove_since(
+        &self,
+        old: &Checkpoint,
+        note: &str,
+        root: Digest,
+    ) -> Result<ConsistencyProof, LogError> {
+        let path = self.continues(root, old)?;
+        Ok(ConsistencyProof { old_size: old.size, path, checkpoint: note.into() })
     }
 
     /// The root of the n-th perfect subtree of 2^level leaves.

@@ -2,20 +2,38 @@
 //!
 //! It replays every entry into the same ledger that nodes run, which must write the very same bytes. So a signature, an
 //! authorisation, an order or a chaining that does not hold is found at the first entry where it fails. What no replay
-//! can find, a cut end or another history, is found against the newest checkpoint that this machine has seen.
+//! can find, a cut end or another history, is found against older checkpoints, first of all the newest that this machine
+//! has seen.
+//!
+//! Replaying is slow, hashing is not: what was replayed before is only hashed again, all of it, and the replay goes on
+//! where it ended if those are the very same bytes.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tagout_proto::authority::Authority;
 use tagout_proto::digest::Digest;
-use tagout_proto::ledger::{Ledger, Proposal};
 use tagout_proto::log::checkpoint::Checkpoint;
-use tagout_proto::log::entry::Entry;
+use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::log::tile::{TILE_WIDTH, TileId, TileKind, subtree_root};
-use tagout_proto::log::tree::leaf_hash;
+use tagout_proto::log::tree::{Frontier, leaf_hash};
 
-use super::tiles::{LogError, LogReader, Tiles, open_checkpoint};
+use super::tiles::{Bundle, Found, LogError, LogReader, Tiles, open_checkpoint};
+
+mod replay;
+
+pub use replay::Replay;
+use replay::{Wrong, named};
+
+/// A log and what is known about it beforehand.
+pub struct Log<'a> {
+    pub tiles: &'a dyn Tiles,
+    /// The signed checkpoint up to which it is verified.
+    pub note: &'a str,
+    pub authority: &'a Authority,
+    /// Verified checkpoints that it must continue.
+    pub older: &'a [Checkpoint],
+}
 
 /// What holds for a log in which nothing was found wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,106 +41,234 @@ pub struct Verified {
     pub size: u64,
     pub root: Digest,
     /// How many entries of each kind.
-    pub kinds: BTreeMap<&'static str, u64>,
+    pub kinds: BTreeMap<EntryKind, u64>,
     pub signatures: u64,
-    /// The older checkpoint that this log continues.
+    /// The size of the newest older checkpoint that this log continues.
     pub continues: Option<u64>,
+    /// How many entries had been replayed before, and are the same bytes still.
+    pub resumed_at: u64,
 }
 
-/// Verifies the log of `tiles` up to the checkpoint `note`. `seen` is the newest checkpoint known before.
+/// How far it has come.
+pub enum Step<'a> {
+    /// So many entries are the ones that were replayed before.
+    Hashed(u64),
+    Replayed(&'a Replay),
+    /// It ends here, at the log's end or because the log cannot be read on; all that was replayed is good.
+    Ended(&'a Replay),
+}
+
+/// Verifies `log`, after what of it was replayed before.
 pub fn verify(
-    tiles: &dyn Tiles,
-    note: &str,
-    authority: &Authority,
-    seen: Option<&Checkpoint>,
-    progress: &mut dyn FnMut(u64, u64),
+    log: &Log<'_>,
+    before: Option<Replay>,
+    step: &mut dyn FnMut(Step<'_>),
 ) -> Result<Verified, LogError> {
-    let checkpoint = open_checkpoint(note, authority)?;
+    let checkpoint = open_checkpoint(log.note, log.authority)?;
     let size = checkpoint.size;
-    if let Some(seen) = seen.filter(|seen| seen.size > size) {
-        return Err(LogError::Shorter { size, seen: seen.size });
+    if let Some(older) = log.older.iter().find(|older| older.size > size) {
+        return Err(LogError::Shorter { size, seen: older.size });
     }
+    let reader = LogReader::new(log.tiles, size);
+    let mut pass = match before.filter(|before| before.size() <= size) {
+        Some(before) => Pass::resume(&reader, before, log.older, step)?,
+        None => None,
+    }
+    .unwrap_or_else(|| Pass::new(Replay::new(log.authority.deployment.genesis)));
+    let resumed_at = pass.replay.size();
 
-    let reader = LogReader::new(tiles, size);
-    let mut replay = Replay::new(authority.deployment.genesis);
-    check_seen(&replay, seen)?;
-    for n in 0..size.div_ceil(TILE_WIDTH) {
-        let leaves = reader.published_hashes(0, n)?;
-        for (at, bytes) in reader.bundle(n)?.iter().enumerate() {
-            let leaf = replay.entry(bytes)?;
-            if leaves.as_ref().is_some_and(|leaves| leaves[at] != leaf) {
-                let width = reader.width(0, n).expect("within the log");
-                let tile = TileId { kind: TileKind::Hashes { level: 0 }, n, width };
-                let what =
-                    format!("it does not hash to its leaf in tile/{tile}: the entry or the tile was changed");
-                return Err(LogError::Entry { index: n * TILE_WIDTH + at as u64, what });
-            }
-            check_seen(&replay, seen)?;
+    let found = pass.run(&reader, log.older, step).and_then(|()| {
+        let found = pass.hashes.root();
+        if found != checkpoint.root {
+            return Err(LogError::Root { size, found, signed: checkpoint.root });
         }
-        progress(replay.ledger.size(), size);
+        // It is what the node signed, so that the node itself has shown two histories.
+        if let Some(forked) = pass.forked.take() {
+            return Err(forked);
+        }
+        check_upper_tiles(&reader, &pass.hashes.levels)
+    });
+    match (found, pass.suspect) {
+        (Ok(()), None) => step(Step::Ended(&pass.replay)),
+        (Err(LogError::Read(failure)), suspect) => {
+            if suspect.is_none() && pass.forked.is_none() {
+                step(Step::Ended(&pass.replay));
+            }
+            return Err(LogError::Read(failure));
+        }
+        // All entries are what the node signed, so it is the tile that is not.
+        (Ok(()), Some(Suspect { tile, at, .. })) => return Err(LogError::Tile { tile, at }),
+        // What is wrong further on follows from it.
+        (Err(_), Some(suspect)) => return Err(suspect.into()),
+        (Err(error), None) => return Err(error),
     }
-
-    let found = replay.ledger.frontier().root();
-    if found != checkpoint.root {
-        return Err(LogError::Root { size, found, signed: checkpoint.root });
-    }
-    check_upper_tiles(&reader, &replay.levels)?;
-    let continues = seen.map(|seen| seen.size);
-    Ok(Verified { size, root: found, kinds: replay.kinds, signatures: replay.signatures, continues })
+    let Replay { kinds, signatures, .. } = pass.replay;
+    let continues = log.older.iter().map(|older| older.size).max();
+    Ok(Verified { size, root: checkpoint.root, kinds, signatures, continues, resumed_at })
 }
 
-/// The ledger as it grows again, and the hashes of every level that follow.
-struct Replay {
-    ledger: Ledger,
+/// One way through a log.
+struct Pass {
+    replay: Replay,
+    hashes: Hashes,
+    suspect: Option<Suspect>,
+    /// An older checkpoint with another root: by an entry that was changed, which shows further on, or by a fork.
+    forked: Option<LogError>,
+}
+
+/// The first entry that replays and does not hash to its leaf in the published tile. Which of the two was changed shows
+/// further on: by the chain, or by the root.
+struct Suspect {
+    index: u64,
+    of: String,
+    tile: TileId,
+    at: usize,
+}
+
+impl From<Suspect> for LogError {
+    fn from(Suspect { index, of, tile, .. }: Suspect) -> Self {
+        let what = format!(
+            "it does not hash to its leaf in tile/{tile}, nor does the rest fit: the entry was changed after it was written"
+        );
+        LogError::Entry { index, of, what }
+    }
+}
+
+impl Pass {
+    fn new(replay: Replay) -> Self {
+        Self { replay, hashes: Hashes::default(), suspect: None, forked: None }
+    }
+
+    /// Hashes again what was replayed `before`; `None` unless all of it is the same. What is wrong otherwise, a replay
+    /// from the first entry on tells best.
+    fn resume(
+        reader: &LogReader<'_>,
+        before: Replay,
+        older: &[Checkpoint],
+        step: &mut dyn FnMut(Step<'_>),
+    ) -> Result<Option<Self>, LogError> {
+        let (mut hashes, until) = (Hashes::default(), before.size());
+        for n in 0..until.div_ceil(TILE_WIDTH) {
+            let (found, published) = match (reader.bundle_as_found(n), reader.published_hashes(0, n)) {
+                (Err(LogError::Read(failure)), _) | (_, Err(LogError::Read(failure))) => {
+                    return Err(LogError::Read(failure));
+                }
+                (Ok(found), Ok(published)) if found.whole => (found, published),
+                _ => return Ok(None),
+            };
+            let left = (until - hashes.size()).min(TILE_WIDTH) as usize;
+            for (at, entry) in found.entries.iter().take(left).enumerate() {
+                let leaf = leaf_hash(entry);
+                hashes.push(leaf);
+                if published.as_ref().is_some_and(|leaves| leaves[at] != leaf) || hashes.check(older).is_err()
+                {
+                    return Ok(None);
+                }
+            }
+            step(Step::Hashed(hashes.size()));
+        }
+        let same = hashes.root() == before.root();
+        Ok(same.then_some(Self { replay: before, hashes, suspect: None, forked: None }))
+    }
+
+    fn run(
+        &mut self,
+        reader: &LogReader<'_>,
+        older: &[Checkpoint],
+        step: &mut dyn FnMut(Step<'_>),
+    ) -> Result<(), LogError> {
+        for n in self.replay.size() / TILE_WIDTH..reader.size().div_ceil(TILE_WIDTH) {
+            let found = reader.bundle_as_found(n)?;
+            let published = reader.published_hashes(0, n)?;
+            let first = n * TILE_WIDTH;
+            for at in (self.replay.size() - first) as usize..found.entries.len() {
+                let (index, bytes) = (first + at as u64, &found.entries[at]);
+                let leaf = match self.replay.entry(bytes) {
+                    Ok(leaf) => leaf,
+                    Err(wrong) => return Err(blame(reader, index, wrong, &found.entries)),
+                };
+                self.hashes.push(leaf);
+                let differs = published.as_ref().is_some_and(|leaves| leaves[at] != leaf);
+                if differs && self.suspect.is_none() {
+                    let kind = TileKind::Hashes { level: 0 };
+                    let tile = TileId { kind, ..found.id };
+                    self.suspect = Some(Suspect { index, of: named(bytes), tile, at });
+                }
+                self.forked = self.forked.take().or(self.hashes.check(older).err());
+            }
+            if !found.whole {
+                return Err(torn(&found, self.replay.size()));
+            }
+            if self.suspect.is_none() && self.forked.is_none() {
+                step(Step::Replayed(&self.replay));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which entry it is that was changed, where `index` does not follow from the one before it.
+fn blame(reader: &LogReader<'_>, index: u64, wrong: Wrong, entries: &Bundle) -> LogError {
+    let at = (index % TILE_WIDTH) as usize;
+    let next = match entries.get(at + 1) {
+        Some(next) => Some(next.clone()),
+        // It is only a hint: what cannot be read says nothing.
+        None if index + 1 < reader.size() && at + 1 == TILE_WIDTH as usize => reader
+            .bundle_as_found(index / TILE_WIDTH + 1)
+            .ok()
+            .and_then(|found| found.entries.first().cloned()),
+        None => None,
+    };
+    let next = next.and_then(|next| Entry::decode(&next).ok());
+    // The chain goes on from this entry as it stands, so that it is the one before it that was changed.
+    let intact = next.is_some_and(|next| next.prev == Digest::of(&entries[at]));
+    match (wrong, at.checked_sub(1)) {
+        (Wrong::Prev, Some(before)) if intact => LogError::Entry {
+            index: index - 1,
+            of: named(&entries[before]),
+            what: format!(
+                "its SHA-256 is not the `prev` of entry {index}, from which the chain goes on: it was changed after it was \
+                 written"
+            ),
+        },
+        (wrong, _) => LogError::Entry { index, of: named(&entries[at]), what: wrong.to_string() },
+    }
+}
+
+/// A bundle of which all entries replay, and which is not what it should be all the same.
+fn torn(found: &Found, size: u64) -> LogError {
+    let (id, of) = (found.id, String::new());
+    if found.entries.len() == usize::from(id.width) {
+        return LogError::Malformed(id);
+    }
+    let what = format!("it is missing: tile/{id} ends before it, so it was dropped or the tile was cut off");
+    LogError::Entry { index: size, of, what }
+}
+
+/// The tree over the entries that were read, with the hashes of every level.
+struct Hashes {
+    frontier: Frontier,
     /// By level from 0 on: the leaves of the unfinished tile, then all hashes above.
     levels: Vec<Vec<Digest>>,
-    kinds: BTreeMap<&'static str, u64>,
-    signatures: u64,
 }
 
-impl Replay {
-    fn new(pinned: Digest) -> Self {
-        Self { ledger: Ledger::new(pinned), levels: vec![vec![]], kinds: BTreeMap::new(), signatures: 0 }
+impl Default for Hashes {
+    fn default() -> Self {
+        Self { frontier: Frontier::default(), levels: vec![vec![]] }
+    }
+}
+
+impl Hashes {
+    fn size(&self) -> u64 {
+        self.frontier.size()
     }
 
-    /// Takes the next entry and returns its leaf hash.
-    fn entry(&mut self, bytes: &[u8]) -> Result<Digest, LogError> {
-        let index = self.ledger.size();
-        let wrong = |what: String| Err(LogError::Entry { index, what });
-        let entry = match Entry::decode(bytes) {
-            Ok(entry) => entry,
-            Err(error) => return wrong(error.to_string()),
-        };
-        if entry.index != index {
-            let what = format!(
-                "it is the record of entry {}: entries were dropped, inserted or swapped",
-                entry.index
-            );
-            return wrong(what);
-        }
-        if entry.prev != self.ledger.prev() {
-            return wrong(
-                "its `prev` is not the SHA-256 of the entry before it: one of the two was changed".into(),
-            );
-        }
-        let Entry { kind, time_ms, envelope, .. } = entry;
-        self.signatures += envelope.signatures.len() as u64;
-        let applied = self.ledger.apply(&Proposal { kind, time_ms, envelope });
-        match (applied.entry, applied.answer) {
-            (Some(written), _) if written == bytes => {}
-            (Some(_), _) => return wrong("the ledger writes other bytes for it".into()),
-            (None, Ok(_)) => {
-                return wrong("its command had taken effect before, and does so only once".into());
-            }
-            (None, Err(refusal)) => return wrong(format!("the ledger refuses it: {refusal}")),
-        }
-        *self.kinds.entry(kind.name()).or_default() += 1;
-        let leaf = leaf_hash(bytes);
-        self.push(leaf);
-        Ok(leaf)
+    fn root(&self) -> Digest {
+        self.frontier.root()
     }
 
     fn push(&mut self, leaf: Digest) {
+        self.frontier.push(leaf);
         self.levels[0].push(leaf);
         if self.levels[0].len() < TILE_WIDTH as usize {
             return;
@@ -141,15 +287,13 @@ impl Replay {
             }
         }
     }
-}
 
-fn check_seen(replay: &Replay, seen: Option<&Checkpoint>) -> Result<(), LogError> {
-    let frontier = replay.ledger.frontier();
-    match seen.filter(|seen| seen.size == frontier.size()) {
-        Some(seen) if seen.root != frontier.root() => {
-            Err(LogError::Forked { size: seen.size, found: frontier.root(), seen: seen.root })
+    /// Compares with the older checkpoints of just this size.
+    fn check(&self, older: &[Checkpoint]) -> Result<(), LogError> {
+        match older.iter().find(|older| older.size == self.size() && older.root != self.root()) {
+            Some(older) => Err(LogError::Forked { size: older.size, found: self.root(), seen: older.root }),
+            None => Ok(()),
         }
-        _ => Ok(()),
     }
 }
 

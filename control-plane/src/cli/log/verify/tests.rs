@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tagout_proto::command::{Action, Grant, LockCommand, LockSet, Release, Start};
 use tagout_proto::envelope::Envelope;
+use tagout_proto::ledger::{Ledger, Proposal};
 use tagout_proto::lock::LockKind;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::EntryKind;
@@ -13,13 +14,14 @@ use tagout_proto::note::NoteSigner;
 use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 
+use super::super::resume::Kept;
 use super::super::seen::Seen;
 use super::super::tiles::{TileDir, check_index};
-use super::super::{Record, check_proof};
+use super::super::{Record, check_consistency, check_inclusion};
 use super::*;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::profile::Profile;
-use crate::cli::signing::Signed;
+use crate::cli::signing::{Signed, sign};
 use crate::cli::testing::{self, Deployed};
 
 /// A log in memory.
@@ -132,8 +134,19 @@ impl World {
     }
 
     fn verify(&self, log: &Memory, seen: Option<&Checkpoint>) -> Result<Verified, LogError> {
-        let note = String::from_utf8(log.0["checkpoint"].clone()).unwrap();
-        verify(log, &note, self.authority(), seen, &mut |_, _| {})
+        let older: Vec<_> = seen.into_iter().cloned().collect();
+        self.verify_after(log, &older, None, &mut |_| {})
+    }
+
+    fn verify_after(
+        &self,
+        tiles: &Memory,
+        older: &[Checkpoint],
+        before: Option<Replay>,
+        step: &mut dyn FnMut(Step<'_>),
+    ) -> Result<Verified, LogError> {
+        let note = String::from_utf8(tiles.0["checkpoint"].clone()).unwrap();
+        verify(&Log { tiles, note: &note, authority: self.authority(), older }, before, step)
     }
 
     /// Publishes other entries, with everything signed and hashed as it should be for them.
@@ -157,7 +170,7 @@ fn halt(scope: &str) -> Action {
 /// The index of the entry that is blamed, and what for.
 fn blamed(result: Result<Verified, LogError>) -> (u64, String) {
     match result {
-        Err(LogError::Entry { index, what }) => (index, what),
+        Err(LogError::Entry { index, what, .. }) => (index, what),
         other => panic!("no entry is blamed: {other:?}"),
     }
 }
@@ -181,7 +194,10 @@ fn an_honest_log_verifies_at_every_size() {
         assert_eq!(verified.kinds.values().sum::<u64>(), size as u64);
     }
     let verified = world.verify(&world.publish(&world.entries), Some(&world.checkpoint(300))).unwrap();
-    assert_eq!((verified.continues, verified.kinds["command"], verified.signatures), (Some(300), 600, 603));
+    assert_eq!(
+        (verified.continues, verified.kinds[&EntryKind::Command], verified.signatures),
+        (Some(300), 600, 603)
+    );
 }
 
 #[test]
@@ -201,6 +217,224 @@ fn s9_every_flipped_bit_of_an_entry_is_found_at_that_entry() {
             assert_eq!(found, index as u64, "byte {at}: {what}");
         }
     }
+}
+
+#[test]
+fn s9_what_is_wrong_with_a_changed_entry_is_said_of_that_entry() {
+    let world = World::new(8);
+    let honest = world.publish(&world.entries);
+    // The entries of an honest log with one of them changed, beside the honest tiles or without any: nodes keep no
+    // partial ones.
+    let said = |index: usize, tiles: bool, change: &dyn Fn(&mut Entry)| {
+        let mut entries = world.entries.clone();
+        let mut entry = Entry::decode(&entries[index]).unwrap();
+        change(&mut entry);
+        entries[index] = entry.encode().unwrap();
+        let mut log = honest.clone();
+        let mut bundle = Vec::new();
+        entries.iter().for_each(|entry| push_entry(&mut bundle, entry));
+        log.0.insert("tile/entries/000.p/8".into(), bundle);
+        if !tiles {
+            log.0.retain(|path, _| !path.starts_with("tile/0"));
+        }
+        Failure::from(world.verify(&log, None).unwrap_err()).to_string()
+    };
+    for tiles in [true, false] {
+        assert_eq!(
+            said(2, tiles, &|entry| entry.envelope.document =
+                entry.envelope.document.replace("halt", "pause")),
+            "entry 2 (stop of demo/a): the signature of soar does not fit the document: the entry was changed after it was \
+             signed"
+        );
+        let cut = said(2, tiles, &|entry| entry.envelope.signatures[0].truncate(100));
+        assert!(
+            cut.starts_with("entry 2 (stop of demo/a): a signature on it cannot be read any more ("),
+            "{cut}"
+        );
+        let genesis = said(0, tiles, &|entry| entry.envelope.document.push(' '));
+        assert!(
+            genesis.contains("entry 0 (command): it is not the genesis that your profile pins"),
+            "{genesis}"
+        );
+        let one_less = said(1, tiles, &|entry| drop(entry.envelope.signatures.pop()));
+        assert!(
+            one_less.starts_with(
+                "entry 1 (grant of demo/a): the ledger refuses it after the entries before it, so that no"
+            ) && one_less.contains("takes 2 people"),
+            "{one_less}"
+        );
+        let unchained = said(4, tiles, &|entry| entry.prev = Digest::default());
+        assert!(unchained.starts_with("entry 4 (start of demo/a): its `prev` is not"), "{unchained}");
+    }
+    // What nobody signed shows by the tile, and without one by the chain, which goes on from the next entry.
+    let time = |entry: &mut Entry| entry.time_ms += 1;
+    assert!(
+        said(4, true, &time)
+            .starts_with("entry 4 (start of demo/a): it does not hash to its leaf in tile/0/000.p/8")
+    );
+    assert!(
+        said(4, false, &time)
+            .starts_with("entry 4 (start of demo/a): its SHA-256 is not the `prev` of entry 5")
+    );
+    assert!(said(7, true, &time).starts_with("entry 7 (stop of demo/c): it does not hash to its leaf"));
+    assert!(said(7, false, &time).contains("the log is not what the node signed"));
+}
+
+#[test]
+fn s9_a_bundle_that_lost_or_gained_an_entry_names_it() {
+    let world = World::new(300);
+    let said = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut log = world.publish(&world.entries);
+        let (mut entries, mut bundle) = (world.entries[..256].to_vec(), Vec::new());
+        change(&mut entries);
+        entries.iter().for_each(|entry| push_entry(&mut bundle, entry));
+        log.0.insert("tile/entries/000".into(), bundle);
+        Failure::from(world.verify(&log, None).unwrap_err()).to_string()
+    };
+    assert!(
+        said(&|entries| drop(entries.remove(77)))
+            .starts_with("entry 77 (stop of demo/c): the record of entry 78")
+    );
+    assert!(
+        said(&|entries| drop(entries.pop()))
+            .starts_with("entry 255: it is missing: tile/entries/000 ends before it")
+    );
+    assert!(
+        said(&|entries| entries.insert(9, entries[8].clone()))
+            .starts_with("entry 9 (stop of demo/c): the record of entry 8")
+    );
+    assert_eq!(said(&|entries| entries.push(vec![])), "tile/entries/000 is malformed");
+    assert!(
+        said(&|entries| entries.swap(8, 9)).starts_with("entry 8 (stop of demo/c): the record of entry 9")
+    );
+
+    // A length that is not the entry's: it is the bundle that was changed, and that entry that cannot be read.
+    let mut log = world.publish(&world.entries);
+    let at: usize = world.entries[..5].iter().map(|entry| entry.len() + 2).sum();
+    log.0.get_mut("tile/entries/000").unwrap()[at + 1] ^= 1;
+    assert_eq!(blamed(world.verify(&log, None)).0, 5);
+}
+
+/// Where an earlier run left off, as the next one finds it.
+struct State {
+    folder: tempfile::TempDir,
+    program: Digest,
+}
+
+impl State {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), program: Digest::of(b"this build") }
+    }
+
+    fn kept(&self, world: &World) -> Kept {
+        Kept::open_in(self.folder.path(), &world.profile, self.program)
+    }
+
+    fn load(&self, world: &World) -> Result<Option<Replay>, String> {
+        self.kept(world).load(world.authority().deployment.genesis)
+    }
+
+    fn verify(&self, world: &World, log: &Memory, older: &[Checkpoint]) -> Result<Verified, LogError> {
+        let (mut kept, before) = (self.kept(world), self.load(world).unwrap());
+        world.verify_after(log, older, before, &mut |step| {
+            if let Step::Ended(replay) = step {
+                kept.keep(replay).unwrap();
+            }
+        })
+    }
+}
+
+#[test]
+fn a_verification_goes_on_from_the_last_one_and_comes_to_the_same_end() {
+    let (world, state) = (World::new(600), State::new());
+    for size in [6, 6, 255, 256, 300, 600, 600] {
+        let log = world.publish(&world.entries[..size]);
+        let before = state.load(&world).unwrap().map_or(0, |replay| replay.size());
+        let verified = state.verify(&world, &log, &[world.checkpoint(4)]).unwrap();
+        assert_eq!(verified.resumed_at, before);
+        let afresh = world.verify(&log, Some(&world.checkpoint(4))).unwrap();
+        assert_eq!(verified, Verified { resumed_at: before, ..afresh });
+    }
+    // A log that is shorter than what was replayed is replayed itself.
+    let shorter = state.verify(&world, &world.publish(&world.entries[..9]), &[]).unwrap();
+    assert_eq!((shorter.size, shorter.resumed_at), (9, 0));
+}
+
+#[test]
+fn an_interrupted_verification_goes_on_where_it_was() {
+    let (world, state) = (World::new(600), State::new());
+    let log = world.publish(&world.entries);
+    for lost in ["tile/entries/002.p/88", "tile/entries/001"] {
+        /// A node that goes away in the middle.
+        struct Lost<'a>(&'a Memory, &'a str);
+        impl Tiles for Lost<'_> {
+            fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+                let gone = || Failure::new(Exit::Unreachable, "unreachable", "no node answered");
+                if path == self.1 { Err(gone()) } else { self.0.read(path) }
+            }
+        }
+        let (mut kept, before) = (state.kept(&world), state.load(&world).unwrap());
+        let (note, tiles) = (String::from_utf8(log.0["checkpoint"].clone()).unwrap(), Lost(&log, lost));
+        let lost = Log { tiles: &tiles, note: &note, authority: world.authority(), older: &[] };
+        let result = verify(&lost, before, &mut |step| {
+            if let Step::Ended(replay) = step {
+                kept.keep(replay).unwrap();
+            }
+        });
+        assert!(matches!(result, Err(LogError::Read(_))), "{result:?}");
+        // A second interruption, while it is only hashing again, takes nothing away.
+        assert_eq!(state.load(&world).unwrap().unwrap().size(), 512);
+    }
+    assert_eq!(state.verify(&world, &log, &[]).unwrap().resumed_at, 512);
+}
+
+#[test]
+fn s9_what_was_verified_before_does_not_hide_what_was_changed_since() {
+    let (world, state) = (World::new(600), State::new());
+    let honest = world.publish(&world.entries);
+    state.verify(&world, &honest, &[]).unwrap();
+    let mut entries = world.entries.clone();
+    *entries[300].last_mut().unwrap() ^= 1;
+    // With the honest tiles and without; by a node that hashes anew what it changed, and signs it.
+    let (mut log, rewritten) = (honest.clone(), world.publish(&entries));
+    log.0.insert("tile/entries/001".into(), rewritten.0["tile/entries/001"].clone());
+    for log in [&log, &rewritten] {
+        let (index, what) = blamed(state.verify(&world, log, &[]));
+        assert_eq!(index, 300, "{what}");
+    }
+    let mut log = honest.clone();
+    log.0.get_mut("tile/0/000").unwrap()[77] ^= 1;
+    let changed = state.verify(&world, &log, &[]);
+    assert!(matches!(changed, Err(LogError::Tile { at: 2, .. })), "{changed:?}");
+    // Another history is another history, also below what was replayed.
+    let other = Checkpoint { root: Digest::of(b"x"), ..world.checkpoint(300) };
+    let forked = state.verify(&world, &honest, &[other]);
+    assert!(matches!(forked, Err(LogError::Forked { size: 300, .. })), "{forked:?}");
+    assert_eq!(state.load(&world).unwrap().unwrap().size(), 600, "nothing bad was kept");
+}
+
+#[test]
+fn a_state_that_is_damaged_or_of_another_program_or_deployment_is_not_used() {
+    let (world, state) = (World::new(20), State::new());
+    assert!(state.load(&world).unwrap().is_none());
+    state.verify(&world, &world.publish(&world.entries), &[]).unwrap();
+    let why = |state: &State| state.load(&world).map(|_| "it is used").unwrap_or_else(|why| why.leak());
+    assert_eq!(why(&state), "it is used");
+    let path = state.kept(&world).path().to_owned();
+    let good = std::fs::read(&path).unwrap();
+    for at in (0..good.len()).step_by(101) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(&path, bad).unwrap();
+        assert_eq!(why(&state), "it is damaged", "byte {at}");
+        std::fs::write(&path, &good[..at]).unwrap();
+        assert_eq!(why(&state), "it is damaged", "cut off at {at}");
+    }
+    std::fs::write(&path, &good).unwrap();
+    let other = state.kept(&world).load(Digest::of(b"another genesis")).err().unwrap();
+    assert_eq!(other, "it is of another deployment");
+    let state = State { program: Digest::of(b"another build"), ..state };
+    assert_eq!(why(&state), "another version of tagout wrote it");
 }
 
 #[test]
@@ -270,11 +504,12 @@ fn s9_a_node_that_rewrites_its_log_with_its_own_key_is_still_found() {
     // A stop by a stranger's key.
     let (at, what) = blamed(world.verify_entries(|entries| {
         let mut entry = Entry::decode(&entries[5]).unwrap();
-        entry.envelope.signatures = world.stop("demo/b", "root").signatures;
+        let root = [world.deployed.keys.signer("root")];
+        entry.envelope = sign(entry.envelope.document, &root).unwrap();
         entries[5] = entry.encode().unwrap();
         rechain(entries);
     }));
-    assert_eq!((at, what.contains("refuses it")), (5, true), "{what}");
+    assert_eq!((at, what.contains("belongs to no principal")), (5, true), "{what}");
 }
 
 #[test]
@@ -301,25 +536,32 @@ fn s9_a_cut_end_and_a_fork_show_against_an_older_checkpoint() {
 fn the_same_is_found_without_reading_all_entries() {
     let world = World::new(600);
     let log = world.publish(&world.entries);
-    let whole = world.checkpoint(600);
+    let (whole, other) = (world.checkpoint(600), Digest::of(b"another history"));
+    let note = String::from_utf8(log.0["checkpoint"].clone()).unwrap();
     let reader = LogReader::new(&log, 600);
     for size in [0, 1, 2, 255, 256, 257, 300, 512, 599, 600] {
-        reader.check_continues(whole.root, size, world.checkpoint(size as usize).root).unwrap();
+        let old = world.checkpoint(size as usize);
+        reader.continues(whole.root, &old).unwrap();
+        // And as a file, for somebody who has the older checkpoint.
+        let proof = reader.prove_since(&old, &note, whole.root).unwrap().to_text();
+        assert_eq!(check_consistency(&proof, &old, world.authority()).unwrap(), whole);
+        let forked = Checkpoint { root: other, ..old };
+        assert_eq!(check_consistency(&proof, &forked, world.authority()).unwrap_err().exit, Exit::Unverified);
     }
-    let other = Digest::of(b"another history");
-    assert!(matches!(reader.check_continues(whole.root, 300, other), Err(LogError::Forked { .. })));
-    assert!(matches!(
-        reader.check_continues(other, 300, world.checkpoint(300).root),
-        Err(LogError::Root { .. })
-    ));
-    assert!(matches!(reader.check_continues(whole.root, 601, other), Err(LogError::Shorter { .. })));
+    let other = |size| Checkpoint { root: other, size, ..whole.clone() };
+    for size in [1, 256, 300, 600] {
+        assert!(matches!(reader.continues(whole.root, &other(size)), Err(LogError::Forked { .. })), "{size}");
+    }
+    let signed = reader.continues(other(600).root, &world.checkpoint(300));
+    assert!(matches!(signed, Err(LogError::Root { .. })), "{signed:?}");
+    assert!(matches!(reader.continues(whole.root, &other(601)), Err(LogError::Shorter { .. })));
 }
 
 #[test]
 fn the_newest_checkpoint_is_remembered_and_only_moves_on() {
     let world = World::new(20);
     let dir = tempfile::tempdir().unwrap();
-    let load = || Seen::load_from(dir.path().join("state"), &world.profile);
+    let load = || Seen::load_from(&dir.path().join("state"), &world.profile);
     let note = |log: &Memory| String::from_utf8(log.0["checkpoint"].clone()).unwrap();
     let (short, long) = (world.publish(&world.entries[..10]), world.publish(&world.entries));
     let mut seen = load().unwrap();
@@ -346,10 +588,10 @@ fn a_proof_convinces_with_the_entry_alone_and_with_no_other() {
     for index in [0, 5, 255, 256, 299] {
         let text = reader.prove(index, &note, whole.root).unwrap().to_text();
         let entry = &world.entries[index as usize];
-        let (proof, checkpoint) = check_proof(&text, entry, world.authority()).unwrap();
+        let (proof, checkpoint) = check_inclusion(&text, entry, world.authority()).unwrap();
         assert_eq!((proof.index, checkpoint.size), (index, 300));
         let other = &world.entries[(index as usize + 1) % 300];
-        assert_eq!(check_proof(&text, other, world.authority()).unwrap_err().exit, Exit::Unverified);
+        assert_eq!(check_inclusion(&text, other, world.authority()).unwrap_err().exit, Exit::Unverified);
     }
     assert!(check_index(299, 300).is_ok());
     assert!(check_index(300, 300).unwrap_err().to_string().contains("ends with entry 299"));
@@ -369,7 +611,8 @@ fn a_folder_may_hold_wider_partial_tiles_than_its_checkpoint_covers() {
     }
     let tiles = TileDir { path: dir.path().into() };
     let note = super::super::tiles::read_checkpoint(&tiles).unwrap();
-    assert_eq!(verify(&tiles, &note, world.authority(), None, &mut |_, _| {}).unwrap().size, 9);
+    let log = Log { tiles: &tiles, note: &note, authority: world.authority(), older: &[] };
+    assert_eq!(verify(&log, None, &mut |_| {}).unwrap().size, 9);
     let empty = TileDir { path: dir.path().join("nothing") };
     assert!(matches!(super::super::tiles::read_checkpoint(&empty), Err(LogError::NoCheckpoint)));
 }
