@@ -511,7 +511,7 @@ mod tests {
     fn what_it_makes_is_read_by_the_node_and_the_command() {
         let Deployed { dir, made, .. } = testing::deployed();
         let profile = Profile::load(&made.profile).unwrap();
-        let authority = &profile.authority;
+        let authority = profile.authority();
         let config = NodeConfig::load(&made.node_config).unwrap();
         assert_eq!(config.deployment, made.deployment.to_string());
         let node = authority.node(&config.node).expect("the node is in the authority");
