@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod authority;
 mod bad_input;
 mod durable;
 mod kill;
@@ -8,3 +9,5 @@ mod line;
 mod power_cut;
 mod put_back;
 mod size;
+mod take_away;
+mod thousand;
