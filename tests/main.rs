@@ -10,4 +10,5 @@ mod power_cut;
 mod put_back;
 mod size;
 mod take_away;
+mod tampering;
 mod thousand;

@@ -93,10 +93,13 @@ impl NodeConfig {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config() -> NodeConfig {
+    pub(super) fn config() -> NodeConfig {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),

@@ -357,6 +357,12 @@ impl Authority {
         self.principals.iter().find(|p| p.keys.contains(key))
     }
 
+    /// Every key that may sign documents, with its owner's name: of principals and of root signers.
+    pub(crate) fn signing_keys(&self) -> impl Iterator<Item = (&PublicKey, &str)> {
+        let principals = self.principals.iter().flat_map(|p| p.keys.iter().map(|key| (key, p.name.as_str())));
+        principals.chain(self.root.signers.iter().map(|s| (&s.key, s.name.as_str())))
+    }
+
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|n| n.key.name == name)
     }

@@ -15,6 +15,7 @@ pub mod note;
 pub mod restore;
 pub mod rule;
 pub mod scope;
+pub mod sentence;
 pub mod sshsig;
 pub mod strict;
 pub mod trust;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::lock::LockKind;
 
@@ -105,13 +105,25 @@ pub struct Terms {
 }
 
 /// An agent's calls and tokens per minute, all its instances together; `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallLimits {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub calls_per_minute: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub tokens_per_minute: Option<u64>,
+}
+
+/// In JSON what is not limited is left out, as in a grant. A snapshot has no names, so there every field has its place.
+impl Serialize for CallLimits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { calls_per_minute: calls, tokens_per_minute: tokens } = *self;
+        if !serializer.is_human_readable() {
+            return (calls, tokens).serialize(serializer);
+        }
+        let named = [("calls_per_minute", calls), ("tokens_per_minute", tokens)];
+        serializer.collect_map(named.into_iter().filter_map(|(name, limit)| Some((name, limit?))))
+    }
 }
 
 impl CallLimits {

@@ -105,6 +105,21 @@ impl PublicKey {
 
     /// Reads OpenSSH's wire format.
     pub fn from_blob(blob: &[u8]) -> Result<Self, SshsigError> {
+        let key = Self::read(blob)?;
+        key.point()?;
+        Ok(key)
+    }
+
+    /// The curve point, unless it is none or a weak one.
+    fn point(&self) -> Result<VerifyingKey, SshsigError> {
+        let point = VerifyingKey::from_bytes(self.raw())
+            .map_err(|_| SshsigError::Malformed("the key is no curve point"))?;
+        if point.is_weak() { Err(SshsigError::WeakKey) } else { Ok(point) }
+    }
+
+    /// As `from_blob`, with the point not looked at: whose key it claims to be is asked first, and a stranger's costs no
+    /// curve arithmetic (S10).
+    fn read(blob: &[u8]) -> Result<Self, SshsigError> {
         let mut rest = blob;
         let algorithm = string(&mut rest)?;
         let is_sk = algorithm == SK_ED25519.as_bytes();
@@ -120,11 +135,6 @@ impl PublicKey {
             Self::Ed25519(raw)
         };
         end(rest)?;
-        let key = VerifyingKey::from_bytes(&raw)
-            .map_err(|_| SshsigError::Malformed("the key is no curve point"))?;
-        if key.is_weak() {
-            return Err(SshsigError::WeakKey);
-        }
         Ok(parsed)
     }
 
@@ -163,12 +173,6 @@ impl PublicKey {
     /// `SHA256:…`, as `ssh-keygen -l` prints it.
     pub fn fingerprint(&self) -> String {
         format!("SHA256:{}", data_encoding::BASE64_NOPAD.encode(&Sha256::digest(self.blob())))
-    }
-
-    /// Checks a signature in SSH wire form over exactly the bytes `signed`, as an agent returns it. Documents have
-    /// [`SshSignature::verify`], which takes care of namespace and hash.
-    pub fn verify_blob(&self, signed: &[u8], signature: &[u8]) -> Result<Proven, SshsigError> {
-        RawSignature::parse(signature, self)?.verify(signed, self)
     }
 }
 
@@ -215,7 +219,7 @@ impl SshSignature {
         if number(&mut rest)? != 1 {
             return Err(SshsigError::Malformed("its version is not 1"));
         }
-        let key = PublicKey::from_blob(string(&mut rest)?)?;
+        let key = PublicKey::read(string(&mut rest)?)?;
         let namespace = string(&mut rest)?.to_vec();
         // "reserved" must be ignored when read, but it is signed: keep to what ssh-keygen writes, so that it hides nothing.
         if !string(&mut rest)?.is_empty() {
@@ -242,7 +246,9 @@ impl SshSignature {
         self.verify_for(NAMESPACE, message)
     }
 
-    fn verify_for(&self, namespace: &str, message: &[u8]) -> Result<Proven, SshsigError> {
+    /// As [`SshSignature::verify`], for another namespace. It is for whoever made the signature; nothing that
+    /// arrives from elsewhere may choose what it was signed for.
+    pub fn verify_for(&self, namespace: &str, message: &[u8]) -> Result<Proven, SshsigError> {
         if self.namespace != namespace.as_bytes() {
             return Err(SshsigError::Namespace(shown(&self.namespace)));
         }
@@ -297,8 +303,7 @@ impl RawSignature {
             }
         };
         // Strict (RFC 8032 with small-order points refused): one message, one key, one meaning for every verifier.
-        VerifyingKey::from_bytes(key.raw())
-            .map_err(|_| SshsigError::Malformed("the key is no curve point"))?
+        key.point()?
             .verify_strict(signed, &Signature::from_bytes(&self.bytes))
             .map_err(|_| SshsigError::Mismatch)?;
         let says = |flag: u8| self.flags & flag != 0;

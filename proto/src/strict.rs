@@ -356,7 +356,8 @@ pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
 pub fn parse_instant_ms(text: &str) -> Option<u64> {
     // humantime looks for the `+` of an offset only from the end and would take `.5+0530Z` for UTC.
     let local = text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00"))?;
-    if local.contains(['+', 'Z']) {
+    // It also takes a point that no digit follows.
+    if local.contains(['+', 'Z']) || local.ends_with('.') {
         return None;
     }
     let instant = humantime::parse_rfc3339(text).ok()?;
@@ -370,6 +371,9 @@ pub fn format_instant_ms(unix_ms: u64) -> String {
     let instant = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
     humantime::format_rfc3339_millis(instant).to_string()
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {
@@ -436,6 +440,8 @@ mod tests {
             "2026-11-22T15:00:00.5+0530Z",
             "2026-11-22T15:00:00.5+00:00Z",
             "2026-11-22T15:00:00",
+            "2026-11-22T15:00:00.Z",
+            "2026-11-22T15:00:00.+00:00",
             "",
         ] {
             assert_eq!(parse_instant_ms(bad), None, "{bad}");

@@ -21,7 +21,8 @@ use crate::strict::{self, DocumentError};
 pub struct Trust {
     /// Every version from the genesis on; the last one is in force.
     chain: Vec<Authority>,
-    epoch: Epoch,
+    /// Every epoch; the last one is now.
+    epochs: Vec<Epoch>,
     /// Curve points of keys that left a version: none ever comes back, under whatever name or algorithm.
     gone: BTreeSet<[u8; 32]>,
     /// Curve points of suspended keys.
@@ -76,10 +77,25 @@ pub enum TrustError {
     TooManySuspended,
     #[error("it begins epoch {found}, and epoch {ours} is known: a restore counts up")]
     EpochRollback { found: u64, ours: u64 },
+    #[error("epoch {0} has been, and none comes back: a restore begins one with a new random id")]
+    EpochReturns(Digest),
     #[error(
         "it knows authority version {found} {digest}, and version {ours} is in force: a restore needs the newest"
     )]
     RestoreAuthority { found: u64, digest: Digest, ours: u64 },
+}
+
+/// Why one trust does not go on from another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNewer {
+    #[error("it ends with version {found} of the authority, and version {ours} is known")]
+    AuthorityRollback { found: u64, ours: u64 },
+    #[error("its version {version} of the authority is {found}, and {ours} is known: the roots signed two")]
+    OtherAuthority { version: u64, found: Digest, ours: Digest },
+    #[error("it ends in epoch {found}, and epoch {ours} is known")]
+    EpochRollback { found: u64, ours: u64 },
+    #[error("its epoch {number} is {found}, and {ours} is known: the roots began two")]
+    OtherEpoch { number: u64, found: Digest, ours: Digest },
 }
 
 /// Why a grant is no consent.
@@ -113,8 +129,8 @@ impl Trust {
     /// Trusts the genesis that `pinned` names, and nothing else.
     pub fn begin(genesis: &Envelope, pinned: Digest) -> Result<Self, AuthorityError> {
         let chain = vec![Authority::genesis(genesis, pinned)?];
-        let epoch = Epoch { number: 1, id: pinned };
-        Ok(Self { chain, epoch, gone: BTreeSet::new(), suspended: BTreeSet::new() })
+        let epochs = vec![Epoch { number: 1, id: pinned }];
+        Ok(Self { chain, epochs, gone: BTreeSet::new(), suspended: BTreeSet::new() })
     }
 
     /// The authority in force.
@@ -128,7 +144,7 @@ impl Trust {
     }
 
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        *self.epochs.last().expect("it begins with the first")
     }
 
     pub fn deployment(&self) -> &Deployment {
@@ -145,7 +161,7 @@ impl Trust {
         envelope.check_bounds()?;
         if strict::object(bytes, "the document")?.has("restore") {
             let restore = Restore::parse(bytes)?;
-            if restore.epoch == self.epoch {
+            if self.epochs.contains(&restore.epoch) {
                 return Ok(Learned::Nothing);
             }
             self.check_restore(&restore, envelope)?;
@@ -203,11 +219,9 @@ impl Trust {
         if succession.previous != current.digest {
             return Err(TrustError::OtherPredecessor { previous: succession.previous, ours: current.digest });
         }
-        for principal in &next.principals {
-            let back = |key: &&PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
-            if let Some(key) = principal.keys.iter().find(back) {
-                return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: principal.name.clone() });
-            }
+        let back = |key: &PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
+        if let Some((key, owner)) = next.signing_keys().find(|(key, _)| back(key)) {
+            return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: owner.into() });
         }
         for retired in &succession.retired {
             let owned = current.principal_of(&retired.key).is_some_and(|p| p.name == retired.principal);
@@ -226,9 +240,8 @@ impl Trust {
 
     /// Puts a checked successor in force.
     pub(crate) fn succeed(&mut self, next: Authority) {
-        let stays: BTreeSet<[u8; 32]> =
-            next.principals.iter().flat_map(|p| &p.keys).map(|key| *key.raw()).collect();
-        let before = self.authority().principals.iter().flat_map(|p| &p.keys).map(|key| *key.raw());
+        let stays: BTreeSet<[u8; 32]> = next.signing_keys().map(|(key, _)| *key.raw()).collect();
+        let before = self.authority().signing_keys().map(|(key, _)| *key.raw());
         let gone: Vec<_> = before.filter(|key| !stays.contains(key)).collect();
         self.gone.extend(gone);
         self.chain.push(next);
@@ -256,9 +269,13 @@ impl Trust {
         envelope: &Envelope,
     ) -> Result<Vec<String>, TrustError> {
         self.check_deployment(&restore.deployment)?;
-        let (found, ours) = (restore.epoch.number, self.epoch.number);
+        let (found, ours) = (restore.epoch.number, self.epoch().number);
         if found <= ours {
             return Err(TrustError::EpochRollback { found, ours });
+        }
+        // Its grants would hold again.
+        if self.epochs.iter().any(|epoch| epoch.id == restore.epoch.id) {
+            return Err(TrustError::EpochReturns(restore.epoch.id));
         }
         let current = self.authority();
         if (restore.authority_version, restore.authority) != (current.version, current.digest) {
@@ -269,7 +286,39 @@ impl Trust {
     }
 
     pub(crate) fn restore(&mut self, restore: &Restore) {
-        self.epoch = restore.epoch;
+        self.epochs.push(restore.epoch);
+    }
+
+    /// Takes over what `newer` learned by itself from the genesis on, if it goes on from what is known here. Says whether
+    /// anything was new.
+    ///
+    /// A follower learns a chain from its beginning, because each document holds by what stood before it in the log, and
+    /// not by what the follower heard out of turn: a pushed suspend comes before versions that still name its key. What
+    /// is suspended here stays so.
+    pub fn overtake(&mut self, newer: Self) -> Result<bool, NotNewer> {
+        let pairs = self.chain.iter().zip(&newer.chain);
+        if let Some((ours, theirs)) = pairs.into_iter().find(|(ours, theirs)| ours.digest != theirs.digest) {
+            let (version, ours, found) = (ours.version, ours.digest, theirs.digest);
+            return Err(NotNewer::OtherAuthority { version, found, ours });
+        }
+        let (found, ours) = (newer.authority().version, self.authority().version);
+        if found < ours {
+            return Err(NotNewer::AuthorityRollback { found, ours });
+        }
+        let (theirs, epoch) = (newer.epoch(), self.epoch());
+        if theirs.number < epoch.number {
+            return Err(NotNewer::EpochRollback { found: theirs.number, ours: epoch.number });
+        }
+        if theirs.number == epoch.number && theirs.id != epoch.id {
+            return Err(NotNewer::OtherEpoch { number: theirs.number, found: theirs.id, ours: epoch.id });
+        }
+        let suspends = !newer.suspended.is_subset(&self.suspended);
+        let suspended = self.suspended.union(&newer.suspended).copied().collect();
+        // An epoch that a restore skipped has been all the same.
+        let skipped = self.epochs.iter().filter(|known| !newer.epochs.contains(known)).copied();
+        let epochs = skipped.chain(newer.epochs.iter().copied()).collect();
+        *self = Self { suspended, epochs, ..newer };
+        Ok(found > ours || theirs != epoch || suspends)
     }
 
     /// Who signed `envelope`, by the authority in force and without suspended keys.

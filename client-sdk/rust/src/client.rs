@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cell::Cell;
-use crate::denied::{Denied, Reason};
+use crate::denied::Denied;
 use crate::driver::Driver;
 use crate::guard::{Agent, Guard};
-use crate::limits::{AGENTS_MAX, INSTANCE_MAX_BYTES};
+use crate::limits::{AGENTS_MAX, ESSENTIAL_HANDLES_MAX, INSTANCE_MAX_BYTES};
 use crate::nodes::{Nodes, NodesError};
 use crate::trusted::Trusted;
 
@@ -104,6 +104,10 @@ pub enum GuardError {
     Fleet,
     #[error("this client has guards for {AGENTS_MAX} agents already; make another client")]
     TooManyAgents,
+    #[error(
+        "this agent's guards have handles for {ESSENTIAL_HANDLES_MAX} classes already; use check_essential"
+    )]
+    TooManyClasses,
 }
 
 impl Client {
@@ -289,7 +293,7 @@ impl Core {
         agents.insert(scope, Arc::downgrade(&agent));
         // Under the lock, so that the driver's end either sees this agent or is seen here.
         if self.ended.load(Ordering::Acquire) {
-            agent.deny(Reason::ClientGone, None, false);
+            agent.abandon();
         }
         drop(agents);
         self.changed.notify_one();
@@ -324,6 +328,11 @@ impl Core {
 }
 
 impl Handle {
+    /// Asks the driver to look at its agents again.
+    pub(crate) fn changed(&self) {
+        self.core.changed.notify_one();
+    }
+
     pub(crate) fn forked(&self) -> bool {
         self.core.forked()
     }

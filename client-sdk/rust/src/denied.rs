@@ -8,7 +8,7 @@ use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::view::Tag;
 
-use tagout_proto::trust::GrantRefused;
+use crate::trusted::{ChainRefused, ClearanceRefused, GrantRefused, LeaseRefused, PushRefused};
 
 /// A call may not begin.
 ///
@@ -58,10 +58,8 @@ pub enum Reason {
     NoConsent { refused: Arc<[GrantRefused]> },
     #[error("its consent ended at {}; it takes a new signed grant", format_instant_ms(*.at_ms))]
     GrantExpired { at_ms: u64 },
-    #[error(
-        "what came from the service does not prove itself: {what}; it opens once a node answers with proof"
-    )]
-    Unverifiable { what: String },
+    #[error("what came from the service does not prove itself: {0}; it opens once a node answers with proof")]
+    Unverifiable(Arc<Unproven>),
     #[error("stops may have been missed, and no newer lease is here yet; it opens by itself")]
     StopsMissed,
     #[error(
@@ -70,6 +68,13 @@ pub enum Reason {
     ClockJumped,
     #[error("it holds more locks than a client keeps; start the process again once they are released")]
     TooManyLocks,
+    #[error("more revoked grants came than a client keeps; start the process again")]
+    TooManyRevokes,
+    /// Of an essential call, while essential calls may begin.
+    #[error(
+        "no grant that holds names {class:?} as a class of essential calls; it takes a new signed grant that does"
+    )]
+    NotEssential { class: String },
     #[error("this process is a forked child; make a client of its own in it")]
     ForkedChild,
     #[error("the client's thread has ended; start the process again, or make a new client")]
@@ -92,20 +97,35 @@ impl Reason {
         match self {
             Self::NotReady { .. }
             | Self::Lapsed { .. }
-            | Self::Unverifiable { .. }
+            | Self::Unverifiable(_)
             | Self::StopsMissed
             | Self::ClockJumped => true,
             Self::Stopped(_)
             | Self::NoConsent { .. }
             | Self::GrantExpired { .. }
             | Self::TooManyLocks
+            | Self::TooManyRevokes
+            | Self::NotEssential { .. }
             | Self::ForkedChild
             | Self::ClientGone => false,
         }
     }
 }
 
-/// The lock that stops an agent: the strongest of them, by kind and then by age.
+/// What came from the service and was not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unproven {
+    #[error(transparent)]
+    Lease(#[from] LeaseRefused),
+    #[error(transparent)]
+    Chain(#[from] ChainRefused),
+    #[error(transparent)]
+    Push(#[from] PushRefused),
+    #[error("a pushed event cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// The lock that stops or restricts an agent: the strongest of them, by kind and then by age.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
     /// SHA-256 of the document that placed it.
@@ -117,16 +137,30 @@ pub struct Lock {
     pub tag: Tag,
     /// The stop's entry's time, Unix milliseconds.
     pub since_ms: u64,
-    /// Further locks that stop the agent.
+    /// Further locks that stop or restrict the agent.
     pub others: usize,
-    /// What stands in the way of its end, as the service or this guard's own verification says.
-    pub held: Option<String>,
+    /// What stands in the way of its end.
+    pub held: Option<Obstacle>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// As the service says.
+    #[error("{0}")]
+    Service(String),
+    /// As this guard says of what it was shown.
+    #[error("the service says that it ended, but {0}")]
+    Unproven(#[source] ClearanceRefused),
 }
 
 impl std::fmt::Display for Lock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { id, scope, kind, tag, .. } = self;
-        write!(f, "{} on {scope} since {}: ", kind.name(), format_instant_ms(self.since_ms))?;
+        let what = match kind {
+            LockKind::Restrict => "restrict (essential calls only)",
+            _ => kind.name(),
+        };
+        write!(f, "{what} on {scope} since {}: ", format_instant_ms(self.since_ms))?;
         write!(f, "{:?}", tag.reason)?;
         if !tag.by.is_empty() {
             write!(f, " by {}", tag.by.join(", "))?;

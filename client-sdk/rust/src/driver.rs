@@ -11,19 +11,19 @@ use tagout_proto::digest::Digest;
 use tagout_proto::lease::LeaseResponse;
 use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, TTL_MIN_MS};
 use tagout_proto::scope::Scope;
-use tagout_proto::wire::{Confirmation, Renew, StopEvent};
+use tagout_proto::wire::{Confirmation, Renew, StopEvent, TrustChain};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::client::Core;
 use crate::clock::{self, Now};
 use crate::confirm::Confirmations;
-use crate::denied::Reason;
+use crate::denied::{Reason, Unproven};
 use crate::guard::{Agent, Arrival};
 use crate::limits::*;
 use crate::nodes::{NodeError, Nodes};
 use crate::push::{self, Push, jitter};
-use crate::trusted::{Asked, JudgedLock, Judgement, Trusted};
+use crate::trusted::{Asked, Essential, JudgedLock, Judgement, LeaseRefused, Trusted};
 
 const NS_PER_MS: u64 = 1_000_000;
 /// Questions about locks that may follow one another without a pause.
@@ -45,6 +45,8 @@ pub(crate) struct Driver {
     hold_until_ns: u64,
     failures: u32,
     asks_in_a_row: u32,
+    /// A lease that a newer trust chain might prove: the chain is asked for next, at the same node.
+    doubt: Option<Doubt>,
     /// A round is wanted as soon as the request under way has ended.
     renew: bool,
     /// The log's size by the newest greeting of the push stream.
@@ -64,7 +66,13 @@ pub(crate) struct Driver {
 /// What went wrong with the newest lease request.
 enum Trouble {
     Unreachable(String),
-    Unverifiable(String),
+    Unproven(Arc<Unproven>),
+}
+
+/// A lease that could not be believed, for these agents.
+struct Doubt {
+    agents: Vec<Scope>,
+    refused: LeaseRefused,
 }
 
 /// What a lock did to one agent, until it is confirmed.
@@ -73,7 +81,11 @@ struct Report {
     sent: bool,
 }
 
-type Answer = (Asked, Result<LeaseResponse, NodeError>);
+enum Answer {
+    Lease(Asked, Result<LeaseResponse, NodeError>),
+    Chain(Doubt, Result<TrustChain, NodeError>),
+}
+
 type Request = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 impl Driver {
@@ -91,6 +103,7 @@ impl Driver {
             hold_until_ns: 0,
             failures: 0,
             asks_in_a_row: 0,
+            doubt: None,
             renew: false,
             heard_size: 0,
             ttl_ms,
@@ -131,9 +144,12 @@ impl Driver {
                 biased;
                 () = core.closed.cancelled() => return self.finish().await,
                 Some(push) = pushes.recv() => self.pushed(push, Now::read()),
-                (asked, answer) = answered(&mut request) => {
+                answer = answered(&mut request) => {
                     request = None;
-                    self.answered(asked, answer, Now::read());
+                    match answer {
+                        Answer::Lease(asked, answer) => self.answered(asked, answer, Now::read()),
+                        Answer::Chain(doubt, chain) => self.learn(doubt, chain, Now::read()),
+                    }
                 }
                 () = core.changed.notified() => self.look_at_ns = 0,
                 () = tokio::time::sleep(wake) => {}
@@ -187,8 +203,15 @@ impl Driver {
         Duration::from_nanos(at_ns.saturating_sub(clock::boot_ns()))
     }
 
-    /// The next lease request, if it is time for one.
+    /// The next request, if it is time for one.
     fn next_request(&mut self, now: Now) -> Option<Request> {
+        if let Some(doubt) = self.doubt.take() {
+            let nodes = Arc::clone(&self.nodes);
+            return Some(Box::pin(async move {
+                let chain = nodes.trust_chain().await;
+                Answer::Chain(doubt, chain)
+            }));
+        }
         if now.boot_ns < self.hold_until_ns {
             return None;
         }
@@ -224,7 +247,7 @@ impl Driver {
         let within = self.pace() / 4;
         Some(Box::pin(async move {
             let answer = nodes.lease(&asked.request, within).await;
-            (asked, answer)
+            Answer::Lease(asked, answer)
         }))
     }
 
@@ -246,7 +269,11 @@ impl Driver {
             Ok(accepted) => accepted,
             Err(refused) => {
                 tracing::warn!(target: "tagout", error = %refused, "lease refused");
-                return self.failed(agents, Trouble::Unverifiable(refused.to_string()), None, now);
+                if refused.asks_for_proof() {
+                    self.doubt = Some(Doubt { agents, refused });
+                    return;
+                }
+                return self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), None, now);
             }
         };
         tracing::debug!(
@@ -267,6 +294,33 @@ impl Driver {
             self.due.extend(agents);
         }
         self.settle_all(now);
+    }
+
+    /// Asks for the lease again at once if the chain had news, of which there is an end: people sign every piece of it.
+    fn learn(&mut self, doubt: Doubt, chain: Result<TrustChain, NodeError>, now: Now) {
+        let Doubt { agents, refused } = doubt;
+        let chain = match chain {
+            Ok(chain) => chain,
+            Err(error) => {
+                tracing::warn!(target: "tagout", %error, "no trust chain");
+                let trouble = Trouble::Unproven(Arc::new(refused.into()));
+                return self.failed(agents, trouble, error.retry_after, now);
+            }
+        };
+        match self.trusted.learn(&chain.documents, now) {
+            Ok(true) => {
+                let (trust, epoch) = (self.trusted.trust(), self.trusted.trust().epoch());
+                let version = trust.authority().version;
+                tracing::info!(target: "tagout", version, epoch = epoch.number, "trust chain learned");
+                self.due.extend(agents);
+                self.settle_all(now);
+            }
+            Ok(false) => self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), None, now),
+            Err(refused) => {
+                tracing::warn!(target: "tagout", error = %refused, "trust chain refused");
+                self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), None, now);
+            }
+        }
     }
 
     /// Tries the next node: at once as long as there is one that was not tried, then after a growing, random time that
@@ -303,30 +357,30 @@ impl Driver {
                 }
             }
             Push::Stop(event) => self.stop(event, now),
-            Push::Unreadable(what) => self.unverifiable(what, now),
+            Push::Unreadable(what) => self.unproven(Unproven::Unreadable(what), now),
         }
     }
 
-    /// Step ⑦ of a stop: the breaker opens, then the calls under way are cut.
+    /// Step ⑦ of a stop, or of anything else that takes away: the breaker opens, then the calls under way are cut.
     fn stop(&mut self, event: StopEvent, now: Now) {
-        let covered = match self.trusted.accept_stop(&event, now) {
+        let covered = match self.trusted.accept_push(&event, now) {
             Ok(covered) => covered,
-            Err(refused) => return self.unverifiable(refused.to_string(), now),
+            Err(refused) => return self.unproven(refused.into(), now),
         };
         let agents: Vec<_> =
             self.core.agents().into_iter().filter(|a| covered.binary_search(&a.scope).is_ok()).collect();
         for agent in agents {
-            let lock = event.stop.digest();
+            let document = event.stop.digest();
             let next_ns = self.settle(&agent, now);
             self.next_ns = self.next_ns.min(next_ns);
-            tracing::warn!(target: "tagout", agent = %agent.scope, %lock, entry = event.index, "stop received");
+            tracing::warn!(target: "tagout", agent = %agent.scope, %document, entry = event.index, "stop received");
         }
     }
 
     /// It may have been a stop, so it is taken for one until a lease says otherwise (S4).
-    fn unverifiable(&mut self, what: String, now: Now) {
-        tracing::warn!(target: "tagout", %what, "push not verified: denying until a newer lease");
-        self.require_newer(Reason::Unverifiable { what }, now);
+    fn unproven(&mut self, what: Unproven, now: Now) {
+        tracing::warn!(target: "tagout", error = %what, "push not verified: denying until a newer lease");
+        self.require_newer(Reason::Unverifiable(Arc::new(what)), now);
     }
 
     fn require_newer(&mut self, why: Reason, now: Now) {
@@ -345,17 +399,20 @@ impl Driver {
 
     /// Brings one agent's cell, calls and confirmations in line with what is believed. Says when to look again.
     fn settle(&mut self, agent: &Arc<Agent>, now: Now) -> u64 {
-        let judgement = self.trusted.judge(&agent.scope, now);
+        let mut judgement = self.trusted.judge(&agent.scope, now);
         let next_ns = judgement.next_ns.unwrap_or(u64::MAX);
+        let Essential { until_ns, refusal } = std::mem::take(&mut judgement.essential);
+        let essential = Essential { until_ns, refusal: refusal.map(|reason| self.explained(reason)) };
         match judgement.refusal.clone() {
             None => {
-                agent.allow_until(judgement.allow_until_ns);
+                agent.allow_until(judgement.allow_until_ns, essential, judgement.limits);
                 self.reports.remove(&agent.scope);
             }
             Some(reason) => {
                 let arrival = arrival(&reason, &judgement);
                 let reason = self.explained(reason);
-                let closed_ns = agent.deny(reason, arrival, self.trusted.answered(&agent.scope));
+                let answered = self.trusted.answered(&agent.scope);
+                let closed_ns = agent.deny(reason, essential, judgement.limits, arrival, answered);
                 let calls_cut = if judgement.cut { agent.cut() } else { 0 };
                 self.report(agent, &judgement, closed_ns, calls_cut);
             }
@@ -366,9 +423,10 @@ impl Driver {
     /// A lapse with what is known of its cause.
     fn explained(&self, reason: Reason) -> Reason {
         match (reason, &self.trouble) {
-            (Reason::NotReady { .. } | Reason::Lapsed { .. }, Some(Trouble::Unverifiable(what))) => {
-                Reason::Unverifiable { what: what.clone() }
-            }
+            (
+                Reason::NotReady { .. } | Reason::Lapsed { .. } | Reason::StopsMissed | Reason::ClockJumped,
+                Some(Trouble::Unproven(what)),
+            ) => Reason::Unverifiable(Arc::clone(what)),
             (Reason::NotReady { .. }, Some(Trouble::Unreachable(error))) => {
                 Reason::NotReady { last_error: Some(error.clone()) }
             }
@@ -424,7 +482,7 @@ impl Drop for Driver {
             return;
         }
         for agent in self.core.end() {
-            agent.deny(Reason::ClientGone, None, false);
+            agent.abandon();
             agent.cut();
         }
     }

@@ -1,12 +1,14 @@
 //! The guard: what stands before one agent's calls.
 
+use std::collections::BTreeMap;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use parking_lot::Mutex;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::StopPath;
 use tokio::sync::watch;
@@ -14,9 +16,11 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::calls::{Call, Calls};
 use crate::cell::{Cell, Reader};
-use crate::client::Handle;
+use crate::client::{GuardError, Handle};
 use crate::clock;
 use crate::denied::{Denied, Reason, Stopped};
+use crate::limits::ESSENTIAL_HANDLES_MAX;
+use crate::trusted::Essential;
 
 /// The circuit breaker before one agent's calls. Cloning is cheap, and clones are one guard.
 ///
@@ -42,6 +46,9 @@ pub struct State {
     pub denied: Option<Reason>,
     /// For how long calls may begin if nothing else arrives.
     pub left: Duration,
+    /// Classes of essential calls that may begin, which a drain or a restriction leaves.
+    pub essential: Vec<String>,
+    pub limits: CallLimits,
     pub calls_under_way: usize,
     /// The newest change, once there was one.
     pub last_change: Option<Change>,
@@ -67,15 +74,25 @@ pub(crate) struct Agent {
     pub(crate) scope: Scope,
     pub(crate) cell: Cell,
     pub(crate) calls: Calls,
+    /// One cell for each class of essential calls that somebody has a handle for. They come and never go, so that no lock
+    /// stands between a stop and a cell.
+    essential: [OnceLock<EssentialCell>; ESSENTIAL_HANDLES_MAX],
     /// Held only for a copy, never while anything else is done.
     standing: Mutex<Standing>,
     /// Counts the changes of `standing`.
     version: watch::Sender<u64>,
 }
 
+struct EssentialCell {
+    class: String,
+    cell: Cell,
+}
+
 #[derive(Clone)]
 struct Standing {
     denied: Option<Reason>,
+    essential: Essential,
+    limits: CallLimits,
     /// The service has answered for this agent.
     answered: bool,
     last_change: Option<Change>,
@@ -105,13 +122,54 @@ impl Guard {
         if self.cell.permits() { Ok(Permit(())) } else { Err(self.denied()) }
     }
 
+    /// Whether an essential call of `class` may begin now. They go on during a drain and under a restriction, if a grant
+    /// names their class; a class that no grant names is denied, always. For a hot path take the handle of
+    /// [`essential`](Self::essential), which is as quick as [`check`](Self::check).
+    ///
+    /// # Errors
+    /// [`Denied`] says why not and what lifts it. Do not retry on it.
+    pub fn check_essential(&self, class: &str) -> Result<Permit, Denied> {
+        match self.essential_refusal(class) {
+            None => Ok(Permit(())),
+            Some(reason) => Err(Denied { agent: self.agent.scope.clone(), reason }),
+        }
+    }
+
+    /// The guard of this agent's essential calls of `class`.
+    ///
+    /// # Errors
+    /// [`GuardError::TooManyClasses`] after [`ESSENTIAL_HANDLES_MAX`] classes.
+    pub fn essential(&self, class: &str) -> Result<EssentialGuard, GuardError> {
+        let cell = if self.forked() {
+            self.cell // reads 0 for ever
+        } else {
+            let (cell, new) = self.agent.essential_cell(class).ok_or(GuardError::TooManyClasses)?;
+            if new {
+                self.handle.changed();
+            }
+            cell
+        };
+        Ok(EssentialGuard { cell, class: class.into(), guard: self.clone() })
+    }
+
+    /// What the agent may call per minute, all its instances together, by its grants and every throttle on it.
+    ///
+    /// It is for information in this version: nothing here counts calls or tokens yet. While the agent is denied it says
+    /// nothing of what it may do.
+    pub fn limits(&self) -> CallLimits {
+        if self.forked() { CallLimits::default() } else { self.agent.standing.lock().limits }
+    }
+
     /// Runs `call` unless the agent is denied, and drops it where it stands if a halt, the end of a drain or a lapse past
     /// its grace comes. A pause lets it finish.
     ///
     /// # Errors
     /// [`Stopped::Denied`] if it did not begin, [`Stopped::Cut`] if it was dropped.
     pub async fn run<F: Future>(&self, call: F) -> Result<F::Output, Stopped> {
-        let entered = self.enter()?;
+        self.carry(self.enter(Self::check)?, call).await
+    }
+
+    async fn carry<F: Future>(&self, entered: Call, call: F) -> Result<F::Output, Stopped> {
         // Dropped before `entered`, so that a cut is reported done only when the call is gone.
         let mut call = pin!(call);
         tokio::select! {
@@ -126,9 +184,12 @@ impl Guard {
     /// # Errors
     /// [`Denied`] if it may not begin.
     pub fn stream<S: Stream>(&self, stream: S) -> Result<GuardedStream<S>, Denied> {
-        let call = self.enter()?;
+        Ok(self.carry_stream(self.enter(Self::check)?, stream))
+    }
+
+    fn carry_stream<S: Stream>(&self, call: Call, stream: S) -> GuardedStream<S> {
         let open = Open { stream: Box::pin(stream), cut: Box::pin(call.cut()), call, guard: self.clone() };
-        Ok(GuardedStream(Some(open)))
+        GuardedStream(Some(open))
     }
 
     /// Waits until the service has answered for this agent, whatever the answer is. Needs a tokio runtime with time.
@@ -167,6 +228,8 @@ impl Guard {
             agent: self.agent.scope.clone(),
             denied,
             left: Duration::from_nanos(left_ns),
+            essential: if self.forked() { Vec::new() } else { self.agent.essential_classes() },
+            limits: self.limits(),
             calls_under_way: if self.forked() { 0 } else { self.agent.calls.under_way() },
             last_change: self.last_change(),
         }
@@ -183,12 +246,12 @@ impl Guard {
     }
 
     /// Registers first and checks after: see `calls.rs`.
-    fn enter(&self) -> Result<Call, Denied> {
+    fn enter(&self, check: impl FnOnce(&Self) -> Result<Permit, Denied>) -> Result<Call, Denied> {
         if self.forked() {
             return Err(self.denied());
         }
         let call = self.agent.calls.register();
-        let _permit = self.check()?;
+        let _permit = check(self)?;
         Ok(call)
     }
 
@@ -209,6 +272,21 @@ impl Guard {
         let denied = self.agent.standing.lock().denied.clone();
         // The cell ended by itself and the client's thread has not looked at it yet.
         denied.unwrap_or(Reason::Lapsed { last_error: None })
+    }
+
+    fn essential_refusal(&self, class: &str) -> Option<Reason> {
+        if self.forked() {
+            return Some(Reason::ForkedChild);
+        }
+        let standing = self.agent.standing.lock();
+        let Essential { until_ns, refusal } = &standing.essential;
+        match (refusal, until_ns.get(class)) {
+            (Some(reason), _) => Some(reason.clone()),
+            (None, None) => Some(Reason::NotEssential { class: class.into() }),
+            (None, Some(until_ns)) if clock::boot_ns() < *until_ns => None,
+            // It ended by itself and the client's thread has not looked at it yet.
+            (None, Some(_)) => Some(standing.denied.clone().unwrap_or(Reason::Lapsed { last_error: None })),
+        }
     }
 
     fn forked(&self) -> bool {
@@ -239,6 +317,57 @@ impl Guard {
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Guard").field(&self.agent.scope).finish()
+    }
+}
+
+/// The guard of one agent's essential calls of one class: those that a drain and a restriction leave. A halt, a pause or an
+/// isolation denies them like all others, and they are cut like all others.
+#[derive(Clone)]
+pub struct EssentialGuard {
+    cell: Reader,
+    class: Arc<str>,
+    guard: Guard,
+}
+
+impl EssentialGuard {
+    pub fn class(&self) -> &str {
+        &self.class
+    }
+
+    pub fn agent(&self) -> &Scope {
+        self.guard.agent()
+    }
+
+    /// Whether a call may begin now; as quick as [`Guard::check`].
+    ///
+    /// # Errors
+    /// [`Denied`] says why not and what lifts it. Do not retry on it.
+    #[inline]
+    pub fn check(&self) -> Result<Permit, Denied> {
+        // A cell that is new has not been written yet: what stands behind it decides.
+        if self.cell.permits() { Ok(Permit(())) } else { self.guard.check_essential(&self.class) }
+    }
+
+    /// As [`Guard::run`].
+    ///
+    /// # Errors
+    /// [`Stopped::Denied`] if it did not begin, [`Stopped::Cut`] if it was dropped.
+    pub async fn run<F: Future>(&self, call: F) -> Result<F::Output, Stopped> {
+        self.guard.carry(self.guard.enter(|_| self.check())?, call).await
+    }
+
+    /// As [`Guard::stream`].
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn stream<S: Stream>(&self, stream: S) -> Result<GuardedStream<S>, Denied> {
+        Ok(self.guard.carry_stream(self.guard.enter(|_| self.check())?, stream))
+    }
+}
+
+impl std::fmt::Debug for EssentialGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("EssentialGuard").field(&self.guard.agent.scope).field(&self.class).finish()
     }
 }
 
@@ -297,28 +426,69 @@ pub(crate) struct Arrival {
 
 impl Agent {
     pub(crate) fn new(scope: Scope) -> Self {
+        let not_ready = Some(Reason::NotReady { last_error: None });
         let standing = Standing {
-            denied: Some(Reason::NotReady { last_error: None }),
+            denied: not_ready.clone(),
+            essential: Essential { until_ns: BTreeMap::new(), refusal: not_ready },
+            limits: CallLimits::default(),
             answered: false,
             last_change: None,
         };
+        let essential = std::array::from_fn(|_| OnceLock::new());
         let (calls, version) = (Calls::default(), watch::Sender::new(0));
-        Self { scope, cell: Cell::new(), calls, standing: Mutex::new(standing), version }
+        Self { scope, cell: Cell::new(), calls, essential, standing: Mutex::new(standing), version }
+    }
+
+    /// The cell of `class`, and whether it is new: then the client's thread is to write it. `None` if there is no room.
+    fn essential_cell(&self, class: &str) -> Option<(Reader, bool)> {
+        let mut own = None;
+        for slot in &self.essential {
+            let mut new = false;
+            if slot.get().is_none() {
+                let made = own.take();
+                let made = made.unwrap_or_else(|| EssentialCell { class: class.into(), cell: Cell::new() });
+                match slot.set(made) {
+                    Ok(()) => new = true,
+                    // Another thread was first, perhaps with another class.
+                    Err(made) => own = Some(made),
+                }
+            }
+            if let Some(taken) = slot.get().filter(|taken| taken.class == class) {
+                return Some((taken.cell.reader(), new));
+            }
+        }
+        None
+    }
+
+    fn essential_classes(&self) -> Vec<String> {
+        let now_ns = clock::boot_ns();
+        let until_ns = self.standing.lock().essential.until_ns.clone();
+        until_ns.into_iter().filter(|(_, until_ns)| now_ns < *until_ns).map(|(class, _)| class).collect()
+    }
+
+    fn write_essential(&self, essential: &Essential) {
+        for EssentialCell { class, cell } in self.essential.iter().filter_map(OnceLock::get) {
+            match essential.until_ns.get(class) {
+                Some(until_ns) => cell.allow_until(*until_ns),
+                None => cell.deny(),
+            }
+        }
     }
 
     /// Opens the cell until `deadline_ns`.
-    pub(crate) fn allow_until(&self, deadline_ns: u64) {
+    pub(crate) fn allow_until(&self, deadline_ns: u64, essential: Essential, limits: CallLimits) {
         let changed = {
             let mut standing = self.standing.lock();
             standing.answered = true;
             // Also after a lapse that nobody has looked at, so that whoever waits for the end of it wakes.
             let was_closed = !self.cell.reader().permits();
             self.cell.allow_until(deadline_ns);
+            self.write_essential(&essential);
             let changed = standing.denied.take().is_some() || was_closed;
             if changed {
                 standing.last_change = Some(Change::now(None));
             }
-            changed
+            standing.take_terms(essential, limits) || changed
         };
         if changed {
             self.version.send_modify(|version| *version += 1);
@@ -326,15 +496,24 @@ impl Agent {
     }
 
     /// Closes the cell and says why. Gives the moment from which no call could begin.
-    pub(crate) fn deny(&self, reason: Reason, arrival: Option<Arrival>, answered: bool) -> u64 {
-        // Usually both change together, so that whoever is refused finds the reason. The cell never waits for that.
+    pub(crate) fn deny(
+        &self,
+        reason: Reason,
+        essential: Essential,
+        limits: CallLimits,
+        arrival: Option<Arrival>,
+        answered: bool,
+    ) -> u64 {
+        // Usually all change together, so that whoever is refused finds the reason. The cells never wait for that.
         let free = self.standing.try_lock();
         self.cell.deny();
-        let closed_ns = clock::boot_ns();
+        self.write_essential(&essential);
         let mut standing = free.unwrap_or_else(|| self.standing.lock());
         let news = standing.denied.as_ref().is_none_or(|old| !old.same_kind(&reason));
-        let changed = news || (answered && !standing.answered);
-        if changed {
+        let changed = standing.take_terms(essential, limits) || news || (answered && !standing.answered);
+        // From here on `check_essential` denies too.
+        let closed_ns = clock::boot_ns();
+        if news || (answered && !standing.answered) {
             let by = arrival.map(|arrival| arrival.by);
             let closed_us = arrival.map(|arrival| closed_ns.saturating_sub(arrival.received_ns) / 1_000);
             standing.last_change = Some(Change { by, closed_us, ..Change::now(Some(reason.clone())) });
@@ -346,6 +525,13 @@ impl Agent {
             self.version.send_modify(|version| *version += 1);
         }
         closed_ns
+    }
+
+    /// Denies everything for good: nobody drives this guard any more.
+    pub(crate) fn abandon(&self) {
+        let gone = || Reason::ClientGone;
+        let essential = Essential { until_ns: BTreeMap::new(), refusal: Some(gone()) };
+        self.deny(gone(), essential, CallLimits::default(), None, false);
     }
 
     /// Cuts the calls under way, notes it as part of the newest change, and says how many they were.
@@ -363,6 +549,17 @@ impl Agent {
             self.version.send_modify(|version| *version += 1);
         }
         calls
+    }
+}
+
+impl Standing {
+    /// Whether people would want to know: deadlines move with every lease, classes and limits seldom do.
+    fn take_terms(&mut self, essential: Essential, limits: CallLimits) -> bool {
+        let changed = self.limits != limits
+            || self.essential.refusal.is_some() != essential.refusal.is_some()
+            || !self.essential.until_ns.keys().eq(essential.until_ns.keys());
+        (self.essential, self.limits) = (essential, limits);
+        changed
     }
 }
 

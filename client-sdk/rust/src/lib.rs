@@ -44,9 +44,11 @@
 //! - **A stop is bounded.** The permission dates from the moment the request's nonce was made and ends `ttl` later, by a
 //!   clock that counts suspended time. Calls under [`Guard::run`] and [`Guard::stream`] are cut by a halt, at the end of a
 //!   drain, and when a lapse outlasts its grace. A pause lets them finish.
+//! - **Essential calls go on** during a drain and under a restriction: [`Guard::essential`] guards the calls of one class
+//!   that people named in the consent. A class that nobody named is denied, always.
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
 //!   signed start, were verified here. No node can leave one out, and making the guard anew does not help.
-//! - **Consent is verified here**, from the pinned genesis on: see [`trusted`]. A service that was taken over whole can
+//! - **Consent is verified here**, from the pinned genesis on and by the newest authority: see [`trusted`]. A service that was taken over whole can
 //!   stop agents; it cannot let one run that people did not consent to.
 //!
 //! # What it asks of you
@@ -69,12 +71,13 @@ mod guard;
 pub mod limits;
 mod nodes;
 mod push;
+mod sse;
 pub mod trusted;
 
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
-pub use denied::{Denied, Lock, Reason, Stopped};
-pub use guard::{Change, Changes, Guard, GuardedStream, Permit, State};
+pub use denied::{Denied, Lock, Obstacle, Reason, Stopped, Unproven};
+pub use guard::{Change, Changes, EssentialGuard, Guard, GuardedStream, Permit, State};
 pub use nodes::NodesError;
 pub use tagout_proto as proto;
 

@@ -8,20 +8,30 @@ pub const INSTANCE_MAX_BYTES: usize = 128;
 pub const LOCKS_MAX: usize = 65_536;
 /// Cleared locks remembered per agent, so that a late push of one is no new stop.
 pub const CLEARED_PER_AGENT_MAX: usize = 64;
-/// Locks in one view: a node shows the strongest of each mode.
+/// Locks in one view: a node shows the strongest of each kind.
 pub const LOCKS_PER_VIEW_MAX: usize = 16;
-/// Why a service holds a lock, as it is shown to people.
-pub const WHY_MAX_CHARS: usize = 300;
 
-/// Signed stops that one lease request carries to a node that does not know them.
-pub const STOPS_PER_REQUEST_MAX: usize = 16;
+/// Grants that one client remembers as revoked. One more denies all its agents for good.
+pub const REVOKED_MAX: usize = 100_000;
+/// Classes of essential calls that one agent's guards have handles for.
+pub const ESSENTIAL_HANDLES_MAX: usize = 16;
+
+/// Documents of one trust chain: every authority, a suspend for each key that can be suspended, and restores.
+pub const TRUST_DOCUMENTS_MAX: usize = 24 * 1024;
+/// The answer that carries them.
+pub const TRUST_CHAIN_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// How long it may take, whatever the ttl: it is long, and comes once in a while.
+pub const TRUST_CHAIN_TIMEOUT_MS: u64 = 10_000;
+
+/// Signed documents that one lease request carries to a node that does not know them.
+pub const DOCUMENTS_PER_REQUEST_MAX: usize = 16;
 pub const RESPONSE_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// The body of an error answer.
 pub const PROBLEM_MAX_BYTES: usize = 64 * 1024;
 
 /// Scopes of one subscription; more become their common parents.
 pub const SUBSCRIPTION_SCOPES_MAX: usize = 32;
-/// One event of the push stream: a stop with all its signatures, as JSON, is smaller.
+/// One event of the push stream: a document with all its signatures, as JSON, is smaller.
 pub const EVENT_MAX_BYTES: usize = 64 * 1024;
 /// A node sends a comment every 5 s; a stream as silent as this is dead.
 pub const PUSH_SILENCE_MS: u64 = 15_000;

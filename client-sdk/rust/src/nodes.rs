@@ -14,7 +14,8 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use tagout_proto::lease::{LeaseRequest, LeaseResponse};
 use tagout_proto::scope::Scope;
-use tagout_proto::wire::{Confirmation, Problem};
+use tagout_proto::sentence::sentence;
+use tagout_proto::wire::{Confirmation, Problem, TrustChain};
 
 use crate::limits::*;
 
@@ -114,7 +115,17 @@ impl Nodes {
         let http = self.http.lock().clone();
         let request = http.post(format!("{node}/v1/leases")).json(request).timeout(within);
         let response = accepted(node, request.send().await).await?;
-        body(node, response).await
+        body(node, response, RESPONSE_MAX_BYTES).await
+    }
+
+    /// `GET /v1/authority` at the node whose turn it is.
+    pub(crate) async fn trust_chain(&self) -> Result<TrustChain, NodeError> {
+        let node = self.node(0);
+        let http = self.http.lock().clone();
+        let request = http.get(format!("{node}/v1/authority"));
+        let request = request.timeout(Duration::from_millis(TRUST_CHAIN_TIMEOUT_MS));
+        let response = accepted(node, request.send().await).await?;
+        body(node, response, TRUST_CHAIN_MAX_BYTES).await
     }
 
     /// `POST /v1/confirmations`, at another node with every attempt.
@@ -201,7 +212,7 @@ async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Res
         bytes(node, response, PROBLEM_MAX_BYTES).await.ok().and_then(|b| serde_json::from_slice(&b).ok());
     let what = match problem {
         Some(problem) => {
-            format!("{status}: {}", problem.detail.chars().take(WHY_MAX_CHARS).collect::<String>())
+            format!("{status}: {}", sentence(problem.detail))
         }
         None => status.to_string(),
     };
@@ -213,10 +224,10 @@ async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Res
     Err(NodeError { retry_after, is_final, ..NodeError::new(node, what) })
 }
 
-async fn body<T: DeserializeOwned>(node: &str, response: Response) -> Result<T, NodeError> {
-    let bytes = bytes(node, response, RESPONSE_MAX_BYTES).await?;
+async fn body<T: DeserializeOwned>(node: &str, response: Response, max: usize) -> Result<T, NodeError> {
+    let bytes = bytes(node, response, max).await?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| NodeError::new(node, format!("its answer is malformed: {error}")))
+        .map_err(|error| NodeError::new(node, format!("its answer is malformed: {}", sentence(error))))
 }
 
 async fn bytes(node: &str, mut response: Response, max: usize) -> Result<Vec<u8>, NodeError> {

@@ -2,17 +2,19 @@
 //!
 //! Nothing rests on it: whatever is lost here, the next lease shows.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventsource_stream::Eventsource;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use tagout_proto::scope::Scope;
+use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{Renew, StopEvent};
 use tokio::sync::{mpsc, watch};
 
 use crate::limits::*;
 use crate::nodes::Nodes;
+use crate::sse::{Event, Parser, SseError};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Push {
@@ -85,21 +87,14 @@ async fn read(
         Ok(response) => response,
         Err(error) => return Ended::Lost(error.to_string()),
     };
-    let mut stream = Box::pin(bounded(response.bytes_stream()).eventsource());
+    let mut pushes = Box::pin(pushes(response.bytes_stream()));
     loop {
-        let event = match stream.next().await {
-            Some(Ok(event)) => event,
+        let push = match pushes.next().await {
+            Some(Ok(push)) => push,
             Some(Err(error)) => return Ended::Lost(error.to_string()),
             None => return Ended::Lost("the node closed it".into()),
         };
         *failures = 0;
-        let parsed = match event.event.as_str() {
-            "hello" => serde_json::from_str(&event.data).map(Push::Hello),
-            "stop" => serde_json::from_str(&event.data).map(Push::Stop),
-            "renew" => serde_json::from_str(&event.data).map(Push::Renew),
-            other => Ok(Push::Unreadable(format!("an event of the unknown kind {other:?}"))),
-        };
-        let push = parsed.unwrap_or_else(|error| Push::Unreadable(error.to_string()));
         if events.send(push).await.is_err() {
             return Ended::Nobody;
         }
@@ -110,44 +105,45 @@ async fn read(
 enum PushError {
     #[error("nothing came for {} s", PUSH_SILENCE_MS / 1000)]
     Silent,
-    #[error("an event has more than {EVENT_MAX_BYTES} bytes")]
-    TooLarge,
+    #[error(transparent)]
+    Sse(#[from] SseError),
     #[error(transparent)]
     Transport(#[from] reqwest::Error),
 }
 
-/// The same bytes, but at an end after silence, and with every event (up to its empty line) bounded.
-fn bounded<B: AsRef<[u8]>>(
+/// The events in a stream of bytes, and why it ends where it breaks off or falls silent.
+fn pushes<B: AsRef<[u8]>>(
     bytes: impl Stream<Item = Result<B, reqwest::Error>>,
-) -> impl Stream<Item = Result<B, PushError>> {
-    let bytes = Box::pin(bytes);
-    futures_util::stream::unfold(
-        (bytes, 0, true),
-        |(mut bytes, mut event_bytes, mut line_is_empty)| async move {
+) -> impl Stream<Item = Result<Push, PushError>> {
+    let state = (Box::pin(bytes), Parser::default(), VecDeque::new());
+    stream::unfold(state, |(mut bytes, mut parser, mut ready)| async move {
+        while ready.is_empty() {
             let silence = Duration::from_millis(PUSH_SILENCE_MS);
-            let chunk = match tokio::time::timeout(silence, bytes.next()).await {
-                Err(_elapsed) => Err(PushError::Silent),
+            let read = match tokio::time::timeout(silence, bytes.next()).await {
                 Ok(None) => return None,
-                Ok(Some(chunk)) => chunk.map_err(PushError::from),
-            };
-            let chunk = chunk.and_then(|chunk| {
-                for byte in chunk.as_ref() {
-                    event_bytes += 1;
-                    match byte {
-                        b'\n' if line_is_empty => event_bytes = 0,
-                        b'\n' => line_is_empty = true,
-                        b'\r' => {}
-                        _ => line_is_empty = false,
-                    }
-                    if event_bytes > EVENT_MAX_BYTES {
-                        return Err(PushError::TooLarge);
-                    }
+                Ok(Some(Ok(piece))) => {
+                    let event = |event| ready.push_back(Ok(understood(&event)));
+                    parser.read(piece.as_ref(), event).map_err(PushError::from)
                 }
-                Ok(chunk)
-            });
-            Some((chunk, (bytes, event_bytes, line_is_empty)))
-        },
-    )
+                Ok(Some(Err(error))) => Err(error.into()),
+                Err(_elapsed) => Err(PushError::Silent),
+            };
+            ready.extend(read.err().map(Err));
+        }
+        ready.pop_front().map(|push| (push, (bytes, parser, ready)))
+    })
+}
+
+fn understood(event: &Event) -> Push {
+    let parsed = match event.kind.as_str() {
+        "hello" => serde_json::from_str(&event.data).map(Push::Hello),
+        "stop" => serde_json::from_str(&event.data).map(Push::Stop),
+        "renew" => serde_json::from_str(&event.data).map(Push::Renew),
+        other => {
+            return Push::Unreadable(sentence(format_args!("an event of the unknown kind {other:?}")));
+        }
+    };
+    parsed.unwrap_or_else(|error| Push::Unreadable(sentence(error)))
 }
 
 /// At most `SUBSCRIPTION_SCOPES_MAX` scopes that cover all of `scopes`: where there are more, the deepest give way to
@@ -176,6 +172,9 @@ pub(crate) fn jitter(shortest: Duration, longest: Duration) -> Duration {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -199,16 +198,5 @@ mod tests {
         let chosen = subscription(&mixed);
         assert!(chosen.len() <= SUBSCRIPTION_SCOPES_MAX);
         assert!(mixed.iter().all(|scope| chosen.iter().any(|c| c.covers(scope))));
-    }
-
-    #[tokio::test]
-    async fn one_event_is_bounded_and_a_stream_of_them_is_not() {
-        let chunks = |chunk: &'static str, n: usize| {
-            bounded(futures_util::stream::iter((0..n).map(move |_| Ok::<_, reqwest::Error>(chunk))))
-        };
-        let events = 3 * EVENT_MAX_BYTES / 16;
-        assert!(chunks("data: 12345678\n\n", events).all(|c| async move { c.is_ok() }).await);
-        let one: Vec<_> = chunks("data: 12345678\n", events).collect().await;
-        assert!(one.iter().any(|c| matches!(c, Err(PushError::TooLarge))), "S3: no stream fills our memory");
     }
 }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use tagout_proto::command::{ActionKind, Command};
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
+use tagout_proto::sentence::sentence;
 use tagout_proto::wire::CommandAnswer;
 
 use super::form::{FormRejection, WholeForm};
@@ -139,7 +140,7 @@ async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
             StatusCode::PAYLOAD_TOO_LARGE => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             _ => (StatusCode::BAD_REQUEST, "bad-multipart"),
         };
-        Problem::new(status, code, format!("the multipart body cannot be read: {}", e.body_text()))
+        Problem::new(status, code, format!("the multipart body cannot be read: {}", sentence(e.body_text())))
     };
     let mut document = None;
     let mut signatures = Vec::new();
@@ -196,3 +197,6 @@ async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
     })?;
     Ok(Envelope { document, signatures })
 }
+
+#[cfg(test)]
+mod fuzz;

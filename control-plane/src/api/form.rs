@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use tagout_proto::sentence::sentence;
 
 use super::problem::Problem;
 
@@ -42,7 +43,7 @@ impl<S: Send + Sync> FromRequest<S> for WholeForm {
                 }
                 _ => (
                     "bad-request",
-                    format!("the request's body did not arrive whole: {}", rejection.body_text()),
+                    format!("the request's body did not arrive whole: {}", sentence(rejection.body_text())),
                 ),
             };
             FormRejection::Body(Problem::new(rejection.status(), code, detail))

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tagout_proto::lease::{LeaseRequest, LeaseResponse};
 use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, KNOWN_PER_LEASE_MAX};
+use tagout_proto::sentence::sentence;
 use tagout_proto::wire::Confirmation;
 
 use super::Api;
@@ -77,7 +78,12 @@ fn unreadable(rejection: JsonRejection) -> Problem {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
         }
         // A key that is missing or wrong is a bad request like any other.
-        StatusCode::UNPROCESSABLE_ENTITY => Problem::bad_request("bad-request", rejection.body_text()),
-        status => Problem::new(status, "bad-request", rejection.body_text()),
+        StatusCode::UNPROCESSABLE_ENTITY => {
+            Problem::bad_request("bad-request", sentence(rejection.body_text()))
+        }
+        status => Problem::new(status, "bad-request", sentence(rejection.body_text())),
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -125,6 +125,7 @@ fn trust(error: &TrustError) -> (StatusCode, &'static str) {
         TrustError::RootKey(_) => (StatusCode::FORBIDDEN, "root-key"),
         TrustError::TooManySuspended => (StatusCode::CONFLICT, "too-many-suspended"),
         TrustError::EpochRollback { .. } => (StatusCode::CONFLICT, "epoch-rollback"),
+        TrustError::EpochReturns(_) => (StatusCode::CONFLICT, "epoch-returns"),
         TrustError::RestoreAuthority { .. } => (StatusCode::CONFLICT, "restore-authority"),
         // The ledger tells these as refusals of its own.
         TrustError::Malformed(_)

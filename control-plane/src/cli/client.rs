@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
+use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
     Agents, AuthorityImpact, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
 };
@@ -127,7 +128,7 @@ impl Client {
     }
 
     fn parse<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
-        serde_json::from_slice(&body).map_err(|e| self.strange(path, &e.to_string()))
+        serde_json::from_slice(&body).map_err(|e| self.strange(path, &sentence(e)))
     }
 
     fn text(&self, path: &str, body: Vec<u8>) -> Result<String, Failure> {
@@ -222,6 +223,9 @@ fn accepted(answer: Answer) -> Result<Vec<u8>, Failure> {
         detail: format!("the node answered {} without saying why", answer.status),
     })))
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

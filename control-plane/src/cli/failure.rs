@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use tagout_proto::authority::Unauthorised;
+use tagout_proto::sentence::{paragraph, sentence};
 use tagout_proto::strict::DocumentError;
 use tagout_proto::wire::Problem;
 
@@ -91,7 +92,10 @@ impl Failure {
             _ if problem.status >= 500 => Exit::Unreachable,
             _ => Exit::Refused,
         };
-        Self { exit, problem }
+        // Shown on a terminal, whoever speaks in the node's name.
+        let Problem { code, status, title, detail } = problem;
+        let (code, title) = (sentence(code), sentence(title));
+        Self { exit, problem: Problem { code, status, title, detail: paragraph(&detail) } }
     }
 }
 

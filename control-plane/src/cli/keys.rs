@@ -20,7 +20,7 @@ use crate::sign::{self, PASSPHRASE_VARIABLE, Signer};
 
 #[derive(Subcommand)]
 pub enum KeyVerb {
-    /// Make an Ed25519 key: PATH, and PATH.pub for the authority
+    /// Make an Ed25519 key: PATH, and PATH.pub for the authority (in a FIDO2 token: `ssh-keygen -t ed25519-sk`)
     New(NewArgs),
     /// Show a key's fingerprint, and what it may do in this deployment
     Show(KeyArgs),
@@ -42,6 +42,7 @@ pub struct NewArgs {
 struct Shown {
     key: String,
     fingerprint: String,
+    algorithm: &'static str,
     public: String,
     principal: Option<String>,
     kind: Option<PrincipalKind>,
@@ -140,6 +141,7 @@ fn describe(spec: &str, authority: Option<&Authority>) -> Result<Shown, Failure>
     Ok(Shown {
         key: spec.into(),
         fingerprint: key.fingerprint(),
+        algorithm: key.algorithm(),
         public: key.to_openssh(),
         principal: principal.map(|p| p.name.clone()),
         kind: principal.map(|p| p.kind),
@@ -155,12 +157,11 @@ fn public_half(spec: &str) -> Result<PublicKey, Failure> {
     if file.is_file() {
         return read_public_key(file).map_err(|e| Failure::new(Exit::Failed, "key", e));
     }
-    let line = Signer::open(spec)?.public_key().line();
-    PublicKey::parse_openssh(&line).map_err(|e| Failure::new(Exit::Failed, "key", e.to_string()))
+    Ok(Signer::open(spec)?.public_key().key().clone())
 }
 
 fn say(out: &Out, key: &Shown, authority: Option<&Authority>) {
-    out.line(format!("{} {}", out.ink(Ink::Bold, &key.fingerprint), key.key));
+    out.line(format!("{} {} ({})", out.ink(Ink::Bold, &key.fingerprint), key.key, key.algorithm));
     let Some(authority) = authority else {
         return out.line("  without a profile it has no meaning yet");
     };
@@ -214,5 +215,21 @@ mod tests {
         assert_eq!(roles, ["operators", "restart"]);
         let root = describe(&profile.keys[0].replace("alice", "root"), Some(profile.authority())).unwrap();
         assert_eq!((root.principal, root.root_signer.as_deref()), (None, Some("root")));
+        assert_eq!(root.algorithm, "ssh-ed25519");
+    }
+
+    #[test]
+    fn a_security_key_is_shown_from_its_public_half_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("id_ed25519_sk");
+        // The key of OpenSSH's own tests.
+        let line = "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIJsaDYXQYruc6bilCYDIK4Y\
+            SOeG+zmrRO2M9t03//7LHAAAABHNzaDo=";
+        std::fs::write(path.with_extension("pub"), format!("{line} anna@desk\n")).unwrap();
+        for spec in [path.clone(), path.with_extension("pub")] {
+            let shown = describe(spec.to_str().unwrap(), None).unwrap();
+            assert_eq!((shown.algorithm, shown.public.as_str()), ("sk-ssh-ed25519@openssh.com", line));
+            assert_eq!(shown.fingerprint, "SHA256:pbI9wlyrFSsUbp+GTiIAOqNMvoajbF2tHsPMECyrMYU");
+        }
     }
 }

@@ -141,6 +141,9 @@ fn beside(folder: &Path, key: &str) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::testing::{self, Deployed};

@@ -248,3 +248,6 @@ fn read(file: &Path) -> Result<Snapshot, Unreadable> {
     bytes.drain(..PREFIX_BYTES + head_bytes);
     Ok(Snapshot { meta, snapshot: bytes })
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -106,6 +106,9 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use openraft::entry::{RaftEntry, RaftPayload};
     use openraft::vote::RaftLeaderIdExt;

@@ -79,7 +79,7 @@ impl Agent {
     /// The signature blob exactly as the agent made it; a security key's flags and counter are part of it.
     pub(super) fn sign(&self, key: &PublicKey, data: &[u8]) -> Result<Vec<u8>, SignError> {
         let mut request = vec![SIGN_REQUEST];
-        put_string(&mut request, key.blob());
+        put_string(&mut request, &key.blob());
         put_string(&mut request, data);
         request.extend(0_u32.to_be_bytes()); // no flags: they choose among RSA's hashes
         let answer = self.ask(&request, SIGN_TIMEOUT)?;

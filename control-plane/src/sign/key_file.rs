@@ -91,8 +91,21 @@ impl PrivateFile {
         &self.public
     }
 
+    /// Empty while the file is encrypted.
+    pub(super) fn comment(&self) -> String {
+        self.key.comment().replace(char::is_control, "?")
+    }
+
     pub(super) fn is_encrypted(&self) -> bool {
         self.key.is_encrypted()
+    }
+
+    /// Whether a person must give a passphrase or PIN when this file of a security key signs. The flags of an
+    /// encrypted one cannot be read, but then the passphrase is a question already.
+    pub(super) fn asks(&self) -> bool {
+        const VERIFICATION_REQUIRED: u8 = 0x04; // OpenSSH PROTOCOL.u2f and sk-api.h
+        let flags = self.key.key_data().sk_ed25519().map(|handle| handle.flags());
+        flags.is_none_or(|flags| flags & VERIFICATION_REQUIRED != 0)
     }
 
     pub(super) fn unlock(&self, path: &Path, passphrase: Option<&str>) -> Result<Unlocked, SignError> {
@@ -115,7 +128,7 @@ impl PrivateFile {
             return Err(damaged("its public half belongs to another key".to_owned()));
         }
         let comment = key.comment().replace(char::is_control, "?");
-        Ok(Unlocked { public: PublicKey::ed25519(self.public.bytes(), comment), key: signing })
+        Ok(Unlocked { public: self.public.with_comment(comment), key: signing })
     }
 }
 
@@ -200,6 +213,7 @@ fn not_usable(path: &Path, error: NotUsable) -> SignError {
     match error {
         NotUsable::Malformed => SignError::NotAKey { path: path.to_owned() },
         NotUsable::WrongKind(found) => SignError::WrongKind { path: path.to_owned(), found },
+        NotUsable::Unfit(source) => SignError::Unfit { path: path.to_owned(), source },
     }
 }
 

@@ -1,18 +1,19 @@
 //! Step ① of a stop: the operator's own SSH key signs the exact bytes of a command, on the operator's machine.
 //!
 //! What comes out is an SSHSIG signature (OpenSSH `PROTOCOL.sshsig`), the same that `ssh-keygen -Y sign` makes,
-//! so anyone can verify it with `ssh-keygen -Y verify`. The key is in a file ([`key_file`]) or in an ssh-agent
-//! ([`agent`]). Everything here blocks: asynchronous callers use `spawn_blocking`.
+//! so anyone can verify it with `ssh-keygen -Y verify`. The key is in a file ([`key_file`]), in an ssh-agent
+//! ([`agent`]) or in a FIDO2 token ([`token`]). Everything here blocks: asynchronous callers use `spawn_blocking`.
 
 mod agent;
 mod key_file;
+mod token;
 mod wire;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use tagout_proto::sshsig;
+use ed25519_dalek::{Signer as _, SigningKey};
+use tagout_proto::sshsig::{self, SshSignature, SshsigError};
 use zeroize::Zeroizing;
 
 pub use self::key_file::generate;
@@ -20,22 +21,28 @@ pub use self::wire::{KeyKind, PublicKey};
 
 use self::agent::Agent;
 use self::key_file::{KeyFile, PrivateFile};
-use self::wire::Reader;
+use self::token::Token;
 
 /// The environment variable with the key file's passphrase, for machines where nobody can be asked.
 pub const PASSPHRASE_VARIABLE: &str = "TAGOUT_KEY_PASSPHRASE";
 
-/// A key that can sign: it is loaded from a file, or an agent holds it.
+/// A key that can sign: it is loaded from a file, or an agent or a token holds it.
 #[derive(Debug)]
 pub struct Signer {
     public: PublicKey,
     holder: Holder,
+    may_ask: bool,
 }
 
 #[derive(Debug)]
 enum Holder {
-    File { path: PathBuf, key: Box<SigningKey> },
+    File {
+        path: PathBuf,
+        key: Box<SigningKey>,
+    },
     Agent(Agent),
+    /// The agent holds the same key, and is asked first: with a forwarded one the token may be far away.
+    Token(Token, Option<Agent>),
 }
 
 /// Where [`Signer::open_with`] finds an agent and a passphrase.
@@ -45,8 +52,10 @@ pub struct Surroundings {
     pub agent_socket: Option<PathBuf>,
     /// A passphrase given beforehand. It wins over asking.
     pub passphrase: Option<Zeroizing<String>>,
-    /// Whether a person may be asked on the terminal.
+    /// Whether a person may be asked on the terminal, for a passphrase or for a touch.
     pub may_ask: bool,
+    /// The program that signs with security keys, if it is not the `ssh-keygen` on `PATH`.
+    pub ssh_keygen: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -61,11 +70,18 @@ impl Surroundings {
                 .filter(|passphrase| !passphrase.is_empty())
                 .map(Zeroizing::new),
             may_ask: true,
+            ssh_keygen: None,
         }
     }
 
     fn agent(&self) -> Result<Agent, SignError> {
         self.agent_socket.clone().map(Agent::at).ok_or(SignError::NoAgent)
+    }
+
+    /// The agent, if there is one that holds `key`, and its own record of it.
+    fn agent_with(&self, key: &PublicKey) -> Option<(PublicKey, Agent)> {
+        let agent = self.agent().ok()?;
+        Some((agent.find(key).ok()?, agent))
     }
 
     fn passphrase_for(&self, path: &Path) -> Result<Zeroizing<String>, SignError> {
@@ -90,7 +106,8 @@ impl Signer {
     /// private half an agent holds; `agent:SHA256:…` (a fingerprint) or `agent:…` (a comment).
     ///
     /// A key file with a passphrase is not opened if the agent holds its key: then the agent signs, and nobody
-    /// is asked for anything.
+    /// is asked for anything. The file of a security key works with an agent and without: its owner is told on
+    /// standard error when to touch it.
     ///
     /// # Errors
     /// A sentence that says what to do, for every way in which the key cannot be used.
@@ -103,46 +120,23 @@ impl Signer {
     /// # Errors
     /// As [`Signer::open`].
     pub fn open_with(spec: &str, surroundings: &Surroundings) -> Result<Self, SignError> {
-        if let Some(wanted) = spec.strip_prefix("agent:") {
+        let (public, holder) = if let Some(wanted) = spec.strip_prefix("agent:") {
             let agent = surroundings.agent()?;
-            let public = agent.find_by_name(wanted)?;
-            return Ok(Self { public, holder: Holder::Agent(agent) });
-        }
-
-        let path = expand_home(spec);
-        match KeyFile::read(&path)? {
-            KeyFile::Public(public) => {
-                let agent = surroundings.agent()?;
-                let public = agent.find(&public)?;
-                Ok(Self { public, holder: Holder::Agent(agent) })
-            }
-            KeyFile::Private(file) => Self::from_private_file(path, &file, surroundings),
-        }
-    }
-
-    fn from_private_file(
-        path: PathBuf,
-        file: &PrivateFile,
-        surroundings: &Surroundings,
-    ) -> Result<Self, SignError> {
-        let in_agent = || {
-            let agent = surroundings.agent().ok()?;
-            let public = agent.find(file.public()).ok()?;
-            Some(Self { public, holder: Holder::Agent(agent) })
-        };
-        let unlocked = match file.public().kind() {
-            // The file of a security key holds only a handle: the token signs, through an agent.
-            KeyKind::SecurityKey => return in_agent().ok_or(SignError::SecurityKeyNeedsAgent { path }),
-            KeyKind::Ed25519 if !file.is_encrypted() => file.unlock(&path, None)?,
-            KeyKind::Ed25519 => {
-                if let Some(signer) = in_agent() {
-                    return Ok(signer);
+            (agent.find_by_name(wanted)?, Holder::Agent(agent))
+        } else {
+            let path = expand_home(spec);
+            match KeyFile::read(&path)? {
+                KeyFile::Public(public) => {
+                    let agent = surroundings.agent()?;
+                    (agent.find(&public)?, Holder::Agent(agent))
                 }
-                let passphrase = surroundings.passphrase_for(&path)?;
-                file.unlock(&path, Some(&passphrase))?
+                KeyFile::Private(file) => match file.public().kind() {
+                    KeyKind::Ed25519 => held_by_file(path, &file, surroundings)?,
+                    KeyKind::SecurityKey => held_by_token(path, &file, surroundings)?,
+                },
             }
         };
-        Ok(Self { public: unlocked.public, holder: Holder::File { path, key: unlocked.key } })
+        Ok(Self { public, holder, may_ask: surroundings.may_ask })
     }
 
     /// The public half.
@@ -159,52 +153,93 @@ impl Signer {
     pub fn held_by(&self) -> String {
         match &self.holder {
             Holder::File { path, .. } => format!("the key file {}", path.display()),
-            Holder::Agent(agent) => format!("the agent at {}", agent.socket().display()),
+            Holder::Agent(agent) | Holder::Token(_, Some(agent)) => {
+                format!("the agent at {}", agent.socket().display())
+            }
+            Holder::Token(token, None) => format!("the security key of {}", token.path().display()),
         }
     }
 
     /// Signs exactly these bytes for `namespace` and returns the armored SSHSIG signature.
     ///
     /// # Errors
-    /// If the agent is gone, refuses, or returns a signature that does not verify; or if `namespace` is empty.
+    /// If the agent or the token is gone, refuses, or returns a signature that does not verify; or if `namespace`
+    /// is empty.
     pub fn sign(&self, namespace: &str, message: &[u8]) -> Result<String, SignError> {
         if namespace.is_empty() {
             return Err(SignError::EmptyNamespace);
         }
-        let to_sign = sshsig::to_be_signed(namespace, message);
-        let signature = match &self.holder {
-            Holder::File { key, .. } => sshsig::ed25519_signature_blob(&key.sign(&to_sign).to_bytes()),
-            Holder::Agent(agent) => {
-                let blob = agent.sign(&self.public, &to_sign)?;
-                check_agent_signature(&self.public, &to_sign, &blob)?;
-                blob
+        if self.public.kind() == KeyKind::SecurityKey && self.may_ask {
+            token::call_for_touch(&self.fingerprint(), self.public.comment());
+        }
+        let armored = match &self.holder {
+            Holder::File { key, .. } => {
+                let signature = key.sign(&sshsig::to_be_signed(namespace, message)).to_bytes();
+                self.armor(namespace, &sshsig::ed25519_signature_blob(&signature))
             }
+            Holder::Agent(agent) => self.sign_by_agent(agent, namespace, message)?,
+            Holder::Token(token, None) => token.sign(namespace, message)?,
+            Holder::Token(token, Some(agent)) => match self.sign_by_agent(agent, namespace, message) {
+                // It cannot ask for the PIN, or its token is elsewhere and gone; the one here may do.
+                Err(SignError::AgentRefused) => token.sign(namespace, message)?,
+                signed => signed?,
+            },
         };
-        Ok(sshsig::armor(self.public.blob(), namespace, &signature))
+        // A signature that will not verify is better refused here, where the operator sees who made it, than by a
+        // node. Whether a touch or a PIN was needed is the authority's business.
+        let by_this_key = |signature: SshSignature| {
+            let proven = signature.verify_for(namespace, message)?;
+            if proven.key == *self.public.key() { Ok(()) } else { Err(SshsigError::Mismatch) }
+        };
+        SshSignature::parse(&armored)
+            .and_then(by_this_key)
+            .map_err(|source| SignError::WrongSignature { by: self.held_by(), source })?;
+        Ok(armored)
+    }
+
+    fn sign_by_agent(&self, agent: &Agent, namespace: &str, message: &[u8]) -> Result<String, SignError> {
+        let blob = agent.sign(&self.public, &sshsig::to_be_signed(namespace, message))?;
+        Ok(self.armor(namespace, &blob))
+    }
+
+    fn armor(&self, namespace: &str, signature: &[u8]) -> String {
+        sshsig::armor(&self.public.blob(), namespace, signature)
     }
 }
 
-/// A signature that will not verify is better refused here, where the operator sees which agent made it, than
-/// by a node. What the flags of a security key must say is the authority's business, so nodes check that.
-fn check_agent_signature(public: &PublicKey, signed: &[u8], blob: &[u8]) -> Result<(), SignError> {
-    let wrong = |what| SignError::AgentAnswer { what };
-    let mut reader = Reader(blob);
-    let kind = reader.string().ok_or(wrong("its signature is cut short"))?;
-    let signature = reader.string().ok_or(wrong("its signature is cut short"))?;
-    if kind != public.kind().name().as_bytes() {
-        return Err(wrong("its signature is of another kind than the key"));
-    }
-    let signature =
-        Signature::from_slice(signature).map_err(|_| wrong("its signature has a wrong length"))?;
-    if public.kind() == KeyKind::Ed25519 {
-        let verified = VerifyingKey::from_bytes(&public.bytes())
-            .and_then(|key| key.verify_strict(signed, &signature))
-            .is_ok();
-        if !verified || !reader.0.is_empty() {
-            return Err(wrong("its signature does not verify"));
+fn held_by_file(
+    path: PathBuf,
+    file: &PrivateFile,
+    surroundings: &Surroundings,
+) -> Result<(PublicKey, Holder), SignError> {
+    let unlocked = if file.is_encrypted() {
+        if let Some((public, agent)) = surroundings.agent_with(file.public()) {
+            return Ok((public, Holder::Agent(agent)));
         }
+        let passphrase = surroundings.passphrase_for(&path)?;
+        file.unlock(&path, Some(&passphrase))?
+    } else {
+        file.unlock(&path, None)?
+    };
+    Ok((unlocked.public, Holder::File { path, key: unlocked.key }))
+}
+
+fn held_by_token(
+    path: PathBuf,
+    file: &PrivateFile,
+    surroundings: &Surroundings,
+) -> Result<(PublicKey, Holder), SignError> {
+    // Where nobody could answer a question, none may be put, not even as a second choice.
+    let answered = !file.asks() || (surroundings.may_ask && token::has_terminal());
+    let token = |path| Token::at(path, surroundings.ssh_keygen.clone());
+    match surroundings.agent_with(file.public()) {
+        Some((public, agent)) if answered => Ok((public, Holder::Token(token(path), Some(agent)))),
+        Some((public, agent)) => Ok((public, Holder::Agent(agent))),
+        None if answered => {
+            Ok((file.public().with_comment(file.comment()), Holder::Token(token(path), None)))
+        }
+        None => Err(SignError::PinNeeded { path }),
     }
-    Ok(())
 }
 
 /// A `~/` in front, for specs that come from a configuration file, where no shell replaces it.
@@ -254,12 +289,28 @@ pub enum SignError {
     PassphraseNeeded { path: PathBuf },
     #[error("this is not the passphrase of {}: try again", path.display())]
     WrongPassphrase { path: PathBuf },
+    #[error("the key {} cannot be used", path.display())]
+    Unfit { path: PathBuf, source: SshsigError },
     #[error(
-        "{path} belongs to a security key, which signs through an agent: plug it in, run `ssh-add {path}` and try \
-         again, or sign with `ssh-keygen -Y sign`",
+        "the security key of {path} needs a PIN or a passphrase and there is no terminal to ask on: run this on one, or \
+         load the key into an agent with `ssh-add {path}`",
         path = path.display()
     )]
-    SecurityKeyNeedsAgent { path: PathBuf },
+    PinNeeded { path: PathBuf },
+    #[error(
+        "cannot run ssh-keygen, which talks to the security key of {path}: install OpenSSH's client, or load the key \
+         into an agent with `ssh-add {path}`",
+        path = path.display()
+    )]
+    NoSshKeygen { path: PathBuf, source: io::Error },
+    #[error(
+        "the security key of {path} did not sign: plug it in, touch it when it blinks and try again, or use another key \
+         (ssh-keygen says: {said})",
+        path = path.display()
+    )]
+    TokenFailed { path: PathBuf, said: String },
+    #[error("{by} made a signature that does not verify: use another key")]
+    WrongSignature { by: String, source: SshsigError },
     #[error(
         "this key is in an ssh-agent and SSH_AUTH_SOCK is not set: start an agent with `eval \"$(ssh-agent)\"` and \
          load the key with `ssh-add`, or give the path of a private key file"

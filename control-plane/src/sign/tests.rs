@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use data_encoding::BASE64;
-use sha2::Digest;
 
 use super::wire::put_string;
 use super::*;
@@ -73,8 +72,12 @@ struct RealAgent {
 
 impl RealAgent {
     fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &mut Command::new("ssh-agent"))
+    }
+
+    fn start_with(dir: &Path, command: &mut Command) -> Self {
         let socket = dir.join("agent.sock");
-        let mut process = Command::new("ssh-agent")
+        let mut process = command
             .args(["-D", "-a"])
             .arg(&socket)
             .stdout(Stdio::piped())
@@ -327,13 +330,24 @@ fn generate_replaces_nothing() {
     assert!(matches!(generate(&other, "two\nlines", None), Err(SignError::BadComment { .. })));
 }
 
+fn strings(fields: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for field in fields {
+        put_string(&mut out, field);
+    }
+    out
+}
+
+mod security_key;
+
 /// There is no token to touch here, so the agent is ours: what a security key adds to a signature must arrive
-/// untouched, and an agent that lies or stalls must be found out.
+/// as it is, and an agent that lies or stalls must be found out.
 mod with_a_made_up_agent {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
     use std::thread::{self, JoinHandle};
 
+    use super::security_key::SoftToken;
     use super::*;
 
     fn serve(dir: &Path, answers: Vec<Vec<u8>>) -> (Surroundings, JoinHandle<Vec<Vec<u8>>>) {
@@ -377,61 +391,68 @@ mod with_a_made_up_agent {
         framed(14, &fields)
     }
 
-    fn strings(fields: &[&[u8]]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for field in fields {
-            put_string(&mut out, field);
-        }
-        out
-    }
-
     #[test]
     fn a_security_keys_signature_is_kept_as_it_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let token = SigningKey::from_bytes(&[7; 32]);
-        let kind = KeyKind::SecurityKey.name().as_bytes();
-        let key = strings(&[kind, token.verifying_key().as_bytes(), b"ssh:"]);
         let message = b"{\"tagout\":1}";
-        // PROTOCOL.u2f: a token signs the hash of its application, flags, counter, and the hash of the data.
-        let state = [&[1_u8][..], &9_u32.to_be_bytes()].concat();
-        let inner = [
-            &sha2::Sha256::digest(b"ssh:")[..],
-            &state,
-            &sha2::Sha256::digest(sshsig::to_be_signed(NAMESPACE, message))[..],
-        ]
-        .concat();
-        let blob = [strings(&[kind, &token.sign(&inner).to_bytes()]), state].concat();
-
-        let (surroundings, served) = serve(dir.path(), vec![listing(&[(&key, "token")]), signature(&blob)]);
-        let signer = Signer::open_with("agent:token", &surroundings).unwrap();
-        assert_eq!(signer.public_key().kind(), KeyKind::SecurityKey);
-        assert_eq!(signer.public_key().bytes(), token.verifying_key().to_bytes());
-        let armored = signer.sign(NAMESPACE, message).unwrap();
-        assert!(openssh_accepts(dir.path(), signer.public_key(), NAMESPACE, message, &armored));
-        let requests = served.join().unwrap();
-        let asked =
-            [&[13][..], &strings(&[&key, &sshsig::to_be_signed(NAMESPACE, message)]), &[0; 4]].concat();
-        assert_eq!(requests, [vec![11], asked]);
+        let to_sign = sshsig::to_be_signed(NAMESPACE, message);
+        for (flags, presence, verification) in
+            [(0, false, false), (1, true, false), (4, false, true), (5, true, true)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let token = SoftToken { flags, ..SoftToken::new() };
+            let key = token.public().blob();
+            let (surroundings, served) =
+                serve(dir.path(), vec![listing(&[(&key, "token")]), signature(&token.sign(&to_sign))]);
+            let signer = Signer::open_with("agent:token", &surroundings).unwrap();
+            assert_eq!(signer.public_key().kind(), KeyKind::SecurityKey);
+            assert_eq!(signer.public_key().key(), &token.public());
+            let armored = signer.sign(NAMESPACE, message).unwrap();
+            // OpenSSH takes it whoever was there; what the flags prove is for us to tell.
+            assert!(openssh_accepts(dir.path(), signer.public_key(), NAMESPACE, message, &armored));
+            let proven = SshSignature::parse(&armored).unwrap().verify(message).unwrap();
+            assert_eq!((proven.presence, proven.verification), (presence, verification));
+            let asked = [&[13][..], &strings(&[&key, &to_sign]), &[0; 4]].concat();
+            assert_eq!(served.join().unwrap(), [vec![11], asked]);
+        }
     }
 
     #[test]
     fn a_wrong_signature_is_found_before_it_is_sent() {
-        let key =
-            PublicKey::ed25519(SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes(), String::new());
-        let other = SigningKey::from_bytes(&[8; 32]).sign(&sshsig::to_be_signed(NAMESPACE, b"x")).to_bytes();
-        for blob in [
-            strings(&[b"ssh-ed25519", &other]),
-            strings(&[b"ssh-ed25519", &other[..63]]),
-            strings(&[b"ssh-rsa", &other]),
-            strings(&[b"ssh-ed25519"]),
-            vec![],
+        let seed = SigningKey::from_bytes(&[7; 32]);
+        let plain = sshsig::PublicKey::Ed25519(seed.verifying_key().to_bytes());
+        let token = SoftToken::new();
+        let to_sign = sshsig::to_be_signed(NAMESPACE, b"x");
+        let right = seed.sign(&to_sign).to_bytes();
+        let other = SigningKey::from_bytes(&[8; 32]).sign(&to_sign).to_bytes();
+        let by_token = token.sign(&to_sign);
+        let (touched, counter) = (by_token.len() - 5, by_token.len() - 1);
+        let flipped = |at: usize| {
+            let mut blob = by_token.clone();
+            blob[at] ^= 1;
+            blob
+        };
+        for (key, blob) in [
+            (&plain, strings(&[b"ssh-ed25519", &other])),
+            (&plain, strings(&[b"ssh-ed25519", &other[..63]])),
+            (&plain, strings(&[b"ssh-rsa", &other])),
+            (&plain, strings(&[b"ssh-ed25519"])),
+            (&plain, vec![]),
+            (&plain, [strings(&[b"ssh-ed25519", &right]), vec![0]].concat()),
+            (&plain, by_token.clone()),
+            (&token.public(), strings(&[b"ssh-ed25519", &right])),
+            (&token.public(), flipped(touched)),
+            (&token.public(), flipped(counter)),
+            (&token.public(), by_token[..counter].to_vec()),
+            (&token.public(), [&by_token[..], &[0]].concat()),
+            (&token.public(), SoftToken { application: "ssh:other", ..SoftToken::new() }.sign(&to_sign)),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let (surroundings, served) =
-                serve(dir.path(), vec![listing(&[(key.blob(), "k")]), signature(&blob)]);
+                serve(dir.path(), vec![listing(&[(&key.blob(), "k")]), signature(&blob)]);
             let signer = Signer::open_with("agent:k", &surroundings).unwrap();
             let error = signer.sign(NAMESPACE, b"x").unwrap_err();
-            assert!(matches!(error, SignError::AgentAnswer { .. }), "{error}");
+            assert!(matches!(error, SignError::WrongSignature { .. }), "{error}");
+            assert!(error.to_string().starts_with("the agent at"), "{error}");
             served.join().unwrap();
         }
     }

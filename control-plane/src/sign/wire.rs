@@ -1,9 +1,12 @@
-//! The SSH wire encoding (RFC 4251 section 5), as far as keys and signatures need it, and public keys in it.
+//! The SSH wire encoding (RFC 4251 section 5), as far as agents and key files need it, and public keys with their
+//! comments.
 
 use std::fmt;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 use sha2::{Digest, Sha256};
+use tagout_proto::sentence::sentence;
+use tagout_proto::sshsig::{self, SshsigError};
 
 /// The kinds of key with which Tagout's principals sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,22 +17,10 @@ pub enum KeyKind {
     SecurityKey,
 }
 
-impl KeyKind {
-    /// Its name in OpenSSH's formats.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ed25519 => "ssh-ed25519",
-            Self::SecurityKey => "sk-ssh-ed25519@openssh.com",
-        }
-    }
-}
-
-/// A public key, kept as the bytes that OpenSSH writes.
+/// A public key and the comment beside it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
-    blob: Vec<u8>,
-    kind: KeyKind,
-    bytes: [u8; 32],
+    key: sshsig::PublicKey,
     comment: String,
 }
 
@@ -38,17 +29,27 @@ pub struct PublicKey {
 pub(super) enum NotUsable {
     Malformed,
     WrongKind(String),
+    /// It is of the right kind, and still nobody should trust its signatures.
+    Unfit(SshsigError),
 }
 
 impl PublicKey {
+    /// The key without its comment, as the authority has it.
+    pub fn key(&self) -> &sshsig::PublicKey {
+        &self.key
+    }
+
     /// The 32 bytes of the Ed25519 key.
     pub fn bytes(&self) -> [u8; 32] {
-        self.bytes
+        *self.key.raw()
     }
 
     /// Plain Ed25519, or inside a security key.
     pub fn kind(&self) -> KeyKind {
-        self.kind
+        match &self.key {
+            sshsig::PublicKey::Ed25519(_) => KeyKind::Ed25519,
+            sshsig::PublicKey::SkEd25519 { .. } => KeyKind::SecurityKey,
+        }
     }
 
     /// The comment, often `user@host`; empty if there is none.
@@ -58,47 +59,40 @@ impl PublicKey {
 
     /// The key as the one line of a `.pub` file, without the newline.
     pub fn line(&self) -> String {
-        let line = format!("{} {} {}", self.kind.name(), BASE64.encode(&self.blob), self.comment);
-        line.trim_end().to_owned()
+        format!("{} {}", self.key.to_openssh(), self.comment).trim_end().to_owned()
     }
 
     /// `SHA256:…`, as `ssh-keygen -l` shows it.
     pub fn fingerprint(&self) -> String {
-        fingerprint(&self.blob)
+        self.key.fingerprint()
     }
 
-    pub(super) fn blob(&self) -> &[u8] {
-        &self.blob
+    pub(super) fn blob(&self) -> Vec<u8> {
+        self.key.blob()
     }
 
     pub(super) fn same_key(&self, other: &Self) -> bool {
-        self.blob == other.blob
+        self.key == other.key
     }
 
     pub(super) fn ed25519(bytes: [u8; 32], comment: String) -> Self {
-        let mut blob = Vec::new();
-        put_string(&mut blob, KeyKind::Ed25519.name().as_bytes());
-        put_string(&mut blob, &bytes);
-        Self { blob, kind: KeyKind::Ed25519, bytes, comment }
+        Self { key: sshsig::PublicKey::Ed25519(bytes), comment }
+    }
+
+    pub(super) fn with_comment(&self, comment: String) -> Self {
+        Self { key: self.key.clone(), comment }
     }
 
     pub(super) fn from_blob(blob: &[u8], comment: String) -> Result<Self, NotUsable> {
-        let mut reader = Reader(blob);
-        let name = reader.string().ok_or(NotUsable::Malformed)?;
-        let kind = [KeyKind::Ed25519, KeyKind::SecurityKey]
-            .into_iter()
-            .find(|kind| kind.name().as_bytes() == name)
-            .ok_or_else(|| {
-                NotUsable::WrongKind(String::from_utf8_lossy(name).escape_default().to_string())
-            })?;
-        let bytes = reader.string().and_then(|key| key.try_into().ok()).ok_or(NotUsable::Malformed)?;
-        if kind == KeyKind::SecurityKey {
-            reader.string().ok_or(NotUsable::Malformed)?; // the application, such as `ssh:`
+        match sshsig::PublicKey::from_blob(blob) {
+            Ok(key) => Ok(Self { key, comment }),
+            Err(SshsigError::Algorithm) => {
+                let name = Reader(blob).string().ok_or(NotUsable::Malformed)?;
+                Err(NotUsable::WrongKind(sentence(String::from_utf8_lossy(name).escape_default())))
+            }
+            Err(error @ (SshsigError::WeakKey | SshsigError::Application(_))) => Err(NotUsable::Unfit(error)),
+            Err(_) => Err(NotUsable::Malformed),
         }
-        if !reader.0.is_empty() {
-            return Err(NotUsable::Malformed);
-        }
-        Ok(Self { blob: blob.to_vec(), kind, bytes, comment })
     }
 
     pub(super) fn from_line(line: &str) -> Result<Self, NotUsable> {
@@ -112,7 +106,7 @@ impl PublicKey {
         }
         let blob = BASE64.decode(encoded.as_bytes()).map_err(|_| NotUsable::Malformed)?;
         let key = Self::from_blob(&blob, comment.to_owned())?;
-        if key.kind.name() != name {
+        if key.key.algorithm() != name {
             return Err(NotUsable::Malformed);
         }
         Ok(key)
@@ -153,3 +147,6 @@ impl<'a> Reader<'a> {
         Some(head)
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -241,6 +241,9 @@ fn create(kind: StoreKind, path: &Path, current: &Path) -> Result<Box<dyn LogDis
     Ok(disk)
 }
 
+/// No log gets beyond this index: what is stored with a higher one is damage, and there is always a next index.
+const INDEX_MAX: u64 = u64::MAX >> 1;
+
 /// How many entries one commit of a move carries.
 const MOVED_AT_ONCE: usize = 256;
 

@@ -38,7 +38,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{Loaded, LogDisk, Op, Purged, StoreError, check_append, files};
+use super::{INDEX_MAX, Loaded, LogDisk, Op, Purged, StoreError, check_append, files};
 
 const MAGIC: &[u8; 8] = b"TAGOUTLG";
 const FORMAT: u32 = 1;
@@ -545,6 +545,9 @@ fn decode(payload: &[u8]) -> Option<Vec<Op>> {
     while !reader.0.is_empty() {
         let (tag, index, length) = (reader.take(1)?[0], reader.u64()?, reader.u32()?);
         let bytes = reader.take(length as usize)?.to_vec();
+        if index > INDEX_MAX {
+            return None;
+        }
         ops.push(match tag {
             IDENTITY => Op::SaveIdentity(bytes),
             VOTE => Op::SaveVote(bytes),
@@ -577,3 +580,6 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -22,7 +22,9 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::{Loaded, LogDisk, Op, Purged, StoreError, check_append, files};
+use tagout_proto::sentence::sentence;
+
+use super::{INDEX_MAX, Loaded, LogDisk, Op, Purged, StoreError, check_append, files};
 
 const FORMAT: u32 = 1;
 const ROW_BYTES: usize = 4096;
@@ -173,7 +175,7 @@ impl SledDisk {
                 IDENTITY_KEY => loaded.identity = Some(data.to_vec()),
                 VOTE_KEY => loaded.vote = Some(data.to_vec()),
                 COMMITTED_KEY => loaded.committed = Some(data.to_vec()),
-                PURGED_KEY if data.len() >= 8 => {
+                PURGED_KEY if data.len() >= 8 && u64_le(&data[..8]) <= INDEX_MAX => {
                     let (index, id) = data.split_at(8);
                     loaded.purged = Some(Purged { index: u64_le(index), id: id.to_vec() });
                 }
@@ -284,7 +286,8 @@ fn key_of(index: u64, chunk: u16) -> [u8; 11] {
 fn entry_key(key: &[u8]) -> Option<(u64, u16)> {
     let rest = key.strip_prefix(b"e")?;
     let (index, chunk) = rest.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*index), u16::from_be_bytes(chunk.try_into().ok()?)))
+    let (index, chunk) = (u64::from_be_bytes(*index), u16::from_be_bytes(chunk.try_into().ok()?));
+    (index <= INDEX_MAX).then_some((index, chunk))
 }
 
 fn seal(key: &[u8], data: &[u8]) -> Vec<u8> {
@@ -318,7 +321,7 @@ fn u64_le(bytes: &[u8]) -> u64 {
 fn show(key: &[u8]) -> String {
     match entry_key(key) {
         Some((index, chunk)) => format!("{chunk} of entry {index}"),
-        None => format!("\"{}\"", key.escape_ascii()),
+        None => format!("\"{}\"", sentence(key.escape_ascii())),
     }
 }
 
@@ -337,3 +340,6 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
         StoreError::damaged(path, format!("sled gave up on it ({said})"))
     })
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -23,6 +23,8 @@ pub(super) struct Names {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Name {
     pub(super) scope: Scope,
+    /// Of a release: what it says may be lost.
+    pub(super) lost_from: Option<u64>,
     pub(super) index: u64,
 }
 
@@ -53,8 +55,8 @@ impl Awaited {
         self.0.len() + new <= REMEMBERED_MAX && !ids.iter().filter_map(|id| self.0.get(id)).any(full)
     }
 
-    pub(super) fn remember(&mut self, id: Digest, role: Role, scope: Scope, index: u64) {
-        self.0.entry(id).or_default().of(role).push(Name { scope, index });
+    pub(super) fn remember(&mut self, id: Digest, role: Role, name: Name) {
+        self.0.entry(id).or_default().of(role).push(name);
     }
 
     /// Whether a release of `id` waits.

@@ -16,7 +16,7 @@ pub use self::bulk::{bulk_list, bulk_locks, bulk_root};
 pub use self::read::{GrantSummary, Impact, LockRecord, LockStatus};
 pub use self::refusal::Refusal;
 
-use self::awaited::{Awaited, Role};
+use self::awaited::{Awaited, Name, Role};
 use crate::authority::Authority;
 use crate::command::{
     Action, ActionKind, Command, Deployment, Grant, LockCommand, LockSet, Release, Revoke, Start, Suspend,
@@ -125,14 +125,25 @@ struct GrantRecord {
     envelope: Envelope,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Used {
     index: u64,
     time_ms: u64,
-    /// For a lock that is gone: the entries that released it and, after a halt or drain, started it.
-    ended: Option<(u64, Option<u64>)>,
+    /// For a lock that is gone.
+    ended: Option<Box<Ended>>,
     /// The entry that says what the stop achieved.
     outcome: Option<u64>,
+}
+
+/// What is left of a lock that is gone: enough to judge the fresh documents that guards may need.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Ended {
+    scope: Scope,
+    lost_from: Option<u64>,
+    /// The entry that released it.
+    release: u64,
+    /// After a halt or drain, the entry that started it.
+    start: Option<u64>,
 }
 
 /// What `apply` did.
@@ -290,6 +301,9 @@ impl Ledger {
         let by = match &command.action {
             Action::Grant(_) => {
                 proven = trust.judge_grant(envelope)?.1;
+                if let Some(at) = self.void.get(&envelope.digest()) {
+                    return Err(Refusal::Void(*at));
+                }
                 Vec::new()
             }
             action => trust.authorise(action.kind(), &action.scope(), envelope)?,
@@ -331,9 +345,6 @@ impl Ledger {
     fn repeated(&self, envelope: &Envelope) -> Result<Option<Receipt>, Refusal> {
         let digest = envelope.digest();
         let Some(used) = self.used.get(&digest) else { return Ok(None) };
-        if let Some(at) = self.void.get(&digest) {
-            return Err(Refusal::Void(*at));
-        }
         match used.released_at(self.locks.get(&digest)) {
             Some(released_at) => Err(Refusal::Used { index: used.index, released_at }),
             None => Ok(Some(used.receipt(digest))),
@@ -361,37 +372,40 @@ impl Ledger {
     }
 
     fn judge_release(&self, release: &Release, locks: &[Digest]) -> Result<(), Refusal> {
-        let mut lost_from = None;
+        let mut restores = false;
         let mut unknown = Vec::new();
         for id in locks {
-            let Some(lock) = self.locks.get(id) else {
-                match self.used.get(id) {
-                    None => unknown.push(*id),
+            let (lock_scope, lost_from, released_at) = match (self.locks.get(id), self.used.get(id)) {
+                (Some(lock), _) => (&lock.scope, lock.lost_from, lock.released_at),
+                (None, Some(used)) => match used.ended.as_deref() {
                     // Who signed its release may be gone; a guard that still holds it needs a fresh one.
-                    Some(Used { ended: Some((release, _)), .. }) if *release < self.distrust => {}
-                    Some(_) => return Err(Refusal::NoSuchLock(*id)),
+                    Some(ended) if ended.release < self.distrust => {
+                        (&ended.scope, ended.lost_from, Some(ended.release))
+                    }
+                    Some(_) | None => return Err(Refusal::NoSuchLock(*id)),
+                },
+                (None, None) => {
+                    unknown.push(*id);
+                    continue;
                 }
-                continue;
             };
-            if !release.scope.covers(&lock.scope) {
-                let (lock, lock_scope, scope) = (*id, lock.scope.clone(), release.scope.clone());
-                return Err(Refusal::LockOutsideScope { lock, lock_scope, scope });
+            if !release.scope.covers(lock_scope) {
+                return Err(Refusal::outside(*id, lock_scope, &release.scope));
             }
-            match lock.released_at {
+            match released_at {
                 Some(index) if index >= self.distrust => return Err(Refusal::AlreadyReleased(*id, index)),
                 Some(_) | None => {}
             }
-            if let Some(at) = lock.lost_from {
-                lost_from = Some((*id, at));
+            // S1: every restore's lock says what may be lost, and the people who release it do.
+            if let Some(lost_from) = lost_from {
+                restores = true;
+                if release.lost_from != Some(lost_from) {
+                    return Err(Refusal::LostFrom { lock: *id, epoch: self.epoch().number, lost_from });
+                }
             }
         }
-        match (lost_from, release.lost_from) {
-            (Some((_, at)), Some(named)) if at == named => {}
-            (Some((lock, lost_from)), _) => {
-                return Err(Refusal::LostFrom { lock, epoch: self.epoch().number, lost_from });
-            }
-            (None, Some(_)) if unknown.is_empty() => return Err(Refusal::NothingLost),
-            (None, _) => {}
+        if release.lost_from.is_some() && !restores && unknown.is_empty() {
+            return Err(Refusal::NothingLost);
         }
         if self.awaited.has_room(&unknown) { Ok(()) } else { Err(Refusal::TooManyRemembered) }
     }
@@ -400,12 +414,22 @@ impl Ledger {
         let mut unknown = Vec::new();
         for id in locks {
             let Some(lock) = self.locks.get(id) else {
-                match self.used.get(id) {
+                let Some(used) = self.used.get(id) else {
                     // S2: also before the lock itself has come, its release comes first.
-                    None if self.awaited.released(id) => unknown.push(*id),
-                    None => return Err(Refusal::NotReleased(*id)),
-                    Some(Used { ended: Some((_, Some(start))), .. }) if *start < self.distrust => {}
-                    Some(_) => return Err(Refusal::NoSuchLock(*id)),
+                    if !self.awaited.released(id) {
+                        return Err(Refusal::NotReleased(*id));
+                    }
+                    unknown.push(*id);
+                    continue;
+                };
+                match used.ended.as_deref() {
+                    Some(Ended { start: Some(at), scope, .. }) if *at < self.distrust => {
+                        // One for a part would leave the guards of all the others without any.
+                        if !start.scope.covers(scope) {
+                            return Err(Refusal::outside(*id, scope, &start.scope));
+                        }
+                    }
+                    Some(_) | None => return Err(Refusal::NoSuchLock(*id)),
                 }
                 continue;
             };
@@ -591,7 +615,7 @@ impl Ledger {
                 Some(Effect::Withdrawn { scope: Scope::fleet() })
             }
             Change::Release(release, locks) => {
-                receipt.awaited = self.release(&release.scope, &locks, index);
+                receipt.awaited = self.release(&release, &locks, index);
                 self.keep_list(&release.locks, locks, index);
                 Some(Effect::Loosened { scope: release.scope })
             }
@@ -609,8 +633,10 @@ impl Ledger {
             Change::Restore(restore, by) => {
                 self.trusting().restore(&restore);
                 self.trust_entries.push(index);
-                // A grant holds only in its epoch.
-                self.grants.clear();
+                // A grant holds only in its epoch, and whoever sends it again is told so.
+                for grant in std::mem::take(&mut self.grants).into_values().flatten() {
+                    self.void.insert(grant.digest, index);
+                }
                 let placed = Placed {
                     scope: Scope::fleet(),
                     kind: LockKind::Halt,
@@ -663,11 +689,15 @@ impl Ledger {
         let id = receipt.digest;
         let Placed { scope, kind, lost_from } = placed;
         let names = self.awaited.take(&id);
-        let released = names.releases.iter().find(|name| name.scope.covers(&scope));
-        let released_at = released.map(|name| name.index);
+        // S1: what could not have released it had it been here does not do so now.
+        let releases =
+            |name: &&Name| name.scope.covers(&scope) && (lost_from.is_none() || name.lost_from == lost_from);
+        let released_at = names.releases.iter().find(releases).map(|name| name.index);
         let mut waves = BTreeMap::new();
         let mut started = None;
-        for name in names.starts.iter().filter(|_| released_at.is_some()) {
+        // S2: the release, and then the start.
+        let starts = |name: &&Name| kind.needs_start() && released_at.is_some_and(|at| at < name.index);
+        for name in names.starts.iter().filter(starts) {
             if name.scope.covers(&scope) {
                 started = Some(name.index);
             } else if scope.covers(&name.scope) {
@@ -693,11 +723,12 @@ impl Ledger {
     }
 
     /// Gives the number of locks that are not here yet.
-    fn release(&mut self, scope: &Scope, locks: &[Digest], index: u64) -> u64 {
+    fn release(&mut self, release: &Release, locks: &[Digest], index: u64) -> u64 {
         let mut awaited = 0;
         for id in locks {
             let Some(lock) = self.locks.get_mut(id) else {
-                awaited += self.fresh_or_awaited(id, Role::Release, scope, index);
+                let name = Name { scope: release.scope.clone(), lost_from: release.lost_from, index };
+                awaited += self.fresh_or_awaited(id, Role::Release, name);
                 continue;
             };
             lock.released_at = Some(index);
@@ -712,7 +743,8 @@ impl Ledger {
         let mut awaited = 0;
         for id in locks {
             let Some(lock) = self.locks.get_mut(id) else {
-                awaited += self.fresh_or_awaited(id, Role::Start, scope, index);
+                let name = Name { scope: scope.clone(), lost_from: None, index };
+                awaited += self.fresh_or_awaited(id, Role::Start, name);
                 continue;
             };
             if scope.covers(&lock.scope) {
@@ -725,13 +757,13 @@ impl Ledger {
     }
 
     /// A lock that is not in force: its end gets a fresh document, or it has not come yet and the document waits for it.
-    fn fresh_or_awaited(&mut self, id: &Digest, role: Role, scope: &Scope, index: u64) -> u64 {
+    fn fresh_or_awaited(&mut self, id: &Digest, role: Role, name: Name) -> u64 {
         match (self.used.get_mut(id).and_then(|used| used.ended.as_mut()), role) {
-            (Some((release, _)), Role::Release) => *release = index,
-            (Some((_, start)), Role::Start) => *start = Some(index),
+            (Some(ended), Role::Release) => ended.release = name.index,
+            (Some(ended), Role::Start) => ended.start = Some(name.index),
             (Some(_), Role::Revoke) => {}
             (None, role) => {
-                self.awaited.remember(*id, role, scope.clone(), index);
+                self.awaited.remember(*id, role, name);
                 return 1;
             }
         }
@@ -756,7 +788,8 @@ impl Ledger {
                 self.by_scope.remove(&lock.scope);
             }
         }
-        self.used.get_mut(&id).expect("a lock's document is used").ended = Some((released_at, start));
+        let ended = Ended { scope: lock.scope, lost_from: lock.lost_from, release: released_at, start };
+        self.used.get_mut(&id).expect("a lock's document is used").ended = Some(Box::new(ended));
     }
 
     fn revoke(&mut self, revoke: &Revoke, index: u64) -> u64 {
@@ -770,7 +803,8 @@ impl Ledger {
             if self.used.contains_key(id) {
                 self.void.entry(*id).or_insert(index);
             } else {
-                self.awaited.remember(*id, Role::Revoke, revoke.scope.clone(), index);
+                let name = Name { scope: revoke.scope.clone(), lost_from: None, index };
+                self.awaited.remember(*id, Role::Revoke, name);
                 awaited += 1;
             }
         }
@@ -836,7 +870,7 @@ impl Used {
     }
 
     fn released_at(&self, lock: Option<&Lock>) -> Option<u64> {
-        self.ended.map(|(release, _)| release).or(lock.and_then(|l| l.released_at))
+        self.ended.as_ref().map(|ended| ended.release).or(lock.and_then(|l| l.released_at))
     }
 }
 
@@ -877,5 +911,64 @@ impl Lock {
 
     fn started_for(&self, agent: &Scope) -> bool {
         self.released_at.is_some() && self.wave_for(agent).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey};
+    use serde_json::json;
+
+    use super::*;
+    use crate::note::NoteSigner;
+    use crate::sshsig::{self, PublicKey};
+
+    fn genesis() -> Envelope {
+        let [alice, root] = [1, 2].map(|seed| SigningKey::from_bytes(&[seed; 32]));
+        let key = |key: &SigningKey| PublicKey::Ed25519(key.verifying_key().to_bytes());
+        let document = json!({
+            "tagout": 1, "action": "authority", "deployment": "demo", "version": 1, "issued_at": "2026-11-22T15:00:00Z",
+            "principals": [{"name": "alice", "kind": "person", "keys": [key(&alice).to_openssh()]}],
+            "roles": [{"name": "stop", "principals": ["alice"], "actions": ["stop"], "scopes": ["*"], "threshold": 1}],
+            "root": {"threshold": 1, "signers": [{"name": "root", "key": key(&root).to_openssh()}]},
+            "nodes": [{"id": 1, "key": NoteSigner::new("n", &[3; 32]).unwrap().verifier().to_string()}],
+            "limits": {"ttl_ms": 10_000, "lapse_grace_ms": 0},
+        })
+        .to_string();
+        let signature = root.sign(&sshsig::to_be_signed(sshsig::NAMESPACE, document.as_bytes())).to_bytes();
+        let blob = sshsig::ed25519_signature_blob(&signature);
+        let armored = sshsig::armor(&key(&root).blob(), sshsig::NAMESPACE, &blob);
+        Envelope { document, signatures: vec![armored] }
+    }
+
+    /// A build that knows more than this one takes a later version of the rule, once, and keeps it.
+    #[test]
+    fn a_rule_version_is_taken_by_a_build_that_knows_it_and_never_taken_back() {
+        let genesis = genesis();
+        let mut ledger = Ledger::new(genesis.digest());
+        let propose = |kind, envelope| Proposal { kind, time_ms: 1, envelope };
+        ledger.apply(&propose(EntryKind::Command, genesis)).answer.unwrap();
+        let deployment = ledger.deployment().unwrap().to_string();
+        let rule = |version: u64| Envelope {
+            document: json!({"tagout": 1, "deployment": deployment, "rule": version}).to_string(),
+            signatures: vec![],
+        };
+        let judged = |ledger: &Ledger, version, supported| match ledger.judge_rule(&rule(version), supported)
+        {
+            Ok(Judged::New(change)) => Ok(change),
+            Ok(Judged::Repeated(receipt)) => panic!("{receipt:?}"),
+            Err(refusal) => Err(refusal),
+        };
+        assert_eq!(judged(&ledger, 4, 3).err(), Some(Refusal::RuleUnknown { found: 4, known: 3 }));
+        let change = judged(&ledger, 3, 3).unwrap_or_else(|refusal| panic!("{refusal}"));
+        let applied = ledger.take_effect(&propose(EntryKind::RuleVersion, rule(3)), change);
+        assert_eq!((applied.answer.unwrap().index, applied.effect), (1, None));
+        let entry = Entry::decode(&applied.entry.unwrap()).unwrap();
+        assert_eq!((entry.kind, entry.envelope), (EntryKind::RuleVersion, rule(3)));
+        let ledger: Ledger = postcard::from_bytes(&postcard::to_stdvec(&ledger).unwrap()).unwrap();
+        assert_eq!((ledger.rule_version(), ledger.size()), (3, 2));
+        for version in [1, 2, 3] {
+            assert_eq!(judged(&ledger, version, 3).err(), Some(Refusal::RuleInForce(3)));
+        }
     }
 }

@@ -103,12 +103,12 @@ impl Ledger {
     pub fn lock_status(&self, id: &Digest, agent: &Scope) -> LockStatus {
         let Some(used) = self.used.get(id) else { return LockStatus::Unknown };
         let placed = used.index;
-        match (self.locks.get(id), used.ended) {
+        match (self.locks.get(id), used.ended.as_deref()) {
             (Some(lock), _) => match (lock.released_at, lock.wave_for(agent)) {
                 (Some(release), Some(start)) => LockStatus::Cleared { placed, release, start: Some(start) },
                 _ => LockStatus::Held,
             },
-            (None, Some((release, start))) => LockStatus::Cleared { placed, release, start },
+            (None, Some(ended)) => LockStatus::Cleared { placed, release: ended.release, start: ended.start },
             // No lock was ever made of these bytes.
             (None, None) => LockStatus::Unknown,
         }

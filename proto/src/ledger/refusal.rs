@@ -157,6 +157,10 @@ impl From<GrantRefused> for Refusal {
 }
 
 impl Refusal {
+    pub(super) fn outside(lock: Digest, lock_scope: &Scope, scope: &Scope) -> Self {
+        Self::LockOutsideScope { lock, lock_scope: lock_scope.clone(), scope: scope.clone() }
+    }
+
     pub(super) fn expired(at_ms: u64) -> Self {
         Self::Expired(format_instant_ms(at_ms))
     }

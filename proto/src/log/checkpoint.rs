@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::note::{NoteError, NoteSigner, VerifierKey};
+use crate::sentence::sentence;
 use crate::strict;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +35,8 @@ impl Checkpoint {
     pub fn open(note: &str, key: &VerifierKey, origin: &str) -> Result<Self, CheckpointError> {
         let checkpoint = Self::parse_text(key.open(note)?)?;
         if checkpoint.origin != origin {
-            return Err(CheckpointError::Origin { found: checkpoint.origin, expected: origin.into() });
+            let (found, expected) = (sentence(checkpoint.origin), origin.into());
+            return Err(CheckpointError::Origin { found, expected });
         }
         Ok(checkpoint)
     }

@@ -15,10 +15,25 @@ pub fn node_hash(left: &Digest, right: &Digest) -> Digest {
 
 /// The right edge of a tree: all that appending needs, and the root with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "StoredFrontier")]
 pub struct Frontier {
     size: u64,
     /// Roots of the perfect subtrees that `size` in binary calls for, largest first.
     peaks: Vec<Digest>,
+}
+
+/// A frontier as a snapshot holds it: with another number of peaks, the next `push` would end the node.
+#[derive(Deserialize)]
+struct StoredFrontier {
+    size: u64,
+    peaks: Vec<Digest>,
+}
+
+impl TryFrom<StoredFrontier> for Frontier {
+    type Error = &'static str;
+    fn try_from(stored: StoredFrontier) -> Result<Self, Self::Error> {
+        Self::from_peaks(stored.size, stored.peaks).ok_or("a frontier has one peak per one bit of its size")
+    }
 }
 
 impl Frontier {

@@ -51,13 +51,21 @@ fn s5_the_genesis_takes_its_threshold_of_root_signers() {
         let error = signed(&document, who).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("the authority has 1 of 2 root signatures; missing are signatures of {missing}")
+            format!(
+                "the authority has 1 of 2 signatures of the root of version 1; missing are signatures of {missing}"
+            )
         );
     }
     let error = signed(&document, &[ALICE]).unwrap_err();
     assert_eq!(
         error,
-        AuthorityError::RootThreshold { have: 0, need: 2, missing: "root-1, root-2, root-3".into() }
+        AuthorityError::RootThreshold {
+            what: "authority",
+            version: 1,
+            have: 0,
+            need: 2,
+            missing: "root-1, root-2, root-3".into()
+        }
     );
     assert!(signed(&document, &[]).unwrap_err().to_string().contains("has no signature"));
     for who in [&[ROOT_1, ROOT_3][..], &[ROOT_3, ROOT_2, ROOT_1], &[STRANGER, ROOT_1, ROOT_2]] {
@@ -91,7 +99,7 @@ fn each_invalid_authority_has_its_sentence() {
     type Change = Box<dyn FnOnce(&mut Value)>;
     let table: Vec<(Change, String)> = vec![
         // S7
-        (Box::new(push("/roles/1/principals", "bot".into())), "role \"consent\" can release, start or grant, and \"bot\" is automation: automation may only tighten".into()),
+        (Box::new(push("/roles/2/principals", "bot".into())), "role \"consent\" can release, start or grant, and \"bot\" is automation: automation may only tighten".into()),
         (Box::new(push("/roles/0/actions", "start".into())), "role \"stoppers\" can release, start or grant, and \"bot\" is automation: automation may only tighten".into()),
         // One person, one key, one count.
         (Box::new(push("/principals/1/keys", key(ALICE))), twice("principal \"alice\"", "principal \"bob\"")),
@@ -100,24 +108,24 @@ fn each_invalid_authority_has_its_sentence() {
         (Box::new(set("/root/signers/0/key", key(ROOT_2))), twice("root signer \"root-1\"", "root signer \"root-2\"")),
         (Box::new(set("/principals/0/keys/0", node_key.into())), twice("principal \"alice\"", "node \"demo/node-1\"")),
         (Box::new(set("/principals/1/name", "alice".into())), "principal \"alice\" stands twice".into()),
-        (Box::new(set("/roles/1/name", "team".into())), "role \"team\" stands twice".into()),
+        (Box::new(set("/roles/2/name", "team".into())), "role \"team\" stands twice".into()),
         (Box::new(set("/root/signers/1/name", "root-1".into())), "root signer \"root-1\" stands twice".into()),
         (Box::new(push("/nodes", node(2, "demo/node-1", 22))), "node \"demo/node-1\" stands twice".into()),
         (Box::new(push("/nodes", node(1, "demo/node-2", 22))), "two nodes have one id".into()),
-        (Box::new(push("/roles/1/principals", "alice".into())), "principal of a role \"alice\" stands twice".into()),
+        (Box::new(push("/roles/2/principals", "alice".into())), "principal of a role \"alice\" stands twice".into()),
         // Thresholds.
-        (Box::new(set("/roles/1/threshold", 0.into())), "\"threshold\" in an item of \"roles\" of the authority must be a whole number from 1 to 128".into()),
-        (Box::new(set("/roles/1/threshold", 4.into())), "role \"consent\" needs 4 of 3 principals".into()),
+        (Box::new(set("/roles/2/threshold", 0.into())), "\"threshold\" in an item of \"roles\" of the authority must be a whole number from 1 to 128".into()),
+        (Box::new(set("/roles/2/threshold", 4.into())), "role \"consent\" needs 4 of 3 principals".into()),
         (Box::new(set("/root/threshold", 0.into())), "\"threshold\" in \"root\" of the authority must be a whole number from 1 to 16".into()),
         (Box::new(set("/root/threshold", 4.into())), "the root threshold is 4 of 3".into()),
         (Box::new(set("/roles/0/threshold", 2.into())), "role \"stoppers\" asks 2 signatures for tightening, which always takes one: give it a role of its own".into()),
-        (Box::new(push("/roles/1/actions", "stop".into())), "role \"consent\" asks 2 signatures for tightening, which always takes one: give it a role of its own".into()),
-        (Box::new(push("/roles/1/actions", "suspend".into())), "role \"consent\" asks 2 signatures for tightening, which always takes one: give it a role of its own".into()),
+        (Box::new(push("/roles/2/actions", "stop".into())), "role \"consent\" asks 2 signatures for tightening, which always takes one: give it a role of its own".into()),
+        (Box::new(push("/roles/2/actions", "suspend".into())), "role \"consent\" asks 2 signatures for tightening, which always takes one: give it a role of its own".into()),
         // Fields.
-        (Box::new(push("/roles/1/principals", "eve".into())), "role \"consent\" names \"eve\", who is no principal".into()),
-        (Box::new(set("/roles/1/principals", json!([]))), "\"principals\" in an item of \"roles\" of the authority must be a list of 1 to 128 texts".into()),
-        (Box::new(push("/roles/1/actions", "authority".into())), "\"actions\" in an item of \"roles\" of the authority must be some of: stop, restrict, throttle, isolate, revoke, suspend, release, start, grant".into()),
-        (Box::new(push("/roles/1/scopes", "a//b".into())), "scope \"a//b\" has an empty segment; use single slashes between segments and none at the ends".into()),
+        (Box::new(push("/roles/2/principals", "eve".into())), "role \"consent\" names \"eve\", who is no principal".into()),
+        (Box::new(set("/roles/2/principals", json!([]))), "\"principals\" in an item of \"roles\" of the authority must be a list of 1 to 128 texts".into()),
+        (Box::new(push("/roles/2/actions", "authority".into())), "\"actions\" in an item of \"roles\" of the authority must be some of: stop, restrict, throttle, isolate, revoke, suspend, release, start, grant".into()),
+        (Box::new(push("/roles/2/scopes", "a//b".into())), "scope \"a//b\" has an empty segment; use single slashes between segments and none at the ends".into()),
         (Box::new(set("/principals/0/kind", "robot".into())), "\"kind\" in an item of \"principals\" of the authority must be person or automation".into()),
         (Box::new(set("/principals/0/name", "Alice".into())), "\"name\" in an item of \"principals\" of the authority must be a name of a-z 0-9 . _ -".into()),
         (Box::new(set("/principals/0/keys/0", "ssh-rsa AAAA".into())), "\"keys\" in an item of \"principals\" of the authority must be an OpenSSH public key line (the key is neither ssh-ed25519 nor sk-ssh-ed25519@openssh.com; make one with: ssh-keygen -t ed25519, or -t ed25519-sk in a FIDO2 token)".into()),
@@ -125,11 +133,11 @@ fn each_invalid_authority_has_its_sentence() {
         (Box::new(set("/nodes/0/key", "k+00000000+AAAA".into())), "\"key\" in an item of \"nodes\" of the authority must be a verifier key of a signed note (the verifier key is not name+keyid+base64 with an Ed25519 key that is no weak point)".into()),
         (Box::new(set("/limits/ttl_ms", 1999.into())), "\"ttl_ms\" in \"limits\" of the authority must be a whole number from 2000 to 60000".into()),
         (Box::new(set("/limits/ttl_ms", 60_001.into())), "\"ttl_ms\" in \"limits\" of the authority must be a whole number from 2000 to 60000".into()),
-        (Box::new(set("/version", 2.into())), "\"version\" in the authority must be a whole number from 1 to 1".into()),
+        (Box::new(set("/version", 2.into())), "\"deployment\" must be name:<SHA-256 of the genesis, 64 hex digits>".into()),
         (Box::new(set("/action", "grant".into())), "\"action\" in the authority must be authority".into()),
-        (Box::new(|d| d["note"] = "x".into()), "unknown key \"note\" in the authority; its keys are: tagout, action, deployment, version, issued_at, principals, roles, root, nodes, limits".into()),
+        (Box::new(|d| d["note"] = "x".into()), "unknown key \"note\" in the authority; its keys are: tagout, action, version, deployment, issued_at, principals, roles, root, nodes, limits".into()),
         (Box::new(|d| d["limits"]["max"] = 1.into()), "unknown key \"max\" in \"limits\" of the authority; its keys are: ttl_ms, lapse_grace_ms".into()),
-        (Box::new(|d| d["roles"][0]["presence"] = true.into()), "unknown key \"presence\" in an item of \"roles\" of the authority; its keys are: name, principals, actions, scopes, threshold".into()),
+        (Box::new(|d| d["roles"][0]["touch"] = true.into()), "unknown key \"touch\" in an item of \"roles\" of the authority; its keys are: name, principals, actions, scopes, threshold, presence, verification".into()),
     ];
     for (change, says) in table {
         let mut document = genesis_json();
@@ -201,8 +209,10 @@ fn roles_hold_on_their_scopes_for_their_actions() {
         (Grant, "*", &[ALICE, DORA], false),
         (Grant, "*", &[ALICE, BOT], false),
         (Start, "a", &[BOT], false),
-        (Isolate, "a", &[ALICE], false),
-        (Suspend, "*", &[ALICE], false),
+        (Isolate, "a", &[BOB], true),
+        (Suspend, "*", &[BOT], true),
+        (Revoke, "team", &[DORA], false),
+        (Suspend, "*", &[CAROL], false),
     ] {
         let answer = authorise(action, on, &envelope("{}", who));
         assert_eq!(answer.is_ok(), allowed, "{action} {on} by {who:?}: {answer:?}");
@@ -216,8 +226,12 @@ fn roles_hold_on_their_scopes_for_their_actions() {
         says(Start, "team", &[BOT]),
         "bot may not start team: that takes 2 of alice, bob, carol (role \"consent\"), or 1 of dora (role \"team\")"
     );
+    let mut without_wardens = genesis_json();
+    without_wardens["roles"].as_array_mut().unwrap().remove(1);
+    let without_wardens = signed(&without_wardens, &[ROOT_1, ROOT_2]).unwrap();
+    let signers = without_wardens.signers(&envelope("{}", &[ALICE]));
     assert_eq!(
-        says(Isolate, "a", &[ALICE]),
+        without_wardens.authorise(Isolate, &scope("a"), &signers).unwrap_err().to_string(),
         "alice may not isolate a: that takes a role that this authority does not have"
     );
     assert_eq!(

@@ -1,8 +1,11 @@
 //! Commands: what is read, what is refused, and the exact sentence that the sender gets.
 
-use tagout_proto::command::{Action, ActionKind, Command, Deployment, StopMode};
+use tagout_proto::command::{Action, ActionKind, Command, Deployment, LockSet, Seen};
 use tagout_proto::digest::Digest;
 use tagout_proto::limits::*;
+use tagout_proto::lock::LockKind;
+
+use crate::support::{ALICE, public_key};
 
 const HEAD: &str = r#""tagout":1,"deployment":"demo:DD","id":"c-1","issued_at":"2026-11-22T15:00:00Z""#;
 
@@ -25,17 +28,17 @@ fn action(fields: &str) -> Action {
 #[test]
 fn reads_a_stop_of_each_mode() {
     let stop = |fields: &str| match action(fields) {
-        Action::Stop(stop) => stop,
+        Action::Lock(stop) => stop,
         other => panic!("{other:?}"),
     };
     let read = stop(r#""action":"stop","scope":"a/b","mode":"halt","reason":"policy 4.1","case":"INC-4711""#);
-    assert_eq!((read.scope.as_str(), read.mode, &*read.reason), ("a/b", StopMode::Halt, "policy 4.1"));
+    assert_eq!((read.scope.as_str(), read.kind, &*read.reason), ("a/b", LockKind::Halt, "policy 4.1"));
     assert_eq!(read.case.as_deref(), Some("INC-4711"));
-    assert_eq!(stop(r#""action":"stop","scope":"*","mode":"pause","reason":"r""#).mode, StopMode::Pause);
+    assert_eq!(stop(r#""action":"stop","scope":"*","mode":"pause","reason":"r""#).kind, LockKind::Pause);
     for drain_ms in [1, DRAIN_MAX_MS] {
         let fields =
             format!(r#""action":"stop","scope":"a","mode":"drain","drain_ms":{drain_ms},"reason":"r""#);
-        assert_eq!(stop(&fields).mode, StopMode::Drain { drain_ms });
+        assert_eq!(stop(&fields).kind, LockKind::Drain { drain_ms });
     }
 }
 
@@ -54,8 +57,8 @@ fn the_shutdown_form_is_known_from_the_full_form() {
         let command = parse(&document(fields)).unwrap();
         assert_eq!(command.shutdown_form, shutdown_form, "{fields}");
         if shutdown_form {
-            let Action::Stop(stop) = command.action else { panic!("{fields}") };
-            assert_eq!((stop.scope.as_str(), stop.mode), ("a", StopMode::Halt));
+            let Action::Lock(stop) = command.action else { panic!("{fields}") };
+            assert_eq!((stop.scope.as_str(), stop.kind), ("a", LockKind::Halt));
         }
     }
 }
@@ -68,19 +71,19 @@ fn reads_what_loosens() {
     else {
         panic!()
     };
-    assert_eq!(release.locks, [lock("a1"), lock("b2")]);
+    assert_eq!(release.locks, LockSet::Ids(vec![lock("a1"), lock("b2")]));
     let Action::Start(start) = action(r#""action":"start","scope":"a/b","locks":["L2"],"reason":"r""#) else {
         panic!()
     };
-    assert_eq!((start.scope.as_str(), start.locks), ("a/b", vec![lock("b2")]));
+    assert_eq!((start.scope.as_str(), start.locks), ("a/b", LockSet::Ids(vec![lock("b2")])));
     let Action::Grant(grant) = action(
-        r#""action":"grant","scope":"a","expires_at":"2026-11-23T00:00:00Z","seen":{"epoch":"L1","size":18446744073709551615},"reason":"r""#,
+        r#""action":"grant","scope":"a","expires_at":"2026-11-23T00:00:00Z","seen":{"epoch":"L1","size":18446744073709551615,"authority":7},"reason":"r""#,
     ) else {
         panic!()
     };
     assert_eq!(
-        (grant.expires_at_ms, grant.seen_epoch, grant.seen_size),
-        (1_795_392_000_000, lock("a1"), u64::MAX)
+        (grant.expires_at_ms, grant.seen),
+        (1_795_392_000_000, Seen { epoch: lock("a1"), size: u64::MAX, authority: 7 })
     );
     assert_eq!(
         parse(&document(r#""scope":"a","reason":"r""#)).unwrap().deployment,
@@ -94,8 +97,7 @@ fn every_action_of_a_role_has_a_name_and_a_side() {
         assert_eq!(ActionKind::parse(kind.name()), Some(kind));
     }
     let loosening: Vec<_> = ActionKind::ALL.into_iter().filter(|k| k.loosens()).collect();
-    assert_eq!(loosening, [ActionKind::Release, ActionKind::Start, ActionKind::Grant]);
-    assert_eq!(ActionKind::parse("authority"), None);
+    assert_eq!(loosening, [ActionKind::Release, ActionKind::Start, ActionKind::Grant, ActionKind::Authority]);
     assert_eq!(ActionKind::parse("Stop"), None);
 }
 
@@ -106,12 +108,19 @@ fn each_misuse_has_its_sentence() {
     let stop = document(r#""action":"stop","scope":"a","mode":"halt","reason":"r""#);
     let release = document(r#""action":"release","scope":"a","locks":["L1"],"reason":"r""#);
     let grant = document(
-        r#""action":"grant","scope":"a","expires_at":"2026-11-23T00:00:00Z","seen":{"epoch":"L1","size":0},"reason":"r""#,
+        r#""action":"grant","scope":"a","expires_at":"2026-11-23T00:00:00Z","seen":{"epoch":"L1","size":0,"authority":1},"reason":"r""#,
     );
+    let restrict = document(r#""action":"restrict","scope":"a","reason":"r","case":"INC-4711""#);
+    let throttle =
+        document(r#""action":"throttle","scope":"a","limits":{"calls_per_minute":5},"reason":"r""#);
+    let revoke = document(r#""action":"revoke","scope":"a","grants":["L1"],"reason":"r""#);
+    let key = format!("\"{}\"", public_key(ALICE).to_openssh());
+    let suspend = document(&format!(r#""action":"suspend","keys":[{key}],"reason":"r""#));
     let lock = format!("\"{}\"", "a1".repeat(32));
+    let list = format!("[{lock}]");
     let at = "\"issued_at\" in the stop must be an RFC 3339 instant in UTC such as 2026-11-22T15:00:00Z";
     let deployment = "\"deployment\" must be name:<SHA-256 of the genesis, 64 hex digits>";
-    let action = "\"action\" in the command must be stop, release, start or grant";
+    let action = "\"action\" in the command must be one of stop, restrict, throttle, isolate, revoke, suspend, release, start, grant, authority";
     let drain = "\"drain_ms\" in the stop must be a whole number from 1 to 3600000";
     let strict = |what: &str| {
         format!(
@@ -128,7 +137,7 @@ fn each_misuse_has_its_sentence() {
         (&stop, r#""tagout":1"#, r#""tagout":-1"#.into(), strict("integer `-1`") + " at line 1 column 12"),
         (&stop, r#""reason":"r""#, r#""reason":"r","reason":"q""#.into(), format!("the document is not strict JSON: duplicate key \"reason\" at line 1 column {}", stop.len() + 8)),
         (&stop, r#""reason":"r""#, r#""reason":"r","\u0072eason":"q""#.into(), format!("the document is not strict JSON: duplicate key \"reason\" at line 1 column {}", stop.len() + 13)),
-        (&stop, r#""reason":"r""#, r#""reason":"r","urgent":true"#.into(), "unknown key \"urgent\" in the stop; its keys are: tagout, deployment, action, id, issued_at, scope, mode, reason, case".into()),
+        (&stop, r#""reason":"r""#, r#""reason":"r","urgent":true"#.into(), "unknown key \"urgent\" in the stop; its keys are: tagout, action, deployment, id, issued_at, reason, scope, mode, case".into()),
         (&stop, "}", "} ".into(), String::new()),
         (&stop, "}", "} {}".into(), format!("the document is not strict JSON: trailing characters at line 1 column {}", stop.len() + 2)),
         // Names and times.
@@ -153,13 +162,7 @@ fn each_misuse_has_its_sentence() {
         (&stop, AT, "\"1969-11-22T15:00:00Z\"".into(), at.into()),
         (&stop, AT, "1795359600".into(), at.into()),
         (&stop, r#","issued_at":"2026-11-22T15:00:00Z""#, "".into(), "the stop has no \"issued_at\"".into()),
-        // Actions, those of later versions too.
-        (&stop, r#""stop""#, r#""restrict""#.into(), action.into()),
-        (&stop, r#""stop""#, r#""throttle""#.into(), action.into()),
-        (&stop, r#""stop""#, r#""isolate""#.into(), action.into()),
-        (&stop, r#""stop""#, r#""revoke""#.into(), action.into()),
-        (&stop, r#""stop""#, r#""suspend""#.into(), action.into()),
-        (&stop, r#""stop""#, r#""authority""#.into(), action.into()),
+        // Actions.
         (&stop, r#""stop""#, r#""STOP""#.into(), action.into()),
         (&stop, r#""stop""#, "null".into(), "\"action\" in the command must be text of 1 to 16 bytes without control characters".into()),
         // A stop.
@@ -168,13 +171,13 @@ fn each_misuse_has_its_sentence() {
         (&stop, r#""scope":"a""#, r#""scope":"a/*""#.into(), "scope \"a/*\" may hold only A-Z a-z 0-9 . _ - between its slashes (* stands alone for the fleet)".into()),
         (&stop, r#""scope":"a""#, r#""scope":["a"]"#.into(), "\"scope\" in the stop must be a scope, as text".into()),
         (&stop, r#""scope":"a","#, "".into(), "the stop has no \"scope\"".into()),
-        (&stop, r#""scope":"a""#, r#""scope":"a","agent_id":"a""#.into(), "unknown key \"scope\" in the stop; its keys are: tagout, deployment, action, id, issued_at, agent_id, mode, reason, case".into()),
+        (&stop, r#""scope":"a""#, r#""scope":"a","agent_id":"a""#.into(), "unknown key \"scope\" in the stop; its keys are: tagout, action, deployment, id, issued_at, reason, agent_id, mode, case".into()),
         (&stop, r#""halt""#, r#""kill""#.into(), "\"mode\" in the stop must be halt, drain (with drain_ms) or pause".into()),
         (&stop, r#""halt""#, r#""drain""#.into(), "the stop has no \"drain_ms\"".into()),
         (&stop, r#""halt""#, r#""drain","drain_ms":0"#.into(), drain.into()),
         (&stop, r#""halt""#, r#""drain","drain_ms":3600001"#.into(), drain.into()),
         (&stop, r#""halt""#, r#""drain","drain_ms":"5""#.into(), drain.into()),
-        (&stop, r#""halt""#, r#""halt","drain_ms":5"#.into(), "unknown key \"drain_ms\" in the stop; its keys are: tagout, deployment, action, id, issued_at, scope, mode, reason, case".into()),
+        (&stop, r#""halt""#, r#""halt","drain_ms":5"#.into(), "unknown key \"drain_ms\" in the stop; its keys are: tagout, action, deployment, id, issued_at, reason, scope, mode, case".into()),
         (&stop, r#","reason":"r""#, "".into(), "the stop has no \"reason\"".into()),
         (&stop, r#""reason":"r""#, r#""reason":"two\nlines""#.into(), "\"reason\" in the stop must be text of 1 to 1024 bytes without control characters".into()),
         (&stop, r#""reason":"r""#, format!(r#""reason":"{}""#, "x".repeat(1025)), "\"reason\" in the stop must be text of 1 to 1024 bytes without control characters".into()),
@@ -182,18 +185,48 @@ fn each_misuse_has_its_sentence() {
         // A release or a start.
         (&release, &lock, "".into(), "\"locks\" in the release must be a list of 1 to 400 texts".into()),
         (&release, &lock, format!("{lock},{lock}"), format!("\"locks\" in the release must be a list without repetitions ({} stands twice)", "a1".repeat(32))),
-        (&release, &lock, "\"a1\"".into(), "\"locks\" in the release must be a list of lock ids, 64 hex digits each".into()),
+        (&release, &lock, "\"a1\"".into(), "\"locks\" in the release must be a list of SHA-256 values, 64 hex digits each".into()),
         (&release, &lock, "1".into(), "\"locks\" in the release must be a list of texts".into()),
         (&release, r#""locks""#, r#""lock""#.into(), "the release has no \"locks\"".into()),
         (&release, r#""scope""#, r#""agent_id""#.into(), "the release has no \"scope\"".into()),
-        (&release, r#""reason""#, r#""mode":"halt","reason""#.into(), "unknown key \"mode\" in the release; its keys are: tagout, deployment, action, id, issued_at, scope, locks, reason".into()),
+        (&release, r#""reason""#, r#""mode":"halt","reason""#.into(), "unknown key \"mode\" in the release; its keys are: tagout, action, deployment, id, issued_at, reason, scope, locks, lost_from".into()),
         (&release, r#""release""#, r#""start""#.into(), String::new()),
+        (&release, r#""reason""#, r#""lost_from":7,"reason""#.into(), String::new()),
+        // Many locks by their root.
+        (&release, &list, format!(r#"{{"count":1,"root":{lock},"before":1}}"#), String::new()),
+        (&release, &list, format!(r#"{{"count":100000,"root":{lock},"before":9,"by":"bot"}}"#), String::new()),
+        (&release, &list, format!(r#"{{"count":0,"root":{lock},"before":1}}"#), "\"count\" in \"locks\" of the release must be a whole number from 1 to 100000".into()),
+        (&release, &list, format!(r#"{{"count":100001,"root":{lock},"before":1}}"#), "\"count\" in \"locks\" of the release must be a whole number from 1 to 100000".into()),
+        (&release, &list, r#"{"count":1,"before":1}"#.into(), "\"locks\" of the release has no \"root\"".into()),
+        (&release, &list, format!(r#"{{"count":1,"root":{lock}}}"#), "\"locks\" of the release has no \"before\"".into()),
+        (&release, &list, format!(r#"{{"count":1,"root":{lock},"before":1,"by":"Bot"}}"#), "\"by\" in \"locks\" of the release must be a name of a-z 0-9 . _ -".into()),
+        (&release, &list, format!(r#"{{"count":1,"root":{lock},"before":1,"ids":[]}}"#), "unknown key \"ids\" in \"locks\" of the release; its keys are: count, root, before, by".into()),
+        (&release, r#""reason""#, r#""lost_from":"7","reason""#.into(), "\"lost_from\" in the release must be a whole number from 0 to 18446744073709551615".into()),
+        // What else takes away.
+        (&restrict, r#""restrict""#, r#""isolate""#.into(), String::new()),
+        (&restrict, r#""reason""#, r#""mode":"halt","reason""#.into(), "unknown key \"mode\" in the restrict; its keys are: tagout, action, deployment, id, issued_at, reason, scope, case".into()),
+        (&restrict, r#""restrict""#, r#""throttle""#.into(), "the throttle has no \"limits\"".into()),
+        (&throttle, r#""calls_per_minute":5"#, r#""calls_per_minute":0,"tokens_per_minute":1000000000000"#.into(), String::new()),
+        (&throttle, r#""calls_per_minute":5"#, r#""tokens_per_minute":1000000000001"#.into(), "\"tokens_per_minute\" in \"limits\" of the throttle must be a whole number from 0 to 1000000000000".into()),
+        (&throttle, r#""calls_per_minute":5"#, "".into(), "\"limits\" of the throttle has no \"calls_per_minute\"".into()),
+        (&throttle, r#""calls_per_minute":5"#, r#""calls_per_minute":null"#.into(), "\"calls_per_minute\" in \"limits\" of the throttle must be a whole number from 0 to 1000000000000".into()),
+        (&throttle, r#""calls_per_minute":5"#, r#""calls_per_minute":5,"calls_per_hour":5"#.into(), "unknown key \"calls_per_hour\" in \"limits\" of the throttle; its keys are: calls_per_minute, tokens_per_minute".into()),
+        (&revoke, &lock, "".into(), "\"grants\" in the revoke must be a list of 1 to 400 texts".into()),
+        (&revoke, &lock, format!("{lock},{lock}"), format!("\"grants\" in the revoke must be a list without repetitions ({} stands twice)", "a1".repeat(32))),
+        (&revoke, r#""grants""#, r#""locks""#.into(), "the revoke has no \"grants\"".into()),
+        (&suspend, &key, "".into(), "\"keys\" in the suspend must be a list of 1 to 64 texts".into()),
+        (&suspend, &key, format!("{key},{key}"), format!("\"keys\" in the suspend must be a list without repetitions ({} stands twice)", public_key(ALICE).fingerprint())),
+        (&suspend, r#""reason""#, r#""scope":"*","reason""#.into(), "unknown key \"scope\" in the suspend; its keys are: tagout, action, deployment, id, issued_at, reason, keys, case".into()),
         // A grant.
         (&grant, r#""2026-11-23T00:00:00Z""#, r#""tomorrow""#.into(), "\"expires_at\" in the grant must be an RFC 3339 instant in UTC such as 2026-11-22T15:00:00Z".into()),
         (&grant, r#","size":0"#, "".into(), "\"seen\" of the grant has no \"size\"".into()),
-        (&grant, r#","size":0"#, r#","size":0,"root":1"#.into(), "unknown key \"root\" in \"seen\" of the grant; its keys are: epoch, size".into()),
+        (&grant, r#","size":0"#, r#","size":0,"root":1"#.into(), "unknown key \"root\" in \"seen\" of the grant; its keys are: epoch, size, authority".into()),
         (&grant, r#""size":0"#, r#""size":18446744073709551616"#.into(), String::from("floating point")),
         (&grant, r#"{"epoch""#, r#"["epoch""#.into(), String::from("not strict JSON")),
+        (&grant, r#","authority":1"#, "".into(), "\"seen\" of the grant has no \"authority\"".into()),
+        (&grant, r#""authority":1"#, r#""authority":0"#.into(), "\"authority\" in \"seen\" of the grant must be a whole number from 1 to 4096".into()),
+        (&grant, r#""reason""#, r#""essential":["handover","alarm-2"],"limits":{"tokens_per_minute":9},"reason""#.into(), String::new()),
+        (&grant, r#""reason""#, r#""limits":{},"reason""#.into(), "\"limits\" of the grant has no \"calls_per_minute\"".into()),
         (&grant, &lock, "\"A1\"".into(), "\"epoch\" in \"seen\" of the grant must be a SHA-256 as 64 lowercase hex digits".into()),
     ];
     for (base, from, to, says) in table {

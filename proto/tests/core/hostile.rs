@@ -20,6 +20,7 @@ use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature};
 use tagout_proto::strict::{format_instant_ms, parse_instant_ms};
 
 use crate::support::*;
+use crate::token::Token;
 
 /// One change to valid bytes.
 #[derive(Clone, Debug)]
@@ -207,10 +208,14 @@ proptest! {
     }
 
     #[test]
-    fn mutated_signatures(edits in edits(), inside: bool) {
-        let armored = sign(ALICE, "x");
+    fn mutated_signatures(edits in edits(), inside: bool, by_token: bool) {
+        let token = Token::of(ALICE);
+        let (key, armored) = match by_token {
+            true => (token.public_key(), token.sign(b"x")),
+            false => (public_key(ALICE), sign(ALICE, "x")),
+        };
         let good = |signature: &str| SshSignature::parse(signature).and_then(|s| s.verify(b"x")).map(|p| p.key);
-        prop_assert_eq!(good(&armored), Ok(public_key(ALICE)));
+        prop_assert_eq!(good(&armored), Ok(key.clone()));
         let changed = if inside {
             let body: String = armored.lines().filter(|l| !l.starts_with('-')).collect();
             let blob = data_encoding::BASE64.decode(body.as_bytes()).unwrap();
@@ -220,9 +225,9 @@ proptest! {
             text(&mutated(armored.clone().into_bytes(), &edits))
         };
         let bare = |armored: &str| armored.replace(['\r', '\n'], "");
-        if let Ok(key) = good(&changed) {
+        if let Ok(proven) = good(&changed) {
             // S5: only line ends may differ.
-            prop_assert_eq!(key, public_key(ALICE));
+            prop_assert_eq!(proven, key);
             prop_assert_eq!(bare(&changed), bare(&armored));
         }
         prop_assert!(NAMESPACE == "tagout-command");
@@ -265,7 +270,7 @@ proptest! {
             format!(r#"{{{head},"action":"stop","mode":"drain","drain_ms":60000,"case":"INC-4711"}}"#),
             format!(r#"{{{head},"action":"release","locks":["DD"]}}"#),
             format!(r#"{{{head},"action":"start","locks":["DD"]}}"#),
-            format!(r#"{{{head},"action":"grant","expires_at":"2026-11-23T15:00:00Z","seen":{{"epoch":"DD","size":7}}}}"#),
+            format!(r#"{{{head},"action":"grant","expires_at":"2026-11-23T15:00:00Z","seen":{{"epoch":"DD","size":7,"authority":1}}}}"#),
         ];
         let document = which.get(&documents).replace("DD", &"d0".repeat(32));
         prop_assert!(Command::parse(document.as_bytes()).is_ok());

@@ -1,12 +1,19 @@
-//! The core's properties. Tests that hold a safety property of the design carry its name: s1, s2, s5, s7, s8.
+//! The core's properties. Tests that hold a safety property of the design carry its name: s1, s2 and so on.
 
 mod authority;
+mod awaited;
+mod bulk;
 mod command;
 mod history;
 mod hostile;
 mod ledger;
+mod mistakes;
+mod presence;
 mod purity;
+mod restore;
 mod sshsig;
 mod support;
+mod tightening;
 mod token;
+mod trust;
 mod wire;

@@ -177,9 +177,11 @@ fn what_a_token_signs_and_returns_is_what_we_write() {
     let blob = sk_ed25519_signature_blob(&signature, token.flags, token.counter);
     assert_eq!(blob, token.sign_bytes(&signed));
     let key = token.public_key();
-    let whole = Proven { key: key.clone(), presence: true, verification: true };
-    assert_eq!(key.verify_blob(&signed, &blob), Ok(whole));
-    assert_eq!(key.verify_blob(MESSAGE, &blob), Err(SshsigError::Mismatch));
+    let signature = SshSignature::parse(&sshsig::armor(&key.blob(), NAMESPACE, &blob)).unwrap();
+    let whole = Proven { key, presence: true, verification: true };
+    assert_eq!(signature.verify(MESSAGE).as_ref(), Ok(&whole));
+    assert_eq!(signature.verify_for(NAMESPACE, MESSAGE).as_ref(), Ok(&whole));
+    assert_eq!(signature.verify_for("git", MESSAGE), Err(SshsigError::Namespace(NAMESPACE.into())));
 }
 
 /// A signature in parts, each of which a forger may choose.

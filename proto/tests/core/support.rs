@@ -4,15 +4,21 @@ use std::sync::LazyLock;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
+use tagout_proto::authority::Authority;
+use tagout_proto::command::{Action, Command, Grant};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::{Applied, Ledger, Proposal, Receipt, Refusal};
+use tagout_proto::lock::Trip;
 use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::note::NoteSigner;
-use tagout_proto::rule::{self, Verdict};
+use tagout_proto::restore::{Epoch, Restore};
+use tagout_proto::rule::{self, Terms, Verdict};
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::{self, PublicKey};
 use tagout_proto::strict::format_instant_ms;
+use tagout_proto::trust::{Learned, Trust, place_grant};
+use tagout_proto::view::View;
 
 /// 2026-11-22T15:00:00Z.
 pub(crate) const T0: u64 = 1_795_359_600_000;
@@ -30,6 +36,11 @@ pub(crate) const ROOT_1: u8 = 11;
 pub(crate) const ROOT_2: u8 = 12;
 pub(crate) const ROOT_3: u8 = 13;
 pub(crate) const STRANGER: u8 = 99;
+
+/// How many cases a property is tried with: twenty times as many in a long run.
+pub(crate) fn rounds(cases: u32) -> u32 {
+    if std::env::var_os("TAGOUT_LONG").is_some() { 20 * cases } else { cases }
+}
 
 pub(crate) fn signing_key(who: u8) -> SigningKey {
     SigningKey::from_bytes(&[who; 32])
@@ -74,6 +85,8 @@ pub(crate) fn genesis_json() -> Value {
         ],
         "roles": [
             {"name": "stoppers", "principals": ["alice", "bob", "bot"], "actions": ["stop"], "scopes": ["*"], "threshold": 1},
+            {"name": "wardens", "principals": ["alice", "bob", "bot"], "actions": ["restrict", "throttle", "isolate", "revoke", "suspend"],
+             "scopes": ["*"], "threshold": 1},
             {"name": "consent", "principals": ["alice", "bob", "carol"], "actions": ["release", "start", "grant"],
              "scopes": ["*"], "threshold": 2},
             {"name": "team", "principals": ["dora"], "actions": ["stop", "release", "start", "grant"], "scopes": ["team"],
@@ -85,6 +98,11 @@ pub(crate) fn genesis_json() -> Value {
         "nodes": [{"id": 1, "key": node_signer().verifier().to_string()}],
         "limits": {"ttl_ms": 10000, "lapse_grace_ms": 20000},
     })
+}
+
+/// A refusal for what a guard cannot know: the state of the log.
+fn is_of_the_log_alone(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::DisablesMore { .. } | Refusal::RestoreElsewhere(_))
 }
 
 pub(crate) fn genesis() -> Envelope {
@@ -101,22 +119,32 @@ pub(crate) fn deployment() -> String {
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) ledger: Ledger,
+    /// A guard that follows the documents of the trust chain (S5).
+    pub(crate) guard: Trust,
     pub(crate) now_ms: u64,
     pub(crate) entries: Vec<Vec<u8>>,
+    /// The document of the authority in force.
+    pub(crate) authority: String,
     deployment: String,
     next_id: u64,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::of(genesis())
+    }
+
+    pub(crate) fn of(genesis: Envelope) -> Self {
         let mut world = Self {
-            ledger: Ledger::new(genesis().digest()),
+            ledger: Ledger::new(genesis.digest()),
+            guard: Trust::begin(&genesis, genesis.digest()).unwrap(),
             now_ms: T0,
             entries: Vec::new(),
-            deployment: deployment(),
+            authority: genesis.document.clone(),
+            deployment: format!("demo:{}", genesis.digest()),
             next_id: 0,
         };
-        world.send(genesis()).unwrap();
+        world.send(genesis).unwrap();
         world
     }
 
@@ -135,6 +163,93 @@ impl World {
         });
         document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         document.to_string()
+    }
+
+    /// Makes, signs and sends a command.
+    pub(crate) fn command(
+        &mut self,
+        action: &str,
+        scope: &str,
+        more: Value,
+        who: &[u8],
+    ) -> Result<Receipt, Refusal> {
+        let document = self.document(action, scope, more);
+        self.send(envelope(document, who))
+    }
+
+    /// A lock of a kind that is no stop's.
+    pub(crate) fn place(&mut self, action: &str, scope: &str, more: Value) -> Digest {
+        self.command(action, scope, more, &[BOT]).unwrap().digest
+    }
+
+    pub(crate) fn suspend_document(&mut self, keys: &[PublicKey], who: &[u8]) -> Envelope {
+        let keys: Vec<_> = keys.iter().map(PublicKey::to_openssh).collect();
+        let mut document: Value =
+            serde_json::from_str(&self.document("suspend", "*", json!({"keys": keys}))).unwrap();
+        document.as_object_mut().unwrap().remove("scope");
+        envelope(document.to_string(), who)
+    }
+
+    pub(crate) fn suspend(&mut self, keys: &[PublicKey], who: &[u8]) -> Result<Receipt, Refusal> {
+        let envelope = self.suspend_document(keys, who);
+        self.send(envelope)
+    }
+
+    pub(crate) fn trip_document(&mut self, on: &str) -> Envelope {
+        self.next_id += 1;
+        let trip = Trip {
+            deployment: self.deployment.parse().unwrap(),
+            scope: scope(on),
+            issued_at_ms: T0,
+            instance: "pod-7".into(),
+            reason: "it talks to itself".into(),
+        };
+        let nonce = Digest::of(&self.next_id.to_be_bytes());
+        Envelope { document: trip.to_document(&nonce), signatures: vec![] }
+    }
+
+    /// What follows the authority in force, with one change.
+    pub(crate) fn successor(&self, change: impl FnOnce(&mut Value)) -> String {
+        let mut next: Value = serde_json::from_str(&self.authority).unwrap();
+        next["version"] = (next["version"].as_u64().unwrap() + 1).into();
+        next["deployment"] = self.deployment.clone().into();
+        next["previous"] = Digest::of(self.authority.as_bytes()).to_string().into();
+        next["disables"] = 1000.into();
+        change(&mut next);
+        next.to_string()
+    }
+
+    /// Puts the next authority in force.
+    pub(crate) fn succeed(&mut self, change: impl FnOnce(&mut Value)) -> Result<Receipt, Refusal> {
+        let next = self.successor(change);
+        self.send(envelope(next, &[ROOT_1, ROOT_2]))
+    }
+
+    /// A restore that fits this log, in the document's own terms.
+    pub(crate) fn restore_of(&self) -> Restore {
+        let authority = self.ledger.authority().unwrap();
+        let number = self.ledger.epoch().number + 1;
+        Restore {
+            deployment: self.deployment.parse().unwrap(),
+            epoch: Epoch { number, id: Digest::of(&number.to_be_bytes()) },
+            issued_at_ms: T0,
+            authority_version: authority.version,
+            authority: authority.digest,
+            checkpoint_size: self.ledger.size() + 5,
+            checkpoint_root: Digest([7; 32]),
+            lost_from: self.ledger.size(),
+            reason: "the disks of two nodes burned".into(),
+        }
+    }
+
+    pub(crate) fn restore_with(
+        &mut self,
+        change: impl FnOnce(&mut Restore),
+        who: &[u8],
+    ) -> Result<Receipt, Refusal> {
+        let mut restore = self.restore_of();
+        change(&mut restore);
+        self.propose(EntryKind::Restore, envelope(restore.to_document(), who)).answer
     }
 
     pub(crate) fn stop_document(&mut self, scope: &str, mode: &str) -> Envelope {
@@ -157,7 +272,8 @@ impl World {
     }
 
     pub(crate) fn grant_document(&mut self, scope: &str, expires_at_ms: u64) -> Envelope {
-        let seen = json!({"epoch": self.ledger.epoch().id, "size": self.ledger.size()});
+        let version = self.ledger.authority().unwrap().version;
+        let seen = json!({"epoch": self.ledger.epoch().id, "size": self.ledger.size(), "authority": version});
         let more = json!({"expires_at": format_instant_ms(expires_at_ms), "seen": seen});
         let document = self.document("grant", scope, more);
         envelope(document, &[BOB, CAROL])
@@ -168,6 +284,7 @@ impl World {
         let before = postcard::to_stdvec(&self.ledger).unwrap();
         let checked = self.ledger.check(&proposal.envelope, proposal.time_ms);
         let applied = self.ledger.apply(&proposal);
+        self.follow(&proposal, &applied);
         if let Some(entry) = &applied.entry {
             self.entries.push(entry.clone());
         } else {
@@ -180,9 +297,42 @@ impl World {
             && self.ledger.used_at(&self.ledger.pinned()) != Some(self.ledger.size() - 1)
         {
             let early = checked.map(|receipt| receipt.is_some());
-            assert_eq!(early, applied.answer.clone().map(|receipt| receipt.repeated));
+            match applied.answer.clone() {
+                // Only a stop that meets its own release is judged and answered apart: it is in the log, and it is over.
+                Err(Refusal::Used { .. }) if applied.entry.is_some() => assert_eq!(early, Ok(false)),
+                answer => assert_eq!(early, answer.map(|receipt| receipt.repeated)),
+            }
         }
         applied
+    }
+
+    /// S5: from the same documents, a guard comes to the same trust as the ledger, and refuses what that refuses.
+    fn follow(&mut self, proposal: &Proposal, applied: &Applied) {
+        let is_authority = Authority::parse(proposal.envelope.document.as_bytes()).is_ok();
+        if self.entries.is_empty()
+            || !is_authority
+                && proposal.kind != EntryKind::Restore
+                && !proposal.envelope.document.contains(r#""action":"suspend""#)
+        {
+            return;
+        }
+        match &applied.answer {
+            Ok(_) => {
+                let learned = self.guard.learn(&proposal.envelope);
+                assert!(learned.is_ok(), "{learned:?}");
+            }
+            Err(refusal) => {
+                let mut guard = self.guard.clone();
+                let learned = guard.learn(&proposal.envelope);
+                let nothing = learned.is_err() || learned == Ok(Learned::Nothing);
+                assert!(nothing || is_of_the_log_alone(refusal), "{refusal}: {learned:?}");
+            }
+        }
+        let ours = self.ledger.trust().unwrap();
+        assert_eq!(postcard::to_stdvec(&self.guard).unwrap(), postcard::to_stdvec(ours).unwrap());
+        if is_authority && applied.entry.is_some() {
+            self.authority = proposal.envelope.document.clone();
+        }
     }
 
     pub(crate) fn send(&mut self, envelope: Envelope) -> Result<Receipt, Refusal> {
@@ -212,22 +362,46 @@ impl World {
     pub(crate) fn verdict(&self, agent: &str) -> Verdict {
         let verdict = self.ledger.verdict(&scope(agent), self.now_ms);
         assert_eq!(self.verdict_by_view(agent, self.now_ms), verdict, "the view of {agent} hides something");
+        self.guard_takes_every_grant_of(agent);
         verdict
     }
 
     /// The verdict that a guard reaches from its view, made now and judged at `at_ms`.
     pub(crate) fn verdict_by_view(&self, agent: &str, at_ms: u64) -> Verdict {
-        let view = self.ledger.view(&scope(agent), self.now_ms);
-        let expiries = view.grants.iter().map(|grant| {
-            let document: Value = serde_json::from_str(&grant.document).unwrap();
-            tagout_proto::strict::parse_instant_ms(document["expires_at"].as_str().unwrap()).unwrap()
-        });
+        let (view, grants) = self.view_of(agent);
+        let expiries = grants.iter().map(|grant| grant.expires_at_ms);
         rule::verdict(expiries, view.locks.iter().map(|lock| lock.fact()), at_ms)
+    }
+
+    pub(crate) fn terms(&self, agent: &str) -> Terms {
+        let terms = self.ledger.terms(&scope(agent), self.now_ms);
+        let (view, grants) = self.view_of(agent);
+        let by_view = rule::terms(grants.iter().map(|g| &g.terms), view.locks.iter().map(|lock| lock.fact()));
+        assert_eq!(by_view, terms, "the view of {agent} hides something");
+        terms
+    }
+
+    fn view_of(&self, agent: &str) -> (View, Vec<Grant>) {
+        let view = self.ledger.view(&scope(agent), self.now_ms);
+        let grant = |grant: &Envelope| match Command::parse(grant.document.as_bytes()).unwrap().action {
+            Action::Grant(grant) => grant,
+            other => panic!("{other:?}"),
+        };
+        let grants = view.grants.iter().map(grant).collect();
+        (view, grants)
+    }
+
+    /// S5: a guard takes nobody's word for a grant, and what the ledger shows it stands up to that.
+    pub(crate) fn guard_takes_every_grant_of(&self, agent: &str) {
+        for grant in self.ledger.view(&scope(agent), self.now_ms).grants {
+            let (grant, _) = self.guard.judge_grant(&grant).unwrap();
+            place_grant(&grant, &scope(agent), self.guard.epoch().id, self.ledger.size()).unwrap();
+        }
     }
 
     /// A node that starts again from its log alone.
     pub(crate) fn replayed(&self) -> Ledger {
-        let mut ledger = Ledger::new(genesis().digest());
+        let mut ledger = Ledger::new(self.ledger.pinned());
         for bytes in &self.entries {
             let entry = Entry::decode(bytes).unwrap();
             let proposal =

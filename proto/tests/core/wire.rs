@@ -1,8 +1,9 @@
 //! What nodes, guards and people exchange: every body reads back as it was written, and no signature serves two ends.
 
 use serde_json::{Value, json};
+use tagout_proto::command::Listed;
 use tagout_proto::digest::Digest;
-use tagout_proto::lease::{Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
+use tagout_proto::lease::{Clearing, Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
 use tagout_proto::ledger::{LockRecord, Refusal};
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::view::View;
@@ -28,19 +29,25 @@ fn bodies_read_back_as_they_were_written() {
     world.start("a/x", &[lock]).unwrap();
     let record: LockRecord = world.ledger.lock(&lock).unwrap();
     let json = round_trip(&record);
-    assert_eq!(json["stop"], json!({"drain": {"drain_ms": 60_000}}));
+    assert_eq!(json["kind"], json!({"drain": {"drain_ms": 60_000}}));
     assert_eq!((&json["released"], &json["started"]), (&json!(true), &json!(["a/x"])));
     let view = world.ledger.view(&scope("a/y"), world.now_ms);
     assert_eq!((view.locks.len(), view.grants.len()), (1, 1));
     round_trip(&view);
     round_trip(&world.ledger.grants(world.now_ms)[0]);
+    let listed = Some(Listed { index: 1, path: vec![Digest([2; 32])] });
+    let clearing = Clearing { envelope: release, listed };
     let answers = vec![
-        LockAnswer::Cleared { stop, release: release.clone(), start: Some(release) },
+        LockAnswer::Cleared {
+            placed: stop,
+            release: clearing.clone(),
+            start: Some(Clearing { listed: None, ..clearing }),
+        },
         LockAnswer::Held { why: "not released".into() },
-        LockAnswer::SendStop,
+        LockAnswer::SendDocument,
     ];
     let json = round_trip(&answers);
-    assert_eq!(json[2], json!({"answer": "send_stop"}));
+    assert_eq!(json[2], json!({"answer": "send_document"}));
     let path = vec![Digest([1; 32])];
     round_trip(&LeaseResponse {
         lease: "x".into(),
@@ -96,8 +103,8 @@ fn a_views_digest_holds_every_part_of_it() {
     with(&|v| drop(v.locks.pop()));
     with(&|v| v.locks[0].id = Digest([0; 32]));
     with(&|v| v.locks[0].scope = scope("a"));
-    with(&|v| v.locks[0].stop = tagout_proto::command::StopMode::Pause);
-    with(&|v| v.locks[1].stop = tagout_proto::command::StopMode::Drain { drain_ms: 1 });
+    with(&|v| v.locks[0].kind = tagout_proto::lock::LockKind::Pause);
+    with(&|v| v.locks[1].kind = tagout_proto::lock::LockKind::Drain { drain_ms: 1 });
     with(&|v| v.locks[0].index += 1);
     with(&|v| v.locks[0].time_ms += 1);
     with(&|v| v.locks[0].released = false);
@@ -123,10 +130,16 @@ fn a_leaf_holds_the_nonce_the_agents_and_the_answers() {
     let (a, b) = (scope("a"), scope("b"));
     let held = |why: &str| LockAnswer::Held { why: why.into() };
     let stop = World::new().stop_document("a", "halt");
+    let clearing = |listed| Clearing { envelope: genesis(), listed };
     let cleared = |start: bool| LockAnswer::Cleared {
-        stop: stop.clone(),
-        release: genesis(),
-        start: start.then(genesis),
+        placed: stop.clone(),
+        release: clearing(None),
+        start: start.then(|| clearing(None)),
+    };
+    let listed = |index, path: &[Digest]| LockAnswer::Cleared {
+        placed: stop.clone(),
+        release: clearing(Some(Listed { index, path: path.into() })),
+        start: None,
     };
     let (n, l) = (Digest([1; 32]), Digest([5; 32]));
     let mut leaves = vec![
@@ -139,9 +152,13 @@ fn a_leaf_holds_the_nonce_the_agents_and_the_answers() {
         leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, held("x"))]),
         leaf_hash_of(&n, [(&a, view)].into_iter(), &[(n, held("x"))]),
         leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, held("y"))]),
-        leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, LockAnswer::SendStop)]),
+        leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, LockAnswer::SendDocument)]),
         leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, cleared(true))]),
         leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, cleared(false))]),
+        leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, listed(0, &[]))]),
+        leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, listed(1, &[]))]),
+        leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, listed(0, &[n]))]),
+        leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, listed(0, &[l]))]),
         leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, cleared(false)), (l, held("x"))]),
         leaf_hash_of(&n, [(&a, view)].into_iter(), &[(l, held("x")), (l, cleared(false))]),
     ];
@@ -165,5 +182,6 @@ fn s5_no_statement_of_a_node_is_another_and_no_command_is_an_authority() {
     let mut world = World::running();
     let stop = world.stop_document("a", "halt");
     assert!(tagout_proto::authority::Authority::genesis(&stop, stop.digest()).is_err());
-    assert!(tagout_proto::command::Command::parse(genesis().document.as_bytes()).is_err());
+    let read = tagout_proto::command::Command::parse(genesis().document.as_bytes()).unwrap().action;
+    assert_eq!(read.kind(), tagout_proto::command::ActionKind::Authority);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tagout::proto::lock::LockKind;
+use tagout::proto::rule::CallLimits;
 use tagout::proto::wire::{Renew, StopEvent, StopPath};
 use tagout::{BuildError, Client, Guard, GuardError, NodesError, Reason, State, Stopped};
 
@@ -180,6 +181,95 @@ async fn a_drain_cuts_at_its_deadline_though_nothing_arrives() {
     until(&guard, |state| stopped_by(state, lock)).await;
     assert!(matches!(within(call).await.unwrap(), Err(Stopped::Cut(_))));
     reached(&node.shared.confirmations, |all| all.iter().any(|c| c.calls_cut == 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn essential_calls_go_on_under_a_restriction_and_until_a_drains_end() {
+    let node = Node::start(TTL_MS, GRACE_MS).await;
+    let terms = serde_json::json!({"essential": ["handover"], "limits": {"calls_per_minute": 60}});
+    node.shared.world.lock().grant_with("demo", DAY_MS, terms);
+    let guard = node.running_guard().await;
+    let handover = guard.essential("handover").unwrap();
+    let other = guard.essential("other").unwrap();
+    let _permit = handover.check().unwrap();
+    assert_eq!(handover.run(async { 7 }).await, Ok(7));
+    let state = guard.state();
+    // The other grant sets no limit, and the widest counts.
+    assert_eq!((state.essential, state.limits), (vec!["handover".to_owned()], CallLimits::default()));
+
+    let restrict = node.stop(AGENT, LockKind::Restrict, true);
+    until(&guard, |state| stopped_by(state, restrict)).await;
+    assert!(guard.check().is_err());
+    let _permit = handover.check().unwrap();
+    let _permit = guard.check_essential("handover").unwrap();
+    let refused = other.check().unwrap_err().reason;
+    assert_eq!(refused, Reason::NotEssential { class: "other".into() });
+    reached(&node.shared.confirmations, |all| all.iter().any(|c| c.lock == restrict)).await;
+
+    let throttle = LockKind::Throttle(CallLimits { calls_per_minute: Some(3), tokens_per_minute: None });
+    node.stop(AGENT, throttle, true);
+    until(&guard, |state| state.limits.calls_per_minute == Some(3)).await;
+    assert_eq!(guard.limits().calls_per_minute, Some(3));
+
+    // A call that is under way when the drain comes goes on, and so does an essential one that begins later.
+    let mut items = handover.stream(stream::iter([1]).chain(stream::pending())).unwrap();
+    let drain = node.stop(AGENT, LockKind::Drain { drain_ms: 500 }, true);
+    until(&guard, |state| stopped_by(state, drain)).await;
+    assert_eq!(items.next().await, Some(Ok(1)));
+    let cut = within(items.next()).await;
+    assert!(matches!(cut, Some(Err(Stopped::Cut(_)))), "{cut:?}");
+    let denied = handover.check().unwrap_err();
+    assert!(matches!(&denied.reason, Reason::Stopped(lock) if lock.id == drain), "{denied}");
+    assert!(guard.state().essential.is_empty());
+    reached(&node.shared.confirmations, |all| all.iter().any(|c| c.lock == drain && c.calls_cut == 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_of_essential_classes_are_bounded_and_shared() {
+    let node = Node::start(TTL_MS, GRACE_MS).await;
+    let guard = node.running_guard().await;
+    for n in 0..tagout::limits::ESSENTIAL_HANDLES_MAX {
+        guard.essential(&format!("class-{n}")).unwrap();
+    }
+    guard.essential("class-0").unwrap();
+    assert_eq!(guard.essential("one more").unwrap_err(), GuardError::TooManyClasses);
+    assert!(guard.check_essential("one more").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pushed_suspend_and_revoke_deny_and_a_new_authority_is_learned_without_a_gap() {
+    let node = Node::start(60_000, GRACE_MS).await;
+    let guard = node.running_guard().await;
+    let mut changes = guard.changes();
+    node.shared.world.lock().succeed(|_| {});
+    node.renew(false);
+    let leases = *node.shared.leases.borrow();
+    reached(&node.shared.leases, |now| *now > leases + 1).await; // one refused, one under the new authority
+    assert!(guard.check().is_ok());
+    let event = {
+        let mut world = node.shared.world.lock();
+        let document = world.suspend_document(&[Who::Bob]);
+        world.take_away(&document)
+    };
+    node.push("stop", &event);
+    let state = within(changes.next()).await.unwrap();
+    assert!(matches!(state.denied, Some(Reason::NoConsent { .. })), "{state:?}");
+    let grant = {
+        let mut world = node.shared.world.lock();
+        let document = world.grant_document("demo", DAY_MS);
+        let grant = envelope(&document, &[Who::Alice, Who::Carol]);
+        world.send(&grant);
+        grant.digest()
+    };
+    node.renew(false);
+    let _permit = within(guard.wait_enabled()).await.unwrap();
+    let event = {
+        let mut world = node.shared.world.lock();
+        let document = world.revoke_document("demo", &[grant]);
+        world.take_away(&document)
+    };
+    node.push("stop", &event);
+    until(&guard, |state| matches!(state.denied, Some(Reason::NoConsent { .. }))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

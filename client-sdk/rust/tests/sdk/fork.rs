@@ -11,10 +11,13 @@ use crate::world::*;
 async fn s4_a_forked_child_is_denied_by_name_and_its_parent_goes_on() {
     let node = Node::start(10_000, 20_000).await;
     let guard = node.running_guard().await;
+    let essential = guard.essential("handover").unwrap();
     // SAFETY: the child only asks the guard, which takes no lock there, and leaves by `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let refused = matches!(guard.check(), Err(denied) if denied.reason == Reason::ForkedChild);
+        let refused = matches!(guard.check(), Err(denied) if denied.reason == Reason::ForkedChild)
+            && matches!(essential.check(), Err(denied) if denied.reason == Reason::ForkedChild)
+            && guard.essential("other").is_ok_and(|other| other.check().is_err());
         // SAFETY: ends the child at once, without running anything of the parent's.
         unsafe { libc::_exit(if refused { 0 } else { 1 }) }
     }

@@ -13,13 +13,15 @@ use axum::{Json, Router};
 use futures_util::{Stream, stream};
 use serde::Serialize;
 use tagout::proto::digest::Digest;
-use tagout::proto::lease::LeaseRequest;
+use tagout::proto::envelope::Envelope;
+use tagout::proto::lease::{LeaseRequest, LeaseResponse};
 use tagout::proto::lock::LockKind;
-use tagout::proto::wire::{Confirmation, Renew};
+use tagout::proto::wire::{Confirmation, Renew, TrustChain};
 use tagout::{Client, Guard};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 
+use crate::tls;
 use crate::world::*;
 
 /// Long enough for the slowest machine; nothing waits for it when all is well.
@@ -29,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) url: String,
     pub(crate) shared: Arc<Shared>,
     serving: tokio::task::JoinHandle<()>,
+    /// PEM.
+    ca: Option<String>,
 }
 
 pub(crate) struct Shared {
@@ -41,37 +45,41 @@ pub(crate) struct Shared {
     pub(crate) streams: watch::Sender<usize>,
     pub(crate) scopes: watch::Sender<String>,
     pub(crate) confirmations: watch::Sender<Vec<Confirmation>>,
+    /// What a lying node makes of a lease before it is signed.
+    pub(crate) lie: parking_lot::Mutex<Option<Lie>>,
+    /// What it makes of the answer afterwards.
+    pub(crate) alter: parking_lot::Mutex<Option<Alter>>,
+    /// What it shows in the place of the trust chain.
+    pub(crate) chain: parking_lot::Mutex<Option<Vec<Envelope>>>,
     events: broadcast::Sender<(&'static str, String)>,
 }
+
+pub(crate) type Lie = Box<dyn FnMut(&LeaseRequest, &mut Reply) + Send>;
+
+pub(crate) type Alter = Box<dyn FnMut(&mut LeaseResponse) + Send>;
 
 pub(crate) fn wall_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 impl Node {
-    /// A node with consent for `demo`, the shortest ttl there is and `lapse_grace_ms`.
+    /// A node with consent for `demo`, over plain HTTP.
     pub(crate) async fn start(ttl_ms: u64, lapse_grace_ms: u64) -> Self {
-        let mut world = World::with(genesis("demo", ttl_ms, lapse_grace_ms), wall_ms());
-        world.grant("demo", DAY_MS);
-        let shared = Arc::new(Shared {
-            world: parking_lot::Mutex::new(world),
-            dark: watch::Sender::new(false),
-            hold_leases: watch::Sender::new(false),
-            leases: watch::Sender::new(0),
-            streams: watch::Sender::new(0),
-            scopes: watch::Sender::new(String::new()),
-            confirmations: watch::Sender::new(Vec::new()),
-            events: broadcast::Sender::new(64),
-        });
-        let router = Router::new()
-            .route("/v1/leases", post(lease))
-            .route("/v1/events", get(events))
-            .route("/v1/confirmations", post(confirm))
-            .with_state(Arc::clone(&shared));
+        let (shared, router) = shared(ttl_ms, lapse_grace_ms);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, shared, serving }
+        Self { url, shared, serving, ca: None }
+    }
+
+    /// The same over TLS, as real nodes serve.
+    pub(crate) async fn start_tls(ttl_ms: u64, lapse_grace_ms: u64) -> Self {
+        let (shared, router) = shared(ttl_ms, lapse_grace_ms);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let (acceptor, ca) = tls::acceptor();
+        let serving = tokio::spawn(tls::serve(listener, acceptor, router));
+        Self { url, shared, serving, ca: Some(ca) }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -80,7 +88,11 @@ impl Node {
 
     pub(crate) fn builder(&self) -> tagout::Builder {
         let world = self.shared.world.lock();
-        Client::builder()
+        let builder = match &self.ca {
+            Some(ca) => Client::builder().ca_pem(ca.as_bytes()),
+            None => Client::builder(),
+        };
+        builder
             .genesis_json(serde_json::to_vec(&world.genesis).unwrap())
             .pinned(world.deployment.to_string())
             .instance("test-1")
@@ -123,6 +135,31 @@ impl Node {
     }
 }
 
+fn shared(ttl_ms: u64, lapse_grace_ms: u64) -> (Arc<Shared>, Router) {
+    let mut world = World::with(genesis("demo", ttl_ms, lapse_grace_ms), wall_ms());
+    world.grant("demo", DAY_MS);
+    let shared = Arc::new(Shared {
+        world: parking_lot::Mutex::new(world),
+        dark: watch::Sender::new(false),
+        hold_leases: watch::Sender::new(false),
+        leases: watch::Sender::new(0),
+        streams: watch::Sender::new(0),
+        scopes: watch::Sender::new(String::new()),
+        confirmations: watch::Sender::new(Vec::new()),
+        lie: parking_lot::Mutex::new(None),
+        alter: parking_lot::Mutex::new(None),
+        chain: parking_lot::Mutex::new(None),
+        events: broadcast::Sender::new(64),
+    });
+    let router = Router::new()
+        .route("/v1/leases", post(lease))
+        .route("/v1/authority", get(authority))
+        .route("/v1/events", get(events))
+        .route("/v1/confirmations", post(confirm))
+        .with_state(Arc::clone(&shared));
+    (shared, router)
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         self.serving.abort();
@@ -147,10 +184,23 @@ async fn lease(State(node): State<Arc<Shared>>, Json(request): Json<LeaseRequest
     let answer = {
         let mut world = node.world.lock();
         world.now_ms = wall_ms();
-        world.reply(&request).sign(&request)
+        let mut reply = world.reply(&request);
+        if let Some(lie) = &mut *node.lie.lock() {
+            lie(&request, &mut reply);
+        }
+        let mut answer = reply.sign(&request);
+        if let Some(alter) = &mut *node.alter.lock() {
+            alter(&mut answer);
+        }
+        answer
     };
     node.leases.send_modify(|leases| *leases += 1);
     Json(answer).into_response()
+}
+
+async fn authority(State(node): State<Arc<Shared>>) -> Json<TrustChain> {
+    let shown = node.chain.lock().clone();
+    Json(TrustChain { documents: shown.unwrap_or_else(|| node.world.lock().chain()) })
 }
 
 async fn events(State(node): State<Arc<Shared>>, uri: axum::http::Uri) -> Response {

@@ -1,12 +1,12 @@
 //! Stops: pushed or shown, they latch, and they take effect as their mode says.
 
-use tagout::Reason;
 use tagout::proto::digest::Digest;
 use tagout::proto::lease::LockAnswer;
 use tagout::proto::lock::LockKind;
 use tagout::proto::scope::Scope;
 use tagout::proto::wire::{StopEvent, StopPath};
-use tagout::trusted::StopRefused;
+use tagout::trusted::PushRefused;
+use tagout::{Obstacle, Reason};
 
 use crate::world::*;
 
@@ -46,18 +46,18 @@ fn s6_a_pushed_stop_needs_one_signature_and_nothing_else() {
 fn a_push_that_does_not_verify_is_no_stop_and_says_why() {
     let (mut world, mut guard) = running();
     let document = world.stop_document("demo", LockKind::Halt);
-    let mut refused = |stop| guard.trusted.accept_stop(&StopEvent { stop, index: 2, time_ms: 0 }, guard.now);
-    assert!(matches!(refused(envelope(&document, &[])), Err(StopRefused::Envelope(_))));
-    assert!(matches!(refused(envelope(&document, &[Who::Stranger])), Err(StopRefused::Unauthorised(_))));
-    assert!(matches!(refused(envelope(&document, &[Who::Dora])), Err(StopRefused::Unauthorised(_))));
+    let mut refused = |stop| guard.trusted.accept_push(&StopEvent { stop, index: 2, time_ms: 0 }, guard.now);
+    assert!(matches!(refused(envelope(&document, &[])), Err(PushRefused::Envelope(_))));
+    assert!(matches!(refused(envelope(&document, &[Who::Stranger])), Err(PushRefused::Unauthorised(_))));
+    assert!(matches!(refused(envelope(&document, &[Who::Dora])), Err(PushRefused::Unauthorised(_))));
     let mut altered = envelope(&document, &[Who::Bot]);
     altered.document = altered.document.replace("\"demo\"", "\"*\"");
-    assert!(matches!(refused(altered), Err(StopRefused::Unauthorised(_))));
+    assert!(matches!(refused(altered), Err(PushRefused::Unauthorised(_))));
     let grant = world.grant_document("demo", DAY_MS);
-    assert!(matches!(refused(envelope(&grant, &PEOPLE)), Err(StopRefused::NotAStop(_))));
+    assert!(matches!(refused(envelope(&grant, &PEOPLE)), Err(PushRefused::Loosens(_))));
     let mut other = world.stop_document("demo", LockKind::Halt);
     other["deployment"] = format!("demo:{}", "ee".repeat(32)).into();
-    assert!(matches!(refused(envelope(&other, &[Who::Bot])), Err(StopRefused::OtherDeployment(_))));
+    assert!(matches!(refused(envelope(&other, &[Who::Bot])), Err(PushRefused::OtherDeployment(_))));
     assert!(guard.allowed(), "what becomes of it is the client's decision: it denies and renews");
 }
 
@@ -95,7 +95,7 @@ fn s2_a_lease_that_hides_a_known_stop_changes_nothing() {
     assert_eq!(asked.request.known[0].document.as_ref(), Some(&event.stop), "so it is shown");
     let held = |reply: &mut Reply| reply.answers[0] = LockAnswer::Held { why: "because".into() };
     guard.renew_with(&before, held).unwrap();
-    assert_eq!(lock_of(&guard).held.as_deref(), Some("because"));
+    assert_eq!(lock_of(&guard).held, Some(Obstacle::Service("because".into())));
     guard.pass(3_600_000);
     world.now_ms += 3_600_000;
     guard.renew(&world);

@@ -3,22 +3,23 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 use tagout::Now;
-use tagout::proto::command::Deployment;
+use tagout::proto::command::{ActionKind, Deployment};
 use tagout::proto::digest::Digest;
 use tagout::proto::envelope::Envelope;
 use tagout::proto::lease::{Clearing, Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
-use tagout::proto::ledger::{Ledger, LockStatus, Proposal};
+use tagout::proto::ledger::{Ledger, LockStatus, Proposal, Receipt, Refusal, bulk_list, bulk_root};
 use tagout::proto::lock::LockKind;
 use tagout::proto::log::entry::{Entry, EntryKind};
 use tagout::proto::log::tree;
 use tagout::proto::note::NoteSigner;
+use tagout::proto::restore::{Epoch, Restore};
 use tagout::proto::rule::RULE_VERSION;
 use tagout::proto::scope::Scope;
 use tagout::proto::sshsig::{self, PublicKey};
 use tagout::proto::strict::format_instant_ms;
 use tagout::proto::view::{LockView, Tag, View};
 use tagout::proto::wire::StopEvent;
-use tagout::trusted::{Accepted, Asked, Judgement, LeaseRefused, Trusted};
+use tagout::trusted::{Accepted, Asked, ChainRefused, Judgement, LeaseRefused, Trusted};
 
 /// 2026-11-22T15:00:00Z.
 pub(crate) const T0_MS: u64 = 1_795_359_600_000;
@@ -35,18 +36,25 @@ pub(crate) enum Who {
     Dora = 4,
     /// Automation.
     Bot = 5,
+    /// Their next keys.
+    AliceAgain = 6,
+    BobAgain = 7,
+    CarolAgain = 8,
     RootA = 11,
     RootB = 12,
+    /// No root signer of the genesis.
+    RootC = 13,
     Stranger = 99,
 }
 
 pub(crate) const PEOPLE: [Who; 2] = [Who::Alice, Who::Bob];
+pub(crate) const ROOTS: [Who; 2] = [Who::RootA, Who::RootB];
 
 fn key(who: Who) -> SigningKey {
     SigningKey::from_bytes(&[who as u8; 32])
 }
 
-fn public_key(who: Who) -> PublicKey {
+pub(crate) fn public_key(who: Who) -> PublicKey {
     PublicKey::Ed25519(key(who).verifying_key().to_bytes())
 }
 
@@ -70,9 +78,14 @@ pub(crate) fn node_signer(n: u8) -> NoteSigner {
     NoteSigner::new(&format!("demo/node-{n}"), &[20 + n; 32]).unwrap()
 }
 
+/// A public key as documents name it.
+pub(crate) fn line(who: Who) -> String {
+    public_key(who).to_openssh()
+}
+
 pub(crate) fn genesis(name: &str, ttl_ms: u64, lapse_grace_ms: u64) -> Envelope {
-    let line = |who| public_key(who).to_openssh();
     let person = |name: &str, who| json!({"name": name, "kind": "person", "keys": [line(who)]});
+    let tightenings = ["stop", "restrict", "throttle", "isolate", "revoke", "suspend"];
     let document = json!({
         "tagout": 1, "action": "authority", "deployment": name, "version": 1, "issued_at": "2026-11-22T15:00:00Z",
         "principals": [
@@ -80,7 +93,7 @@ pub(crate) fn genesis(name: &str, ttl_ms: u64, lapse_grace_ms: u64) -> Envelope 
             {"name": "bot", "kind": "automation", "keys": [line(Who::Bot)]},
         ],
         "roles": [
-            {"name": "stoppers", "principals": ["alice", "bob", "bot"], "actions": ["stop"], "scopes": ["*"], "threshold": 1},
+            {"name": "stoppers", "principals": ["alice", "bob", "bot"], "actions": tightenings, "scopes": ["*"], "threshold": 1},
             {"name": "consent", "principals": ["alice", "bob", "carol"], "actions": ["release", "start", "grant"],
              "scopes": ["*"], "threshold": 2},
             {"name": "team", "principals": ["dora"], "actions": ["release", "start", "grant"], "scopes": ["demo/team"],
@@ -95,7 +108,7 @@ pub(crate) fn genesis(name: &str, ttl_ms: u64, lapse_grace_ms: u64) -> Envelope 
         ],
         "limits": {"ttl_ms": ttl_ms, "lapse_grace_ms": lapse_grace_ms},
     });
-    envelope(&document, &[Who::RootA, Who::RootB])
+    envelope(&document, &ROOTS)
 }
 
 /// The service: a ledger and every command in it.
@@ -105,6 +118,8 @@ pub(crate) struct World {
     pub(crate) genesis: Envelope,
     pub(crate) deployment: Deployment,
     pub(crate) now_ms: u64,
+    /// The newest version's document.
+    authority: Value,
     entries: Vec<Envelope>,
     ids: u64,
 }
@@ -118,7 +133,9 @@ impl World {
         let pinned = genesis.digest();
         let deployment = Deployment { name: "demo".into(), genesis: pinned };
         let (ledger, entries) = (Ledger::new(pinned), Vec::new());
-        let mut world = Self { ledger, genesis: genesis.clone(), deployment, now_ms, entries, ids: 0 };
+        let authority = serde_json::from_str(&genesis.document).unwrap();
+        let genesis_too = genesis.clone();
+        let mut world = Self { ledger, genesis: genesis_too, deployment, now_ms, authority, entries, ids: 0 };
         world.send(&genesis);
         world
     }
@@ -141,17 +158,22 @@ impl World {
     }
 
     pub(crate) fn grant_document(&mut self, scope: &str, for_ms: u64) -> Value {
-        let seen = json!({"epoch": self.deployment.genesis, "size": self.ledger.size(), "authority": 1});
+        let authority = self.ledger.authority().unwrap().version;
+        let seen =
+            json!({"epoch": self.ledger.epoch().id, "size": self.ledger.size(), "authority": authority});
         let expires_at = format_instant_ms(self.now_ms + for_ms);
         self.document("grant", scope, json!({"expires_at": expires_at, "seen": seen}))
     }
 
-    pub(crate) fn stop_document(&mut self, scope: &str, mode: LockKind) -> Value {
-        let more = match mode {
+    /// The document that places a lock of this kind.
+    pub(crate) fn stop_document(&mut self, scope: &str, kind: LockKind) -> Value {
+        let more = match kind {
             LockKind::Drain { drain_ms } => json!({"mode": "drain", "drain_ms": drain_ms}),
-            _ => json!({"mode": mode.name()}),
+            LockKind::Halt | LockKind::Pause => json!({"mode": kind.name()}),
+            LockKind::Isolate | LockKind::Restrict => json!({}),
+            LockKind::Throttle(limits) => json!({"limits": limits}),
         };
-        self.document("stop", scope, more)
+        self.document(kind.action().name(), scope, more)
     }
 
     pub(crate) fn lifting(&mut self, action: &str, scope: &str, lock: Digest, who: &[Who]) -> Envelope {
@@ -159,15 +181,95 @@ impl World {
         envelope(&document, who)
     }
 
+    pub(crate) fn apply(&mut self, kind: EntryKind, envelope: &Envelope) -> Result<Receipt, Refusal> {
+        let proposal = Proposal { kind, time_ms: self.now_ms, envelope: envelope.clone() };
+        let applied = self.ledger.apply(&proposal);
+        if let Some(entry) = applied.entry {
+            self.entries.push(Entry::decode(&entry).unwrap().envelope);
+        }
+        applied.answer
+    }
+
     /// Commits a command and gives its index.
     pub(crate) fn send(&mut self, envelope: &Envelope) -> u64 {
-        let proposal =
-            Proposal { kind: EntryKind::Command, time_ms: self.now_ms, envelope: envelope.clone() };
-        let applied = self.ledger.apply(&proposal);
-        let receipt = applied.answer.expect("the service takes it");
-        let entry = Entry::decode(&applied.entry.expect("it is new")).unwrap();
-        self.entries.push(entry.envelope);
-        receipt.index
+        self.apply(EntryKind::Command, envelope).expect("the service takes it").index
+    }
+
+    /// Commits something that takes away, signed by the automation, as it is pushed.
+    pub(crate) fn take_away(&mut self, document: &Value) -> StopEvent {
+        let stop = envelope(document, &[Who::Bot]);
+        let index = self.send(&stop);
+        StopEvent { stop, index, time_ms: self.now_ms }
+    }
+
+    pub(crate) fn revoke_document(&mut self, scope: &str, grants: &[Digest]) -> Value {
+        self.document("revoke", scope, json!({"grants": grants}))
+    }
+
+    pub(crate) fn suspend_document(&mut self, keys: &[Who]) -> Value {
+        let keys: Vec<_> = keys.iter().map(|who| line(*who)).collect();
+        let mut document = self.document("suspend", "*", json!({"keys": keys}));
+        document.as_object_mut().unwrap().remove("scope");
+        document
+    }
+
+    /// The document of the next authority, as the newest one but for `change`.
+    pub(crate) fn next_authority(&self, change: impl FnOnce(&mut Value)) -> Value {
+        let authority = self.ledger.authority().unwrap();
+        let mut document = self.authority.clone();
+        document["deployment"] = self.deployment.to_string().into();
+        document["version"] = (authority.version + 1).into();
+        document["previous"] = json!(authority.digest);
+        document["disables"] = 1_000_000.into();
+        change(&mut document);
+        document
+    }
+
+    /// Puts the next authority in force.
+    pub(crate) fn succeed(&mut self, change: impl FnOnce(&mut Value)) -> Envelope {
+        let document = self.next_authority(change);
+        let next = envelope(&document, &ROOTS);
+        self.send(&next);
+        self.authority = document;
+        next
+    }
+
+    /// The restore that begins an epoch here, as the root signers sign it.
+    pub(crate) fn restore_document(&self, epoch: Digest) -> Value {
+        let authority = self.ledger.authority().unwrap();
+        let restore = Restore {
+            deployment: self.deployment.clone(),
+            epoch: Epoch { number: self.ledger.epoch().number + 1, id: epoch },
+            issued_at_ms: self.now_ms,
+            authority_version: authority.version,
+            authority: authority.digest,
+            checkpoint_size: self.ledger.size(),
+            checkpoint_root: self.ledger.frontier().root(),
+            lost_from: self.ledger.size(),
+            reason: "test".into(),
+        };
+        serde_json::from_str(&restore.to_document()).unwrap()
+    }
+
+    pub(crate) fn restore(&mut self, epoch: Digest) -> StopEvent {
+        let document = self.restore_document(epoch);
+        let stop = envelope(&document, &ROOTS);
+        let index = self.apply(EntryKind::Restore, &stop).unwrap().index;
+        StopEvent { stop, index, time_ms: self.now_ms }
+    }
+
+    /// What `GET /v1/authority` answers.
+    pub(crate) fn chain(&self) -> Vec<Envelope> {
+        self.ledger.trust_entries().iter().map(|index| self.entries[*index as usize].clone()).collect()
+    }
+
+    /// A release or start of every lock that it can act on, named by their root.
+    pub(crate) fn bulk_document(&mut self, action: ActionKind, on: &str) -> Value {
+        let records = self.ledger.locks_touching(&scope(on));
+        let ids = bulk_list(action, &scope(on), self.ledger.size(), None, &records);
+        let (count, root) = (ids.len(), bulk_root(&ids));
+        let locks = json!({"count": count, "root": root, "before": self.ledger.size()});
+        self.document(action.name(), on, json!({"locks": locks}))
     }
 
     pub(crate) fn grant(&mut self, scope: &str, for_ms: u64) -> Envelope {
@@ -177,11 +279,18 @@ impl World {
         envelope
     }
 
+    /// Consent with terms.
+    pub(crate) fn grant_with(&mut self, scope: &str, for_ms: u64, terms: Value) -> Envelope {
+        let mut document = self.grant_document(scope, for_ms);
+        document.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
+        let envelope = envelope(&document, &PEOPLE);
+        self.send(&envelope);
+        envelope
+    }
+
     pub(crate) fn stop(&mut self, scope: &str, mode: LockKind) -> StopEvent {
         let document = self.stop_document(scope, mode);
-        let stop = envelope(&document, &[Who::Bot]);
-        let index = self.send(&stop);
-        StopEvent { stop, index, time_ms: self.now_ms }
+        self.take_away(&document)
     }
 
     pub(crate) fn release(&mut self, scope: &str, lock: Digest) -> Envelope {
@@ -213,7 +322,7 @@ impl World {
                 LockStatus::Unknown => LockAnswer::SendDocument,
             });
         let epoch = self.ledger.epoch();
-        let limits = self.ledger.authority().unwrap().limits;
+        let authority = self.ledger.authority().unwrap();
         Reply {
             nonce: request.nonce,
             views,
@@ -222,13 +331,13 @@ impl World {
                 deployment: self.deployment.clone(),
                 epoch_number: epoch.number,
                 epoch: epoch.id,
-                authority_version: 1,
-                authority: self.genesis.digest(),
+                authority_version: authority.version,
+                authority: authority.digest,
                 log_size: self.ledger.size(),
                 log_root: self.ledger.frontier().root(),
                 time_ms: self.now_ms,
-                ttl_ms: limits.ttl_ms,
-                lapse_grace_ms: limits.lapse_grace_ms,
+                ttl_ms: authority.limits.ttl_ms,
+                lapse_grace_ms: authority.limits.lapse_grace_ms,
                 rule_version: RULE_VERSION,
                 batch_size: 0,
                 batch_root: Digest::default(),
@@ -319,8 +428,25 @@ impl Believer {
         self.renew_with(world, |_| {}).unwrap()
     }
 
+    /// Renews as the client does: learns the trust chain where the lease asks for it, and asks again while it helps.
+    pub(crate) fn settle(&mut self, world: &World) -> Result<(), LeaseRefused> {
+        for _ in 0..8 {
+            match self.renew_with(world, |_| {}) {
+                Ok(accepted) if !accepted.ask_again => return Ok(()),
+                Ok(_) => {}
+                Err(refused) if refused.asks_for_proof() => drop(self.learn(world)),
+                Err(refused) => return Err(refused),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn learn(&mut self, world: &World) -> Result<bool, ChainRefused> {
+        self.trusted.learn(&world.chain(), self.now)
+    }
+
     pub(crate) fn push(&mut self, event: &StopEvent) -> Vec<Scope> {
-        self.trusted.accept_stop(event, self.now).unwrap()
+        self.trusted.accept_push(event, self.now).unwrap()
     }
 
     pub(crate) fn judge(&self) -> Judgement {

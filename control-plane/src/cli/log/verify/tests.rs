@@ -24,6 +24,8 @@ use crate::cli::profile::Profile;
 use crate::cli::signing::{Signed, sign};
 use crate::cli::testing::{self, Deployed};
 
+mod fuzz;
+
 /// A log in memory.
 #[derive(Clone, Default)]
 struct Memory(BTreeMap<String, Vec<u8>>);

@@ -1,0 +1,81 @@
+//! Pushed documents: whatever people signed to take away, believed by one signature (S6). Step ⑦ of a stop, first half.
+
+use tagout_proto::authority::Unauthorised;
+use tagout_proto::command::{Action, ActionKind, Command, Deployment};
+use tagout_proto::envelope::{Envelope, EnvelopeError};
+use tagout_proto::lock::{Placed, parse_placing};
+use tagout_proto::scope::Scope;
+use tagout_proto::strict::DocumentError;
+use tagout_proto::trust::{Learned, TrustError};
+use tagout_proto::wire::{StopEvent, StopPath};
+
+use super::Trusted;
+use super::latch::{Came, Latched};
+use crate::clock::Now;
+
+/// Why a pushed document takes nothing away.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushRefused {
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error("it is a {0}, which takes nothing away")]
+    Loosens(ActionKind),
+    #[error("it is of deployment {0}, another one")]
+    OtherDeployment(Deployment),
+    #[error(transparent)]
+    Unauthorised(#[from] Unauthorised),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+impl Trusted {
+    /// Verifies a pushed document and lets it take effect. Gives the agents that it touches, in order.
+    ///
+    /// It needs one signature (a restore those of the roots), no date and no knowledge of the log (S6).
+    pub fn accept_push(&mut self, event: &StopEvent, now: Now) -> Result<Vec<Scope>, PushRefused> {
+        let StopEvent { stop: envelope, index, time_ms } = event;
+        envelope.check_bounds()?;
+        let bytes = envelope.document.as_bytes();
+        let came = Came { by: StopPath::Push, received_ns: now.boot_ns, index: *index, time_ms: *time_ms };
+        if let Ok(Placed { lost_from: Some(_), .. }) = parse_placing(bytes) {
+            return self.learn_pushed(envelope, came);
+        }
+        let command = Command::parse(bytes)?;
+        if command.deployment != *self.deployment() {
+            return Err(PushRefused::OtherDeployment(command.deployment));
+        }
+        match command.action {
+            Action::Lock(lock) => {
+                let by = self.trust.authorise(lock.kind.action(), &lock.scope, envelope)?;
+                let lock = Latched::command(lock, by, envelope, came);
+                Ok(self.latch(envelope.digest(), &lock))
+            }
+            Action::Revoke(revoke) => {
+                self.trust.authorise(ActionKind::Revoke, &revoke.scope, envelope)?;
+                self.revoked.add(&revoke);
+                self.judge_again();
+                Ok(self.agents.keys().filter(|agent| revoke.scope.covers(agent)).cloned().collect())
+            }
+            Action::Suspend(_) => self.learn_pushed(envelope, came),
+            other @ (Action::Release(_) | Action::Start(_) | Action::Grant(_) | Action::Authority(_)) => {
+                Err(PushRefused::Loosens(other.kind()))
+            }
+        }
+    }
+
+    /// A suspend or a restore: it touches everybody.
+    fn learn_pushed(&mut self, envelope: &Envelope, came: Came) -> Result<Vec<Scope>, PushRefused> {
+        match self.trust.learn(envelope)? {
+            Learned::Restored(_) => {
+                self.begin_epoch(envelope, came);
+                self.forget_views();
+            }
+            Learned::Suspended => {}
+            Learned::Authority | Learned::Nothing => return Ok(Vec::new()),
+        }
+        self.judge_again();
+        Ok(self.agents.keys().cloned().collect())
+    }
+}

@@ -1,0 +1,161 @@
+//! What nodes, guards and the command line send each other as JSON.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tagout_fuzz::{Answer, Target, mutate};
+use tagout_proto::command::ActionKind;
+use tagout_proto::digest::Digest;
+use tagout_proto::lease::{LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
+use tagout_proto::rule::Verdict;
+use tagout_proto::sentence::sentence;
+use tagout_proto::wire::*;
+
+use crate::signatures::lease;
+use crate::support::*;
+
+/// Reads a body; what was read is written and read again without loss.
+fn body<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> (Option<T>, Answer) {
+    let parsed = serde_json::from_slice::<T>(bytes);
+    if let Ok(value) = &parsed {
+        let written = serde_json::to_string(value).unwrap();
+        let again: T = serde_json::from_str(&written).unwrap();
+        assert_eq!(serde_json::to_string(&again).unwrap(), written);
+    }
+    let answer = Answer::of(&parsed.as_ref().map_err(sentence));
+    (parsed.ok(), answer)
+}
+
+#[test]
+fn lease_request() {
+    let mut world = World::running();
+    let stop = world.stop_document("a", "halt");
+    let seed = json!({
+        "nonce": "ab".repeat(32), "instance": "host/1",
+        "agents": [{"scope": "a/b"}, {"scope": "a/c", "view": "00".repeat(32)}],
+        "known": [{"id": "cd".repeat(32), "agent": "a/b"}, {"id": stop.digest(), "agent": "a/c", "stop": stop}],
+    });
+    let seed = seed.to_string();
+    let target =
+        Target::new("lease-request", [seed.clone()]).make(|random| mutate::json(random, &seed).into_bytes());
+    target.check(|bytes| body::<LeaseRequest>(bytes).1);
+}
+
+#[test]
+fn lease_response() {
+    let mut world = World::running();
+    let stop = world.stop_document("a", "drain");
+    let lock = world.send(stop.clone()).unwrap().digest;
+    let release = world.release_document("a", &[lock]);
+    let response = LeaseResponse {
+        lease: lease().sign(&node_signer()),
+        leaf_index: 1,
+        path: vec![Digest([1; 32]), Digest([2; 32])],
+        views: vec![None, Some(world.ledger.view(&scope("a/x"), world.now_ms))],
+        answers: vec![
+            LockAnswer::Cleared { stop, release: release.clone(), start: Some(release) },
+            LockAnswer::Held { why: "not released".into() },
+            LockAnswer::SendStop,
+        ],
+    };
+    let seed = serde_json::to_string(&response).unwrap();
+    let target =
+        Target::new("lease-response", [seed.clone()]).make(|random| mutate::json(random, &seed).into_bytes());
+    target.check(|bytes| {
+        let (response, answer) = body::<LeaseResponse>(bytes);
+        if let Some(response) = response {
+            // What a guard does with it before it believes any of it.
+            let views = response.views.iter().flatten().map(|view| (&view.agent, view.digest()));
+            let views: Vec<_> = views.collect();
+            let answers: Vec<_> =
+                response.answers.into_iter().map(|answer| (Digest([5; 32]), answer)).collect();
+            let leaf = leaf_hash_of(&Digest([6; 32]), views.into_iter(), &answers);
+            assert!(lease().binds(leaf, response.leaf_index, &response.path).is_err());
+        }
+        answer
+    });
+}
+
+/// The bodies that are no documents of their own.
+#[test]
+fn other_bodies() {
+    let mut world = World::running();
+    let stop = world.stop_document("a", "drain");
+    let lock = world.send(stop.clone()).unwrap().digest;
+    let record = world.ledger.lock(&lock).unwrap();
+    let state =
+        ReachState::Confirmed { after_ms: 1, closed_us: 2, cut_us: 3, calls_cut: 4, by: StopPath::Push };
+    let reach = InstanceReach { agent: scope("a"), instance: "i".into(), state };
+    let genesis_limits = world.ledger.authority().unwrap().limits;
+    let text = |value: &dyn Fn() -> String| value();
+    let seeds = [
+        text(&|| {
+            let (code, title, detail) = ("used".into(), "Conflict".into(), "sign a new one".into());
+            serde_json::to_string(&Problem { code, status: 409, title, detail }).unwrap()
+        }),
+        text(&|| {
+            let reach = Reach { agents: 1, instances: 2 };
+            let (action, scope) = (ActionKind::Stop, scope("a"));
+            let answer = CommandAnswer { action, scope, digest: lock, index: 2, time_ms: T0, repeated: false, reach };
+            serde_json::to_string(&answer).unwrap()
+        }),
+        text(&|| {
+            let status = Status {
+                deployment: deployment(),
+                node: "demo/node-1".into(),
+                epoch: world.ledger.epoch(),
+                log_size: 3,
+                log_root: Digest([1; 32]),
+                authority_version: 1,
+                limits: genesis_limits,
+                time_ms: T0,
+                locks: 1,
+                grants: world.ledger.grants(T0),
+            };
+            serde_json::to_string(&status).unwrap()
+        }),
+        text(&|| serde_json::to_string(&AuthorityChain { authority: vec![genesis()] }).unwrap()),
+        text(&|| {
+            let instances = vec![Instance { instance: "i".into(), seen_ms_ago: 5 }];
+            let (scope, verdict, locks) = (scope("a"), Verdict::EssentialOnly, vec![lock]);
+            let agent = Agent { scope, verdict, locks, consent_until_ms: Some(T0), instances };
+            serde_json::to_string(&Agents { agents: vec![agent] }).unwrap()
+        }),
+        text(&|| serde_json::to_string(&Locks { locks: vec![record.clone()] }).unwrap()),
+        text(&|| {
+            let (agent, instance, by) = (scope("a"), "i".into(), StopPath::Lease);
+            let confirmation = Confirmation { lock, agent, instance, closed_us: 1, cut_us: 2, calls_cut: 3, by };
+            serde_json::to_string(&confirmation).unwrap()
+        }),
+        text(&|| serde_json::to_string(&StopEvent { stop: stop.clone(), index: 2, time_ms: T0 }).unwrap()),
+        text(&|| serde_json::to_string(&Renew { log_size: 3, deny: true }).unwrap()),
+        json!({"tagout": 1, "outcome": lock, "node": "demo/node-1", "bounded_after_ms": 1, "calls_bounded_after_ms": null,
+               "confirmed": 1, "bounded": 0, "slowest_ms": 4, "calls_cut": 5, "instances": [reach]})
+        .to_string(),
+        json!({"lock": lock, "version": 1, "age_ms": 2, "bounded_after_ms": 3, "calls_bounded_after_ms": 4,
+               "instances": [reach], "settled": false, "outcome_index": null})
+        .to_string(),
+    ];
+    let target = Target::new("bodies", seeds.clone()).make(|random| {
+        let seed = random.pick(&seeds);
+        mutate::json(random, &seed).into_bytes()
+    });
+    target.check(|bytes| {
+        [
+            body::<Problem>(bytes).1,
+            body::<CommandAnswer>(bytes).1,
+            body::<Status>(bytes).1,
+            body::<AuthorityChain>(bytes).1,
+            body::<Agents>(bytes).1,
+            body::<Locks>(bytes).1,
+            body::<Confirmation>(bytes).1,
+            body::<StopEvent>(bytes).1,
+            body::<Renew>(bytes).1,
+            body::<Outcome>(bytes).1,
+            body::<StopReach>(bytes).1,
+        ]
+        .into_iter()
+        .reduce(Answer::or)
+        .unwrap_or(Answer::Refused)
+    });
+}
