@@ -36,7 +36,7 @@ pub struct GrantArgs {
     keys: KeyArgs,
 }
 
-fn instant_ms(text: &str) -> Result<u64, String> {
+pub fn instant_ms(text: &str) -> Result<u64, String> {
     parse_instant_ms(text)
         .ok_or_else(|| "write an RFC 3339 instant in UTC such as 2026-12-01T00:00:00Z".into())
 }

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use tagout_proto::lock::LockKind;
 use tracing_subscriber::EnvFilter;
 
+mod authority;
 mod chain;
 mod client;
 pub mod document;
@@ -95,6 +96,9 @@ enum Verb {
     Resume(restart::ResumeArgs),
     /// Consent that agents may run, until a time
     Grant(grant::GrantArgs),
+    /// Who may do what: show, propose, sign and submit a change
+    #[command(subcommand)]
+    Authority(authority::AuthorityVerb),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
     /// Read and verify the audit log
@@ -145,6 +149,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Start(args) => restart::start(out, globals, args),
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
+        Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
         Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),

@@ -51,11 +51,34 @@ pub struct Place {
 impl<'a> Session<'a> {
     /// With the newest authority that the node shows and this machine can verify.
     pub fn open(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
+        Self::open_with_entries(out, globals).map(|(session, _)| session)
+    }
+
+    /// As [`Session::open`], with the entries of the log where the documents of whom to believe stand.
+    pub fn open_with_entries(out: &'a Out, globals: &Globals) -> Result<(Self, Vec<u64>), Failure> {
+        let mut session = Self::open_offline(out, globals)?;
+        let entries = session.learn()?;
+        Ok((session, entries))
+    }
+
+    /// As [`Session::open_with_entries`], and where no node answers, with what this machine remembers and no entries.
+    pub fn open_or_remembered(out: &'a Out, globals: &Globals) -> Result<(Self, Option<Vec<u64>>), Failure> {
+        let mut session = Self::open_offline(out, globals)?;
+        match session.learn() {
+            Ok(entries) => Ok((session, Some(entries))),
+            Err(failure) if failure.exit == Exit::Unreachable => {
+                let version = session.authority().version;
+                out.note(format!("note: going by what this machine remembers, version {version}: {failure}"));
+                Ok((session, None))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn open_offline(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
         let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
         let client = Client::new(&profile, globals.node.as_deref())?;
-        let mut session = Self { out, profile, client };
-        session.learn()?;
-        Ok(session)
+        Ok(Self { out, profile, client })
     }
 
     /// For whoever takes away: it asks nobody for anything, and goes by what this machine knows (S10).
