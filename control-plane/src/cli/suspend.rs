@@ -50,7 +50,7 @@ pub fn run(out: &Out, globals: &Globals, args: SuspendArgs) -> Result<Exit, Fail
     let voids = match session.client.impact(&signing::draft(session.deployment(), &command)?) {
         Ok(impact) => {
             let voids = impact.voids;
-            out.line(format!("{} become void by it, for ever:", count(voids.len() as u64, "grant")));
+            out.line(format!("{} would be void by it, for ever:", count(voids.len() as u64, "grant")));
             status::say_grants(out, voids.iter());
             status::say_disabled(out, &impact.disables);
             Some(voids)
@@ -126,6 +126,7 @@ pub fn key(trust: &Trust, spec: &str) -> Result<PublicKey, Failure> {
 fn owner<'a>(trust: &'a Trust, key: &PublicKey) -> Option<&'a str> {
     trust.versions().iter().rev().find_map(|version| {
         let retired = || version.retired().iter().find(|r| r.key == *key).map(|r| r.principal.as_str());
-        version.principal_of(key).map(|p| p.name.as_str()).or_else(retired)
+        let root = || version.root.signers.iter().find(|s| s.key == *key).map(|s| s.name.as_str());
+        version.principal_of(key).map(|p| p.name.as_str()).or_else(retired).or_else(root)
     })
 }
