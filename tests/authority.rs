@@ -33,9 +33,24 @@ fn s5_root_keys_are_rotated_by_both_thresholds_and_a_guard_goes_on_under_the_new
 
     // The old root key goes, two new ones come, carol joins alice and bob, and it takes two of the three.
     tagout(&[
-        "authority", "propose", "--reason", "yearly rotation", "--add-root", "root-2.pub", "--add-root", "root-3.pub",
-        "--remove-root", "root", "--root-threshold", "2", "--add-person", "carol=carol.pub", "--role", "restart",
-        "--members", "+carol",
+        "authority",
+        "propose",
+        "--reason",
+        "yearly rotation",
+        "--add-root",
+        "root-2.pub",
+        "--add-root",
+        "root-3.pub",
+        "--remove-root",
+        "root",
+        "--root-threshold",
+        "2",
+        "--add-person",
+        "carol=carol.pub",
+        "--role",
+        "restart",
+        "--members",
+        "+carol",
     ])
     .exits(0);
     let diff = tagout(&["authority", "diff"]).exits(0);
@@ -52,7 +67,12 @@ fn s5_root_keys_are_rotated_by_both_thresholds_and_a_guard_goes_on_under_the_new
 
     // Neither threshold alone does it, and a person's key signs no authority.
     let sign = |key: &str| tagout(&["authority", "sign", "authority-2.json", "--key", key]);
-    assert!(tagout(&["authority", "submit", "authority-2.json"]).exits(4).stderr.contains("no signature lies beside"));
+    assert!(
+        tagout(&["authority", "submit", "authority-2.json"])
+            .exits(4)
+            .stderr
+            .contains("no signature lies beside")
+    );
     assert!(sign(&alice).exits(1).stderr.contains("is no root key"));
     assert!(sign(&old_root).exits(0).stdout.contains("more is needed: "));
     let early = tagout(&["authority", "submit", "authority-2.json"]).exits(4);
@@ -81,7 +101,10 @@ fn s5_root_keys_are_rotated_by_both_thresholds_and_a_guard_goes_on_under_the_new
     assert!(at.stdout.contains("2 of alice, bob, carol") && at.stdout.contains("root-3"), "{at:?}");
     tagout(&["authority", "show", "--at", "2001-01-01T00:00:00Z"]).exits(1);
     let history = tagout(&["authority", "history"]).exits(0);
-    assert!(history.stdout.contains("authority version 2") && history.stdout.contains("root:root-3"), "{history:?}");
+    assert!(
+        history.stdout.contains("authority version 2") && history.stdout.contains("root:root-3"),
+        "{history:?}"
+    );
     assert!(history.stdout.contains("\"yearly rotation\""), "{history:?}");
 
     // bob's key is lost: it is suspended, and the next version says how many scopes that leaves without consent.
@@ -93,7 +116,8 @@ fn s5_root_keys_are_rotated_by_both_thresholds_and_a_guard_goes_on_under_the_new
     // The same bytes are what lies in the file, and one changed byte is not.
     let draft = std::fs::read_to_string(folder.join("authority-3.json")).unwrap();
     assert!(draft.contains("\"disables\": 1"), "{draft}");
-    std::fs::write(folder.join("authority-3.json"), draft.replace("\"disables\": 1", "\"disables\": 0")).unwrap();
+    std::fs::write(folder.join("authority-3.json"), draft.replace("\"disables\": 1", "\"disables\": 0"))
+        .unwrap();
     let changed = tagout(&["authority", "submit", "authority-3.json"]).exits(7);
     assert!(changed.stderr.contains("if the draft was edited since, sign it anew"), "{changed:?}");
     std::fs::write(folder.join("authority-3.json"), &draft).unwrap();
@@ -106,12 +130,16 @@ fn s5_root_keys_are_rotated_by_both_thresholds_and_a_guard_goes_on_under_the_new
     deployment.kill_node();
     let tagout = |arguments: &[&str]| Ran::of(deployment.command(arguments).current_dir(&folder));
     let remembered = tagout(&["authority", "show"]).exits(0);
-    assert!(remembered.stdout.contains("authority version 3") && !remembered.stdout.contains("bob"), "{remembered:?}");
+    assert!(
+        remembered.stdout.contains("authority version 3") && !remembered.stdout.contains("bob"),
+        "{remembered:?}"
+    );
     tagout(&["authority", "propose", "--ttl", "5s"]).exits(0);
     let offline = tagout(&[&["authority", "sign", "authority-4.json"][..], &keys].concat()).exits(0);
     assert!(offline.stdout.contains("was not looked up"), "{offline:?}");
     let state = std::fs::read_dir(deployment.folder().join("state/tagout")).unwrap().flatten();
-    let file = state.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "authority"));
+    let file =
+        state.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "authority"));
     let file = file.expect("the remembered authority");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("carol", "mallo")).unwrap();

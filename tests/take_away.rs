@@ -8,7 +8,10 @@ use tagout_tests::wait::{DEADLINE, wait_for, wait_until};
 
 /// `--key` for both people.
 fn both(deployment: &Deployment) -> Vec<String> {
-    ["alice", "bob"].into_iter().flat_map(|name| ["--key".into(), deployment.key(name).display().to_string()]).collect()
+    ["alice", "bob"]
+        .into_iter()
+        .flat_map(|name| ["--key".into(), deployment.key(name).display().to_string()])
+        .collect()
 }
 
 fn run(deployment: &Deployment, arguments: &[&str]) -> Ran {
@@ -31,10 +34,23 @@ fn s7_restrict_throttle_and_isolate_say_what_they_do_and_their_release_lifts_the
     let deployment = Deployment::start(Choice::default());
     let runtime = runtime();
     let client = runtime.block_on(async { deployment.sdk(&deployment.url("")) });
-    let grant = run_by_both(&deployment, &[
-        "grant", "demo", "--for", "1h", "--reason", "first", "--essential", "handover", "--essential", "alarm",
-        "--calls-per-minute", "600",
-    ])
+    let grant = run_by_both(
+        &deployment,
+        &[
+            "grant",
+            "demo",
+            "--for",
+            "1h",
+            "--reason",
+            "first",
+            "--essential",
+            "handover",
+            "--essential",
+            "alarm",
+            "--calls-per-minute",
+            "600",
+        ],
+    )
     .exits(0);
     assert!(grant.stdout.contains("essential: alarm, handover; at most 600 calls a minute"), "{grant:?}");
     let guard = |agent: &str| {
@@ -42,7 +58,8 @@ fn s7_restrict_throttle_and_isolate_say_what_they_do_and_their_release_lifts_the
         runtime.block_on(guard.ready(DEADLINE)).unwrap();
         guard
     };
-    let (restricted, throttled, isolated) = (guard("demo/restricted"), guard("demo/throttled"), guard("demo/isolated"));
+    let (restricted, throttled, isolated) =
+        (guard("demo/restricted"), guard("demo/throttled"), guard("demo/isolated"));
 
     let dry = run(&deployment, &["isolate", "demo/isolated", "--reason", "drill", "--dry-run"]).exits(0);
     assert!(dry.stdout.contains("an isolate of demo/isolated would reach 1 agent, 1 instance"), "{dry:?}");
@@ -51,12 +68,16 @@ fn s7_restrict_throttle_and_isolate_say_what_they_do_and_their_release_lifts_the
     // An automation may do all three.
     let soar = deployment.key("soar").display().to_string();
     let soar = ["--key", soar.as_str()];
-    let said = run(&deployment, &[&["restrict", "demo/restricted", "--reason", "odd"][..], &soar].concat()).exits(0);
+    let said =
+        run(&deployment, &[&["restrict", "demo/restricted", "--reason", "odd"][..], &soar].concat()).exits(0);
     assert!(said.stdout.contains("RESTRICTED demo/restricted at entry "), "{said:?}");
-    assert!(said.stdout.contains("no new calls but essential ones; calls under way go on; its release lifts it"));
+    assert!(
+        said.stdout.contains("no new calls but essential ones; calls under way go on; its release lifts it")
+    );
     assert!(said.stdout.contains("settled: 1 of 1 instance confirmed"), "{said:?}");
     assert_eq!(stopped(&restricted), LockKind::Restrict);
-    let said = run(&deployment, &[&["isolate", "demo/isolated", "--reason", "odd"][..], &soar].concat()).exits(0);
+    let said =
+        run(&deployment, &[&["isolate", "demo/isolated", "--reason", "odd"][..], &soar].concat()).exits(0);
     assert!(said.stdout.contains("enforcers cut the agent's network; its release lifts it"), "{said:?}");
     assert_eq!(stopped(&isolated), LockKind::Isolate);
     let throttle = ["throttle", "demo/throttled", "--reason", "odd"];
@@ -81,9 +102,15 @@ fn s7_restrict_throttle_and_isolate_say_what_they_do_and_their_release_lifts_the
     let release = ["release", "--scope", "demo", "--by", "soar", "--reason", "reviewed"];
     let released = run_by_both(&deployment, &release).exits(0);
     assert!(!released.stdout.contains("nothing runs again yet"), "{released:?}");
-    wait_until("the guards to run again", || [&restricted, &throttled, &isolated].iter().all(|g| g.check().is_ok()));
+    wait_until("the guards to run again", || {
+        [&restricted, &throttled, &isolated].iter().all(|g| g.check().is_ok())
+    });
     let status = run(&deployment, &["status", "--json"]).exits(0).json();
-    assert_eq!(status["lock_records"].as_array().unwrap().len(), 1, "the lock that alice placed stays: {status}");
+    assert_eq!(
+        status["lock_records"].as_array().unwrap().len(),
+        1,
+        "the lock that alice placed stays: {status}"
+    );
     let alone = run(&deployment, &[&release[..], &soar].concat()).exits(1);
     assert!(alone.stderr.contains("no unreleased locks that soar placed"), "{alone:?}");
 
@@ -93,7 +120,8 @@ fn s7_restrict_throttle_and_isolate_say_what_they_do_and_their_release_lifts_the
     run(&deployment, &copies).exits(0);
     assert!(deployment.folder().join("runbook/isolate-0002.json.sig").is_file());
     let lines = Ran::of(
-        deployment.command(&["throttle", "demo", "--reason", "r", "--calls-per-minute", "1", "--print-curl"])
+        deployment
+            .command(&["throttle", "demo", "--reason", "r", "--calls-per-minute", "1", "--print-curl"])
             .current_dir(deployment.folder()),
     )
     .exits(0);
@@ -136,7 +164,7 @@ fn a_revoke_takes_consent_back_and_so_does_a_suspend_that_says_so_beforehand() {
     wait_until("the grant above to count", || guards.iter().all(|guard| guard.check().is_ok()));
 
     let dry = run(&deployment, &["suspend", "--principal", "bob", "--reason", "lost", "--dry-run"]).exits(0);
-    assert!(dry.stdout.contains("1 grant become void by it, for ever") || dry.stdout.contains("1 grant becomes void"), "{dry:?}");
+    assert!(dry.stdout.contains("1 grant would be void by it, for ever"), "{dry:?}");
     assert!(dry.stdout.contains("1 scope would be without any consent:\n  demo\n"), "{dry:?}");
     let public = deployment.key("bob").with_extension("pub").display().to_string();
     let suspended = run(&deployment, &["suspend", &public, "--reason", "lost", "--json"]).exits(0).json();

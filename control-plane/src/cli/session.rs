@@ -221,7 +221,8 @@ impl<'a> Session<'a> {
     /// As [`Session::checkpoint`], with the signed note.
     pub fn checkpoint_note(&self, size: u64) -> Result<(String, Checkpoint), Failure> {
         let seen = Seen::load(&self.profile)?;
-        let size = size.max(seen.size());
+        // A log has its genesis at least; a node that has just begun is about to publish it.
+        let size = size.max(seen.size()).max(1);
         let begun = Instant::now();
         loop {
             let asked = Instant::now();
