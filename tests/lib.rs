@@ -3,5 +3,6 @@
 pub mod bin;
 pub mod deployment;
 pub mod process;
+pub mod ran;
 pub mod skip;
 pub mod wait;

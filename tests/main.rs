@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod authority;
 mod bad_input;
 mod durable;
 mod kill;
@@ -9,4 +10,6 @@ mod openapi;
 mod power_cut;
 mod put_back;
 mod size;
+mod take_away;
 mod tampering;
+mod thousand;

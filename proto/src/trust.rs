@@ -202,6 +202,14 @@ impl Trust {
 
     /// Whether `next` follows the version in force, with its envelope signed by the root thresholds of both.
     pub(crate) fn check_successor(&self, next: &Authority, envelope: &Envelope) -> Result<(), TrustError> {
+        self.check_succession(next)?;
+        self.authority().check_root(envelope, "authority")?;
+        next.check_root(envelope, "authority")?;
+        Ok(())
+    }
+
+    /// Whether `next` follows the version in force, its signatures aside: for those who shall sign it.
+    pub fn check_succession(&self, next: &Authority) -> Result<(), TrustError> {
         let current = self.authority();
         self.check_deployment(&next.deployment)?;
         let needed = current.version + 1;
@@ -211,8 +219,6 @@ impl Trust {
         if succession.previous != current.digest {
             return Err(TrustError::OtherPredecessor { previous: succession.previous, ours: current.digest });
         }
-        current.check_root(envelope, "authority")?;
-        next.check_root(envelope, "authority")?;
         let back = |key: &PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
         if let Some((key, owner)) = next.signing_keys().find(|(key, _)| back(key)) {
             return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: owner.into() });

@@ -67,13 +67,18 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustChain {
     pub documents: Vec<Envelope>,
+    /// Where each of them lies in the log.
+    pub entries: Vec<u64>,
 }
 
-/// `POST /v1/authority/impact`, with the document of a next authority as text: what it would do.
+/// `POST /v1/authority/impact`, with the document of a next authority, a suspend or a revoke as text: what it would take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityImpact {
+    /// The authority in force after it.
     pub version: u64,
-    /// Scopes that would lose their last consent: `disables` must be at least as many.
+    /// Grants that would be void for ever.
+    pub voids: Vec<GrantSummary>,
+    /// Scopes that would lose their last consent: an authority's `disables` must be at least as many.
     pub disables: Vec<Scope>,
 }
 

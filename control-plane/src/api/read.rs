@@ -8,9 +8,9 @@ use axum::extract::rejection::{PathRejection, QueryRejection, StringRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use tagout_proto::authority::Authority;
+use tagout_proto::command::{Action, Command};
 use tagout_proto::digest::Digest;
-use tagout_proto::ledger::{LockRecord, Refusal};
+use tagout_proto::ledger::{Impact, LockRecord, Refusal};
 use tagout_proto::limits::{COMMAND_MAX_BYTES, LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{
@@ -107,17 +107,17 @@ pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
 pub async fn authority(State(api): State<Api>) -> Result<Json<TrustChain>, Problem> {
     let entries = api.service.replica.ledger().trust_entries().to_vec();
     let audit = api.service.audit.clone();
-    let documents = crate::blocking(move || {
+    let chain = crate::blocking(move || {
         // An entry may be applied and a moment away from the log's memory: the caller asks again.
-        entries
-            .into_iter()
-            .map(|index| audit.entry(index).map(|entry| entry.envelope))
-            .collect::<Result<_, _>>()
+        let document = |index: &u64| audit.entry(*index).map(|entry| entry.envelope);
+        let documents = entries.iter().map(document).collect::<Result<_, _>>()?;
+        Ok(TrustChain { documents, entries })
     });
-    Ok(Json(TrustChain { documents: documents.await.map_err(|e| Problem::internal(&e))? }))
+    chain.await.map(Json).map_err(|e| Problem::internal(&e))
 }
 
-/// `POST /v1/authority/impact`, with the document as the body: nothing changes, and signatures are not looked at.
+/// `POST /v1/authority/impact`, with the document of a next authority, a suspend or a revoke as the body: nothing changes,
+/// and signatures are not looked at.
 pub async fn authority_impact(
     State(api): State<Api>,
     document: Result<String, StringRejection>,
@@ -129,9 +129,14 @@ pub async fn authority_impact(
         ),
         _ => Problem::new(Code::BadRequest, rejection.body_text()),
     })?;
-    let next = Authority::parse(document.as_bytes()).map_err(Refusal::from)?;
-    let disables = api.service.replica.ledger().disabled_by(&next, clock::wall_ms());
-    Ok(Json(AuthorityImpact { version: next.version, disables }))
+    let action = Command::parse(document.as_bytes()).map_err(Refusal::from)?.action;
+    let ledger = api.service.replica.ledger();
+    let version = match &action {
+        Action::Authority(next) => next.version,
+        _ => ledger.authority().ok_or(Refusal::NoGenesis)?.version,
+    };
+    let Impact { voids, disables } = ledger.impact(&action, clock::wall_ms());
+    Ok(Json(AuthorityImpact { version, voids, disables }))
 }
 
 type LockPath = Result<Path<String>, PathRejection>;

@@ -4,13 +4,15 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use reqwest::multipart::Form;
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
-use tagout_proto::wire::{Agents, CommandAnswer, Locks, Problem, Status, StopReach};
+use tagout_proto::wire::{
+    Agents, AuthorityImpact, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
+};
 
 use super::failure::{Exit, Failure, chain};
 use super::log::tiles::Tiles;
@@ -20,8 +22,8 @@ use crate::tls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node holds a long poll for 20 s at most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Above the largest tile: 256 entries of 64 KiB.
-const ANSWER_MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Above the largest tile (256 entries of 64 KiB) and above a hundred thousand locks with long reasons.
+const ANSWER_MAX_BYTES: usize = 256 * 1024 * 1024;
 
 pub struct Client {
     runtime: tokio::runtime::Runtime,
@@ -74,16 +76,29 @@ impl Client {
 
     /// Sends a command. Sending the same bytes to a second node is safe: a command takes effect once, for ever.
     pub fn command(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
-        let form = || {
+        let form = |request: RequestBuilder| {
             let form = Form::new().text("command", envelope.document.clone());
-            envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()))
+            request
+                .multipart(envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone())))
         };
-        let answer = self.ask(Method::POST, "v1/commands", Some(&form))?;
+        let answer = self.ask(Method::POST, "v1/commands", &form)?;
         self.parse("v1/commands", accepted(answer)?)
     }
 
     pub fn status(&self) -> Result<Status, Failure> {
         self.get("v1/status")
+    }
+
+    /// Whom to believe, as the node shows it; nothing of it is verified yet.
+    pub fn authority(&self) -> Result<TrustChain, Failure> {
+        self.get("v1/authority")
+    }
+
+    /// What a next authority, a suspend or a revoke would take away.
+    pub fn impact(&self, document: &str) -> Result<AuthorityImpact, Failure> {
+        let path = "v1/authority/impact";
+        let text = |request: RequestBuilder| request.body(document.to_owned());
+        self.parse(path, accepted(self.ask(Method::POST, path, &text)?)?)
     }
 
     /// Agents on or below `scope`.
@@ -105,11 +120,11 @@ impl Client {
     /// The checkpoint, once it covers `size` entries or the node has waited long enough.
     pub fn checkpoint(&self, size: u64) -> Result<String, Failure> {
         let path = format!("log/checkpoint?size={size}");
-        self.text(&path, accepted(self.ask(Method::GET, &path, None)?)?)
+        self.text(&path, accepted(self.ask(Method::GET, &path, &bare)?)?)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.parse(path, accepted(self.ask(Method::GET, path, None)?)?)
+        self.parse(path, accepted(self.ask(Method::GET, path, &bare)?)?)
     }
 
     fn parse<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
@@ -129,16 +144,18 @@ impl Client {
     }
 
     /// Asks each node in turn until one gives an answer of its own; a node without a quorum is asked last in effect.
-    fn ask(&self, method: Method, path: &str, form: Option<&dyn Fn() -> Form>) -> Result<Answer, Failure> {
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        fill: &dyn Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Answer, Failure> {
         let mut silent = Vec::new();
         let mut unable = None;
         for step in 0..self.nodes.len() {
             let at = (self.current.get() + step) % self.nodes.len();
             let url = self.nodes[at].join(path).expect("our paths are plain");
-            let mut request = self.http.request(method.clone(), url);
-            if let Some(form) = form {
-                request = request.multipart(form());
-            }
+            let request = fill(self.http.request(method.clone(), url));
             match self.runtime.block_on(read(request)) {
                 Ok(answer) if answer.status.is_server_error() => unable = unable.or(Some((at, answer))),
                 Ok(answer) => {
@@ -163,12 +180,17 @@ impl Client {
 /// The log as the node serves it.
 impl Tiles for Client {
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
-        let answer = self.ask(Method::GET, &format!("log/{path}"), None)?;
+        let answer = self.ask(Method::GET, &format!("log/{path}"), &bare)?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
         accepted(answer).map(Some)
     }
+}
+
+/// A request without a body.
+fn bare(request: RequestBuilder) -> RequestBuilder {
+    request
 }
 
 fn base(node: &str) -> Result<Url, Failure> {
@@ -177,7 +199,7 @@ fn base(node: &str) -> Result<Url, Failure> {
         .ok_or_else(|| Failure::usage(format!("{node:?} is no node's address: write https://HOST:7470")))
 }
 
-async fn read(request: reqwest::RequestBuilder) -> Result<Answer, String> {
+async fn read(request: RequestBuilder) -> Result<Answer, String> {
     let mut response: Response = request.send().await.map_err(|e| chain(&e.without_url()))?;
     let (status, mut body) = (response.status(), Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {

@@ -88,7 +88,7 @@ impl Failure {
     /// What a node answered instead of doing it.
     pub fn answered(problem: Problem) -> Self {
         let exit = match problem.code.as_str() {
-            "below-threshold" | "unsigned" => Exit::MissingSignatures,
+            "below-threshold" | "root-threshold" | "unsigned" => Exit::MissingSignatures,
             _ if problem.status >= 500 => Exit::Unreachable,
             _ => Exit::Refused,
         };

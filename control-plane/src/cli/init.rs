@@ -16,22 +16,22 @@ use clap::Args;
 use data_encoding::BASE64;
 use ed25519_dalek::SigningKey;
 use serde::Serialize;
-use tagout_proto::authority::Authority;
-use tagout_proto::command::{ActionKind, DOCUMENT_VERSION, Deployment};
+use tagout_proto::authority::{Authority, Limits, Node, Principal, PrincipalKind, Role, Root, RootSigner};
+use tagout_proto::command::{ActionKind, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::LAPSE_GRACE_DEFAULT_MS;
 use tagout_proto::note::VerifierKey;
+use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature};
-use tagout_proto::strict::format_instant_ms;
 use zeroize::Zeroizing;
 
-use super::duration_ms;
 use super::failure::{Exit, Failure};
 use super::files::{read_public_key, write_new};
 use super::out::{Ink, Out, count, now_ms};
 use super::profile::ProfileFile;
 use super::signing;
+use super::{authority, duration_ms};
 use crate::config::NodeConfig;
 use crate::pki;
 use crate::sign::Signer;
@@ -298,137 +298,65 @@ impl Plan {
     }
 }
 
-#[derive(Serialize)]
-struct Genesis<'a> {
-    tagout: u64,
-    action: &'static str,
-    deployment: &'a str,
-    version: u64,
-    issued_at: String,
-    principals: Vec<PrincipalDocument<'a>>,
-    roles: Vec<RoleDocument<'a>>,
-    root: RootDocument<'a>,
-    nodes: Vec<NodeDocument<'a>>,
-    limits: LimitsDocument,
-}
-
-#[derive(Serialize)]
-struct PrincipalDocument<'a> {
-    name: &'a str,
-    kind: &'static str,
-    keys: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct RoleDocument<'a> {
-    name: &'static str,
-    principals: Vec<&'a str>,
-    actions: Vec<ActionKind>,
-    scopes: [&'static str; 1],
-    threshold: u64,
-}
-
-#[derive(Serialize)]
-struct RootDocument<'a> {
-    signers: Vec<RootSignerDocument<'a>>,
-    threshold: u64,
-}
-
-#[derive(Serialize)]
-struct RootSignerDocument<'a> {
-    name: &'a str,
-    key: String,
-}
-
-#[derive(Serialize)]
-struct NodeDocument<'a> {
-    id: u64,
-    key: &'a VerifierKey,
-}
-
-#[derive(Serialize)]
-struct LimitsDocument {
-    ttl_ms: u64,
-    lapse_grace_ms: u64,
-}
-
 /// The first authority document: people stop alone and restart together, automation only tightens (S7).
 fn genesis_document(plan: &Plan, node: &VerifierKey, issued_at_ms: u64) -> String {
-    let people = principals(&plan.people, "person");
-    let automation = principals(&plan.automation, "automation");
-    let names = |of: &[PrincipalDocument<'_>]| plan_names(of, plan);
+    let people = principals(&plan.people, PrincipalKind::Person);
+    let automation = principals(&plan.automation, PrincipalKind::Automation);
     let (loosening, tightening): (Vec<_>, Vec<_>) =
         ActionKind::for_roles().partition(|action| action.loosens());
-    let mut roles = vec![
-        RoleDocument {
-            name: "operators",
-            principals: names(&people),
-            actions: tightening,
-            scopes: ["*"],
-            threshold: 1,
-        },
-        RoleDocument {
-            name: "restart",
-            principals: names(&people),
-            actions: loosening,
-            scopes: ["*"],
-            threshold: plan.threshold,
-        },
-    ];
+    let mut roles =
+        vec![role("operators", &people, tightening, 1), role("restart", &people, loosening, plan.threshold)];
     if !automation.is_empty() {
         // Not revoke or suspend: a program that runs wild could take the people's own keys from them.
         let actions = vec![ActionKind::Stop, ActionKind::Restrict, ActionKind::Throttle, ActionKind::Isolate];
-        roles.push(RoleDocument {
-            name: "automation",
-            principals: names(&automation),
-            actions,
-            scopes: ["*"],
-            threshold: 1,
-        });
+        roles.push(role("automation", &automation, actions, 1));
     }
     let signers = (plan.root_keys.iter())
-        .map(|(name, key)| RootSignerDocument { name, key: key.to_openssh() })
+        .map(|(name, key)| RootSigner { name: name.clone(), key: key.clone() })
         .collect();
-    let genesis = Genesis {
-        tagout: DOCUMENT_VERSION,
-        action: "authority",
-        deployment: &plan.name,
+    authority::document::line(&Authority {
+        // Its own digest, which the name ends with, is not known before it is written.
+        deployment: Deployment { name: plan.name.clone(), genesis: Digest::default() },
+        digest: Digest::default(),
         version: 1,
-        issued_at: format_instant_ms(issued_at_ms),
+        issued_at_ms,
+        succession: None,
         principals: people.into_iter().chain(automation).collect(),
         roles,
-        root: RootDocument { signers, threshold: plan.root_threshold },
-        nodes: vec![NodeDocument { id: plan.node_id, key: node }],
-        limits: LimitsDocument { ttl_ms: plan.ttl_ms, lapse_grace_ms: LAPSE_GRACE_DEFAULT_MS },
-    };
-    serde_json::to_string(&genesis).expect("the genesis has text keys only")
+        root: Root { signers, threshold: plan.root_threshold },
+        nodes: vec![Node { id: plan.node_id, key: node.clone() }],
+        limits: Limits { ttl_ms: plan.ttl_ms, lapse_grace_ms: LAPSE_GRACE_DEFAULT_MS },
+    })
+}
+
+fn role(name: &str, members: &[Principal], actions: Vec<ActionKind>, threshold: u64) -> Role {
+    let principals = members.iter().map(|p| p.name.clone()).collect();
+    let (presence, verification) = (false, false);
+    Role {
+        name: name.into(),
+        principals,
+        actions,
+        scopes: vec![Scope::fleet()],
+        threshold,
+        presence,
+        verification,
+    }
 }
 
 /// One principal per name, with all its keys, in the order in which they were given.
-fn principals<'a>(named: &'a [(String, PublicKey)], kind: &'static str) -> Vec<PrincipalDocument<'a>> {
-    let mut list: Vec<PrincipalDocument<'a>> = Vec::new();
+fn principals(named: &[(String, PublicKey)], kind: PrincipalKind) -> Vec<Principal> {
+    let mut list: Vec<Principal> = Vec::new();
     for (name, key) in named {
-        match list.iter_mut().find(|p| p.name == name) {
-            Some(principal) => principal.keys.push(key.to_openssh()),
-            None => list.push(PrincipalDocument { name, kind, keys: vec![key.to_openssh()] }),
+        match list.iter_mut().find(|p| p.name == *name) {
+            Some(principal) => principal.keys.push(key.clone()),
+            None => list.push(Principal { name: name.clone(), kind, keys: vec![key.clone()] }),
         }
     }
     list
 }
 
-fn plan_names<'a>(of: &[PrincipalDocument<'_>], plan: &'a Plan) -> Vec<&'a str> {
-    let all = plan.people.iter().chain(&plan.automation).map(|(name, _)| name.as_str());
-    let mut names: Vec<&str> = Vec::new();
-    for name in all {
-        if of.iter().any(|p| p.name == name) && !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
-}
-
 fn distinct_names(named: &[(String, PublicKey)]) -> u64 {
-    principals(named, "person").len() as u64
+    principals(named, PrincipalKind::Person).len() as u64
 }
 
 /// How many more root keys must sign `envelope`.
@@ -489,12 +417,12 @@ fn places_of(dir: &Path, text: &str) -> Vec<PathBuf> {
     copies.filter(same).chain(std::iter::once(dir.join(GENESIS_FILE))).collect()
 }
 
-fn named_key(text: &str) -> Result<(String, PublicKey), String> {
+pub fn named_key(text: &str) -> Result<(String, PublicKey), String> {
     let (name, path) = text.split_once('=').ok_or("write NAME=KEY.pub")?;
     Ok((name.into(), read_public_key(Path::new(path))?))
 }
 
-fn root_key(path: &str) -> Result<(String, PublicKey), String> {
+pub fn root_key(path: &str) -> Result<(String, PublicKey), String> {
     let name = Path::new(path).file_stem().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     Ok((name, read_public_key(Path::new(path))?))
 }
@@ -511,7 +439,7 @@ mod tests {
     fn what_it_makes_is_read_by_the_node_and_the_command() {
         let Deployed { dir, made, .. } = testing::deployed();
         let profile = Profile::load(&made.profile).unwrap();
-        let authority = &profile.authority;
+        let authority = profile.authority();
         let config = NodeConfig::load(&made.node_config).unwrap();
         assert_eq!(config.deployment, made.deployment.to_string());
         let node = authority.node(&config.node).expect("the node is in the authority");

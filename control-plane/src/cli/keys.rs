@@ -123,7 +123,7 @@ fn show(out: &Out, globals: &Globals, args: KeyArgs) -> Result<Exit, Failure> {
     if specs.is_empty() {
         return Err(Failure::usage("which key? Name one with --key FILE, or list `keys` in the profile"));
     }
-    let authority = profile.as_ref().map(|p| &p.authority);
+    let authority = profile.as_ref().map(Profile::authority);
     let shown = specs.iter().map(|spec| describe(spec, authority)).collect::<Result<Vec<_>, _>>()?;
     out.document(&serde_json::json!({ "keys": shown }));
     for key in &shown {
@@ -209,11 +209,11 @@ mod tests {
     fn a_key_is_described_by_what_it_may_do() {
         let deployed = testing::deployed();
         let profile = Profile::load(&deployed.made.profile).unwrap();
-        let alice = describe(&profile.keys[0], Some(&profile.authority)).unwrap();
+        let alice = describe(&profile.keys[0], Some(profile.authority())).unwrap();
         assert_eq!(alice.principal.as_deref(), Some("alice"));
         let roles: Vec<_> = alice.roles.iter().map(|r| r.name.as_str()).collect();
         assert_eq!(roles, ["operators", "restart"]);
-        let root = describe(&profile.keys[0].replace("alice", "root"), Some(&profile.authority)).unwrap();
+        let root = describe(&profile.keys[0].replace("alice", "root"), Some(profile.authority())).unwrap();
         assert_eq!((root.principal, root.root_signer.as_deref()), (None, Some("root")));
         assert_eq!(root.algorithm, "ssh-ed25519");
     }

@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tagout_proto::lock::LockKind;
 use tracing_subscriber::EnvFilter;
 
+mod authority;
+mod chain;
 mod client;
 pub mod document;
 mod failure;
@@ -22,10 +25,12 @@ mod out;
 mod profile;
 mod reach;
 mod restart;
+mod revoke;
 mod session;
 pub mod signing;
 mod status;
 mod stop;
+mod suspend;
 #[cfg(test)]
 mod testing;
 
@@ -73,16 +78,29 @@ enum Verb {
     /// Make keys, and see what they may do
     #[command(subcommand)]
     Key(keys::KeyVerb),
-    /// Stop agents; one signature is enough
+    /// Stop agents; one signature is enough. Calls under way are cut (or drain, or go on); a release and a start lift it
     Stop(stop::StopArgs),
+    /// Deny all but essential calls, whose classes the grants name; calls under way go on. A release lifts it
+    Restrict(stop::LockArgs),
+    /// Limit calls and tokens per minute; calls under way go on. A release lifts it
+    Throttle(stop::ThrottleArgs),
+    /// Stop agents and have enforcers cut their network; calls under way are cut. A release lifts it
+    Isolate(stop::LockArgs),
+    /// Take consent back, for ever: new calls are denied, calls under way go on. Only new consent undoes it
+    Revoke(revoke::RevokeArgs),
+    /// Take keys out of use, for ever, and with them the grants that no longer have enough signatures
+    Suspend(suspend::SuspendArgs),
     /// Take off locks; halted and drained agents then wait for their start
-    Release(restart::LocksArgs),
+    Release(restart::ReleaseArgs),
     /// Start agents again whose locks were released
     Start(restart::StartArgs),
     /// Release every lock that holds a scope and start it, in one ceremony
     Resume(restart::ResumeArgs),
     /// Consent that agents may run, until a time
     Grant(grant::GrantArgs),
+    /// Who may do what: show, propose, sign and submit a change
+    #[command(subcommand)]
+    Authority(authority::AuthorityVerb),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
     /// Read and verify the audit log
@@ -123,11 +141,17 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
     match verb {
         Verb::Init(args) => init::run(out, *args),
         Verb::Key(verb) => keys::run(out, globals, verb),
-        Verb::Stop(args) => stop::run(out, globals, args),
+        Verb::Stop(args) => stop::stop(out, globals, args),
+        Verb::Restrict(args) => stop::place(out, globals, LockKind::Restrict, &args),
+        Verb::Throttle(args) => stop::throttle(out, globals, args),
+        Verb::Isolate(args) => stop::place(out, globals, LockKind::Isolate, &args),
+        Verb::Revoke(args) => revoke::run(out, globals, args),
+        Verb::Suspend(args) => suspend::run(out, globals, args),
         Verb::Release(args) => restart::release(out, globals, args),
         Verb::Start(args) => restart::start(out, globals, args),
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
+        Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
         Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 use tagout_proto::authority::Authority;
 use tagout_proto::command::Deployment;
 use tagout_proto::envelope::Envelope;
+use tagout_proto::trust::Trust;
 
+use super::chain::{self, Chain};
 use super::failure::{Exit, Failure};
+use super::out::Out;
 
 /// `profile.toml`, as it is written. Paths are relative to the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +36,8 @@ pub struct Profile {
     pub nodes: Vec<String>,
     pub ca: PathBuf,
     pub keys: Vec<String>,
-    pub authority: Authority,
+    /// Whom this machine believes, as far as it knows.
+    pub chain: Chain,
 }
 
 /// Where a profile is looked for when none is named.
@@ -65,41 +69,67 @@ pub fn locate(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 impl Profile {
+    /// With all that this machine remembers of whom to believe.
     pub fn load(path: &Path) -> Result<Self, Failure> {
+        let mut profile = Self::load_pinned(path)?;
+        chain::recall(&mut profile)?;
+        Ok(profile)
+    }
+
+    /// As [`Profile::load`], for whoever takes away: that something is wrong with the memory must not keep a stop (S10).
+    pub fn load_to_tighten(out: &Out, path: &Path) -> Result<Self, Failure> {
+        let mut profile = Self::load_pinned(path)?;
+        if let Err(failure) = chain::recall(&mut profile) {
+            out.note(format!("warning: {failure}"));
+        }
+        Ok(profile)
+    }
+
+    fn load_pinned(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read the profile", path, &e))?;
         let wrong =
             |what: String| Failure::new(Exit::Failed, "bad-profile", format!("{}: {what}", path.display()));
         let file: ProfileFile = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         let deployment: Deployment = file.deployment.parse().map_err(|e| wrong(format!("{e}")))?;
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        let authority = load_genesis(&folder.join(&file.genesis), &deployment)?;
+        let chain = load_genesis(&folder.join(&file.genesis), &deployment)?;
         Ok(Self {
             nodes: file.nodes,
             ca: folder.join(&file.ca),
             keys: file.keys.iter().map(|key| beside(&folder, key)).collect(),
-            authority,
+            chain,
             folder,
         })
     }
 
     pub fn deployment(&self) -> &Deployment {
-        &self.authority.deployment
+        self.trust().deployment()
+    }
+
+    pub fn trust(&self) -> &Trust {
+        self.chain.trust()
+    }
+
+    /// The newest authority that this machine has verified.
+    pub fn authority(&self) -> &Authority {
+        self.trust().authority()
     }
 }
 
 /// Reads the genesis envelope and verifies it against the digest that the deployment's name pins.
-pub fn load_genesis(path: &Path, deployment: &Deployment) -> Result<Authority, Failure> {
+fn load_genesis(path: &Path, deployment: &Deployment) -> Result<Chain, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read the genesis", path, &e))?;
     let wrong =
         |what: String| Failure::unverified("genesis", format!("the genesis {}: {what}", path.display()));
     let envelope: Envelope =
         serde_json::from_str(&text).map_err(|e| wrong(format!("it is no signed document: {e}")))?;
-    let authority = Authority::genesis(&envelope, deployment.genesis).map_err(|e| wrong(e.to_string()))?;
-    if authority.deployment != *deployment {
-        let (found, named) = (&authority.deployment.name, &deployment.name);
+    let chain = Chain::begin(envelope, deployment.genesis).map_err(wrong)?;
+    let made = chain.trust().deployment();
+    if made != deployment {
+        let (found, named) = (&made.name, &deployment.name);
         return Err(wrong(format!("it makes deployment {found:?}, but {named:?} is named")));
     }
-    Ok(authority)
+    Ok(chain)
 }
 
 /// A key spec of the profile, seen from elsewhere: only plain relative paths move.

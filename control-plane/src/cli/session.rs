@@ -9,8 +9,10 @@ use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::Entry;
-use tagout_proto::wire::{CommandAnswer, Status};
+use tagout_proto::trust::Trust;
+use tagout_proto::wire::CommandAnswer;
 
+use super::chain;
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::log::seen::{self, Seen};
@@ -30,6 +32,14 @@ pub struct Session<'a> {
     pub client: Client,
 }
 
+/// A command that took effect, for programs.
+#[derive(Serialize)]
+pub struct Done {
+    #[serde(flatten)]
+    pub answer: CommandAnswer,
+    pub log: Place,
+}
+
 /// Where a command lies in the log, by a proof that was checked here.
 #[derive(Serialize)]
 pub struct Place {
@@ -39,14 +49,65 @@ pub struct Place {
 }
 
 impl<'a> Session<'a> {
+    /// With the newest authority that the node shows and this machine can verify.
     pub fn open(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
+        Self::open_with_entries(out, globals).map(|(session, _)| session)
+    }
+
+    /// As [`Session::open`], with the entries of the log where the documents of whom to believe stand.
+    pub fn open_with_entries(out: &'a Out, globals: &Globals) -> Result<(Self, Vec<u64>), Failure> {
+        let mut session = Self::open_offline(out, globals)?;
+        let entries = session.learn()?;
+        Ok((session, entries))
+    }
+
+    /// As [`Session::open_with_entries`], and where no node answers, with what this machine remembers and no entries.
+    pub fn open_or_remembered(out: &'a Out, globals: &Globals) -> Result<(Self, Option<Vec<u64>>), Failure> {
+        let mut session = Self::open_offline(out, globals)?;
+        match session.learn() {
+            Ok(entries) => Ok((session, Some(entries))),
+            Err(failure) if failure.exit == Exit::Unreachable => {
+                let version = session.authority().version;
+                out.note(format!("note: going by what this machine remembers, version {version}: {failure}"));
+                Ok((session, None))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn open_offline(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
         let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
         let client = Client::new(&profile, globals.node.as_deref())?;
         Ok(Self { out, profile, client })
     }
 
+    /// For whoever takes away: it asks nobody for anything, and goes by what this machine knows (S10).
+    pub fn open_to_tighten(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
+        let profile = Profile::load_to_tighten(out, &profile::locate(globals.profile.as_deref())?)?;
+        let client = Client::new(&profile, globals.node.as_deref())?;
+        Ok(Self { out, profile, client })
+    }
+
+    /// Verifies whom the node says to believe, and remembers it. Gives the entries of the log where that stands.
+    pub fn learn(&mut self) -> Result<Vec<u64>, Failure> {
+        let shown = self.client.authority()?;
+        let new = self.profile.chain.go_on(shown.documents).map_err(|wrong| {
+            let detail =
+                format!("{}: {wrong}; do not trust this node, ask another with --node", self.client.node());
+            Failure::unverified(wrong.code(), detail)
+        })?;
+        if new && let Err(failure) = chain::remember(&self.profile, shown.entries.clone()) {
+            self.out.note(format!("warning: this authority will not be remembered: {failure}"));
+        }
+        Ok(shown.entries)
+    }
+
+    pub fn trust(&self) -> &Trust {
+        self.profile.trust()
+    }
+
     pub fn authority(&self) -> &Authority {
-        &self.profile.authority
+        self.profile.authority()
     }
 
     pub fn deployment(&self) -> &Deployment {
@@ -62,20 +123,26 @@ impl<'a> Session<'a> {
     /// was set back or shows two histories gets nobody's consent. Knows before it is sent whether the signatures suffice.
     ///
     /// A stop is not signed here: it waits for no such question (S10).
-    pub fn sign_loosening(
-        &self,
-        action: Action,
-        signers: &[Signer],
-        status: &Status,
-    ) -> Result<Signed, Failure> {
+    pub fn sign_loosening(&self, action: Action, signers: &[Signer]) -> Result<Signed, Failure> {
         self.checkpoint_to_sign_on()?;
         let signed = Signed::new(self.deployment(), action, signers)?;
-        signed.show(self.out, self.authority());
-        // A newer authority than the genesis may allow what this one does not; the service judges by it.
-        if status.authority_version <= self.authority().version {
-            signed.check(self.authority())?;
-        }
+        signed.show(self.out, self.trust());
+        signed.check(self.trust())?;
         Ok(signed)
+    }
+
+    /// Signs something that takes away: one signature does it. It is never refused here, since the service knows better
+    /// if this machine's authority is old (S10).
+    pub fn sign_tightening(&self, action: Action, signers: &[Signer]) -> Result<Signed, Failure> {
+        let signed = Signed::new(self.deployment(), action, signers)?;
+        signed.show(self.out, self.trust());
+        Ok(signed)
+    }
+
+    /// The keys that were named, or else the first of the profile's.
+    pub fn signers_to_tighten(&self, args: &KeyArgs) -> Result<Vec<Signer>, Failure> {
+        let keys = &self.profile.keys;
+        signing::open_signers(if args.keys.is_empty() { &keys[..keys.len().min(1)] } else { &args.keys })
     }
 
     /// As [`Session::checkpoint`], for somebody who is about to sign.
@@ -114,7 +181,15 @@ impl<'a> Session<'a> {
         let (done, scope) =
             (self.out.ink(Ink::Green, done), self.out.ink(Ink::Bold, answer.scope.to_string()));
         self.out.line(format!("{done} {scope} at entry {}", answer.index));
+        say_awaited(self.out, &answer);
         Ok(answer)
+    }
+
+    /// Proves that what was sent is in the log.
+    pub fn prove_done(&self, signed: &Signed, answer: CommandAnswer) -> Result<Done, Failure> {
+        let log = self.prove(answer.index, &signed.envelope)?;
+        self.say_place(&log);
+        Ok(Done { answer, log })
     }
 
     pub fn say_place(&self, place: &Place) {
@@ -146,7 +221,8 @@ impl<'a> Session<'a> {
     /// As [`Session::checkpoint`], with the signed note.
     pub fn checkpoint_note(&self, size: u64) -> Result<(String, Checkpoint), Failure> {
         let seen = Seen::load(&self.profile)?;
-        let size = size.max(seen.size());
+        // A log has its genesis at least; a node that has just begun is about to publish it.
+        let size = size.max(seen.size()).max(1);
         let begun = Instant::now();
         loop {
             let asked = Instant::now();
@@ -177,13 +253,13 @@ impl<'a> Session<'a> {
         match self.client.checkpoint(size) {
             Err(said) if said.problem.code == "no-checkpoint" && size > 0 => {
                 let note = self.client.checkpoint(0)?;
-                let checkpoint = open_checkpoint(&note, self.authority())?;
+                let checkpoint = open_checkpoint(&note, self.trust())?;
                 seen::behind(checkpoint.size, size, seen.size(), said)?;
                 Ok((note, checkpoint))
             }
             answered => {
                 let note = answered?;
-                let checkpoint = open_checkpoint(&note, self.authority())?;
+                let checkpoint = open_checkpoint(&note, self.trust())?;
                 Ok((note, checkpoint))
             }
         }
@@ -214,5 +290,13 @@ impl<'a> Session<'a> {
             }
             std::thread::sleep(Duration::from_secs(1).saturating_sub(asked.elapsed()));
         }
+    }
+}
+
+fn say_awaited(out: &Out, answer: &CommandAnswer) {
+    match answer.awaited {
+        0 => {}
+        1 => out.line("1 of them has not arrived yet; it is remembered"),
+        n => out.line(format!("{n} of them have not arrived yet; it is remembered for each")),
     }
 }

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tagout_proto::authority::Authority;
 use tagout_proto::command::{Action, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::sshsig::NAMESPACE;
+use tagout_proto::trust::Trust;
 
 use super::document;
 use super::failure::Failure;
@@ -69,23 +69,23 @@ impl Signed {
         Ok(Self { action, envelope })
     }
 
-    /// Whether the authority lets its signers do this; a refusal says who is missing. Nothing has been sent then.
-    pub fn check(&self, authority: &Authority) -> Result<(), Failure> {
-        let signers = authority.signers(&self.envelope);
-        Ok(authority.authorise(self.action.kind(), &self.action.scope(), &signers)?)
+    /// Whether its signers may do this; a refusal says who is missing. Nothing has been sent then.
+    pub fn check(&self, trust: &Trust) -> Result<(), Failure> {
+        trust.authorise(self.action.kind(), &self.action.scope(), &self.envelope)?;
+        Ok(())
     }
 
-    pub fn summary(&self, authority: &Authority) -> SignedSummary {
+    pub fn summary(&self, trust: &Trust) -> SignedSummary {
         SignedSummary {
             digest: self.envelope.digest(),
             document: self.envelope.document.clone(),
-            signed_by: authority.signers(&self.envelope).names(),
+            signed_by: trust.signers(&self.envelope).names(),
         }
     }
 
     /// Shows the exact text that is signed, and by whom.
-    pub fn show(&self, out: &Out, authority: &Authority) {
-        let signers = authority.signers(&self.envelope);
+    pub fn show(&self, out: &Out, trust: &Trust) {
+        let signers = trust.signers(&self.envelope);
         out.line(format!("signing {}", out.ink(Ink::Dim, &self.envelope.document)));
         for signer in &signers.valid {
             out.line(format!("  as {} ({})", signer.principal.name, signer.key.fingerprint()));

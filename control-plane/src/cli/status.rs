@@ -2,8 +2,10 @@
 
 use clap::Args;
 use serde::Serialize;
-use tagout_proto::ledger::LockRecord;
-use tagout_proto::rule::Verdict;
+use tagout_proto::digest::Digest;
+use tagout_proto::ledger::{GrantSummary, LockRecord};
+use tagout_proto::lock::LockKind;
+use tagout_proto::rule::{CallLimits, Terms, Verdict};
 use tagout_proto::scope::Scope;
 use tagout_proto::view::LockView;
 use tagout_proto::wire::{Agent, Agents, Locks, Status};
@@ -60,52 +62,114 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
     out.line(format!("\n{}", count(locks.locks.len() as u64, "lock")));
     say_locks(out, &locks);
     out.line(format!("\n{}", count(status.grants.len() as u64, "grant")));
+    say_grants(out, status.grants.iter());
+    Ok(Exit::Ok)
+}
+
+pub fn say_grants<'a>(out: &Out, grants: impl Iterator<Item = &'a GrantSummary>) {
     let now = now_ms();
-    let rows: Vec<_> = (status.grants.iter())
+    let rows: Vec<_> = grants
         .map(|grant| {
             let left = match grant.expires_at_ms.saturating_sub(now) {
                 0 => out.ink(Ink::Yellow, "expired"),
                 left => format!("{} left", span(left)),
             };
-            vec![grant.scope.to_string(), format!("until {}", instant(grant.expires_at_ms)), left]
+            let until = format!("until {}", instant(grant.expires_at_ms));
+            let entry = format!("entry {}", grant.index);
+            vec![grant.id.short(), grant.scope.to_string(), until, left, entry, terms(&grant.terms)]
         })
         .collect();
     out.table(&rows);
-    Ok(Exit::Ok)
+}
+
+/// Scopes that a change would leave without consent.
+pub fn say_disabled(out: &Out, scopes: &[Scope]) {
+    if scopes.is_empty() {
+        return;
+    }
+    let n = count(scopes.len() as u64, "scope");
+    out.line(format!("{} {n} would be without any consent:", out.ink(Ink::Yellow, "note:")));
+    scopes.iter().take(SHOWN_MAX).for_each(|scope| out.line(format!("  {scope}")));
+    say_rest(out, scopes.len());
+}
+
+/// `essential: alarm, handover; at most 60 calls a minute`.
+pub fn terms(terms: &Terms) -> String {
+    let essential: Vec<_> = terms.essential.iter().map(String::as_str).collect();
+    let essential = match essential.as_slice() {
+        [] => "no essential calls".into(),
+        classes => format!("essential: {}", classes.join(", ")),
+    };
+    match terms.limits == CallLimits::default() {
+        true => format!("{essential}; no limits"),
+        false => format!("{essential}; at most {}", limits(terms.limits)),
+    }
+}
+
+/// `60 calls and 1000 tokens a minute`.
+pub fn limits(limits: CallLimits) -> String {
+    let limit = |limit: Option<u64>, noun| limit.map(|n| count(n, noun));
+    let calls = limit(limits.calls_per_minute, "call");
+    let named: Vec<_> = calls.into_iter().chain(limit(limits.tokens_per_minute, "token")).collect();
+    format!("{} a minute", named.join(" and "))
 }
 
 pub fn say_agents(out: &Out, agents: &Agents, locks: &Locks) {
+    let now = now_ms();
     let rows: Vec<_> = (agents.agents.iter())
         .map(|agent| {
-            let strongest = agent.locks.iter().find_map(|id| locks.locks.iter().find(|r| r.lock.id == *id));
+            let held_by = |id: &Digest| locks.locks.iter().find(|r| r.lock.id == *id).map(|r| &r.lock);
+            let on: Vec<&LockView> = agent.locks.iter().filter_map(held_by).collect();
+            // The one that takes most: it says why.
+            let strongest = on.iter().min_by_key(|lock| lock.fact().verdict(now));
             let why = match (strongest, agent.consent_until_ms) {
-                (Some(record), _) => held(&record.lock),
+                (_, None) => "no grant covers it".into(),
+                (Some(lock), Some(_)) => held(lock),
                 (None, Some(until)) => format!("consent until {}", instant(until)),
-                (None, None) => "no grant covers it".into(),
             };
             let instances = count(agent.instances.len() as u64, "instance");
-            vec![agent.scope.to_string(), verdict(out, agent), instances, why]
+            let terms = if agent.consent_until_ms.is_some() { terms(&agent.terms) } else { String::new() };
+            vec![agent.scope.to_string(), verdict(out, agent, &on), instances, why, terms]
         })
         .collect();
     out.table(&rows);
 }
 
-fn verdict(out: &Out, agent: &Agent) -> String {
+fn verdict(out: &Out, agent: &Agent, locks: &[&LockView]) -> String {
+    let throttled = locks.iter().any(|lock| lock.fact().limits() != CallLimits::default());
+    let isolated = locks.iter().any(|lock| lock.kind == LockKind::Isolate && !lock.released);
     match agent.verdict {
+        Verdict::Enabled if throttled => out.ink(Ink::Yellow, "THROTTLED"),
         Verdict::Enabled => out.ink(Ink::Green, "ENABLED"),
         Verdict::EssentialOnly => out.ink(Ink::Yellow, "ESSENTIAL ONLY"),
-        Verdict::Denied if agent.locks.is_empty() => out.ink(Ink::Yellow, "NO CONSENT"),
-        Verdict::Denied => out.ink(Ink::Red, "STOPPED"),
+        Verdict::Denied if isolated => out.ink(Ink::Red, "ISOLATED"),
+        Verdict::Denied if locks.iter().any(|lock| lock.kind.denies()) => out.ink(Ink::Red, "STOPPED"),
+        Verdict::Denied => out.ink(Ink::Yellow, "NO CONSENT"),
     }
 }
 
 fn held(lock: &LockView) -> String {
     let state = if lock.released { " (released, not started)" } else { "" };
-    format!("{} on {}{state}: {}", lock.kind.name(), lock.scope, lock.tag.reason)
+    format!("{} on {}{state}: {}", how(lock.kind), lock.scope, lock.tag.reason)
 }
 
 pub fn say_locks(out: &Out, locks: &Locks) {
     say_records(out, &locks.locks);
+}
+
+/// Rows that are shown of what there may be thousands of.
+const SHOWN_MAX: usize = 20;
+
+/// The first of many locks.
+pub fn say_some(out: &Out, records: &[LockRecord]) {
+    say_records(out, &records[..records.len().min(SHOWN_MAX)]);
+    say_rest(out, records.len());
+}
+
+fn say_rest(out: &Out, all: usize) {
+    if all > SHOWN_MAX {
+        out.line(format!("  … and {} more", all - SHOWN_MAX));
+    }
 }
 
 pub fn say_records(out: &Out, records: &[LockRecord]) {
@@ -121,15 +185,24 @@ fn row(out: &Out, record: &LockRecord, now_ms: u64) -> Vec<String> {
         (true, 0) => out.ink(Ink::Yellow, "released, not started"),
         (true, started) => out.ink(Ink::Yellow, format!("released, {} started", count(started, "part"))),
     };
+    let lost = record.lost_from.map(|at| format!(" (a restore: locks from entry {at} on may be lost)"));
+    let lost = lost.unwrap_or_default();
     let case = tag.case.as_ref().map(|case| format!(" [{case}]")).unwrap_or_default();
     let since = format!("{} ({} ago)", instant(*time_ms), span(now_ms.saturating_sub(*time_ms)));
     vec![
         id.short(),
         scope.to_string(),
-        kind.name().into(),
+        how(*kind),
         state,
         format!("by {}", tag.by.join(", ")),
         format!("since {since}, entry {index}"),
-        format!("{}{case}", tag.reason),
+        format!("{}{case}{lost}", tag.reason),
     ]
+}
+
+fn how(kind: LockKind) -> String {
+    match kind {
+        LockKind::Throttle(limits) => format!("throttle to {}", self::limits(limits)),
+        kind => kind.name().into(),
+    }
 }

@@ -1,4 +1,5 @@
-//! `tagout stop`: step ① of a stop on the operator's machine, and step ⑨, where its outcome is shown.
+//! `tagout stop`, and `restrict`, `throttle` and `isolate`, which go the same way: step ① of a stop on the operator's
+//! machine, and step ⑨, where its outcome is shown.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use serde::Serialize;
 use tagout_proto::command::{Action, LockCommand};
 use tagout_proto::digest::Digest;
 use tagout_proto::lock::LockKind;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::NAMESPACE;
 use tagout_proto::wire::{Agents, CommandAnswer, Locks, Problem, StopReach};
@@ -14,7 +16,7 @@ use tagout_proto::wire::{Agents, CommandAnswer, Locks, Problem, StopReach};
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::files::{quoted, write_new};
-use super::out::{Ink, Out, count};
+use super::out::{Ink, Out, count, span};
 use super::profile::{self, Profile};
 use super::reach;
 use super::session::{Place, Session};
@@ -24,18 +26,45 @@ use super::{Globals, KeyArgs, duration_ms};
 
 #[derive(Args)]
 pub struct StopArgs {
-    /// What to stop: an agent, all below a path, or '*' (in quotes) for the whole fleet
+    #[command(flatten)]
+    lock: LockArgs,
+    /// halt: now, calls under way are cut. drain: essential calls and calls under way go on until --drain is over, all
+    /// others are denied at once. pause: new calls are denied, calls under way go on [default: halt, or drain with
+    /// --drain]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// How long essential calls and calls under way may go on before they are cut, such as 30s
+    #[arg(long, value_name = "TIME", value_parser = duration_ms)]
+    drain: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct ThrottleArgs {
+    #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// What an agent may call, all its instances together.
+#[derive(Args)]
+pub struct LimitArgs {
+    /// At most so many calls per minute, all instances of an agent together
+    #[arg(long, value_name = "N")]
+    calls_per_minute: Option<u64>,
+    /// At most so many tokens per minute, all instances of an agent together
+    #[arg(long, value_name = "N")]
+    tokens_per_minute: Option<u64>,
+}
+
+/// What all locks have.
+#[derive(Args)]
+pub struct LockArgs {
+    /// An agent, all below a path, or '*' (in quotes) for the whole fleet
     scope: Scope,
     /// Why; it hangs on the lock for everybody to read
     #[arg(long)]
     reason: String,
-    /// halt: now, calls under way are cut. drain: new calls are denied at once, calls under way may finish until
-    /// --drain is over. pause: new calls are denied, calls under way may finish [default: halt, or drain with --drain]
-    #[arg(long, value_enum)]
-    mode: Option<Mode>,
-    /// How long calls under way may go on before they are cut, such as 30s; new calls are denied at once
-    #[arg(long, value_name = "TIME", value_parser = duration_ms)]
-    drain: Option<u64>,
     /// The incident that it belongs to, such as INC-4711
     #[arg(long)]
     case: Option<String>,
@@ -47,13 +76,13 @@ pub struct StopArgs {
     /// Write the document and print the two stock commands that sign and send it
     #[arg(long, conflicts_with_all = ["dry_run", "copies"])]
     print_curl: bool,
-    /// Sign this many runbook stops, each with an id of its own, and send none
+    /// Sign this many for a runbook, each with an id of its own, and send none
     #[arg(long, value_name = "N", requires = "out", conflicts_with = "dry_run", value_parser = clap::value_parser!(u16).range(1..=1000))]
     copies: Option<u16>,
-    /// Where --copies (a folder) or --print-curl (a file) writes [default: stop.json]
+    /// Where --copies (a folder) or --print-curl (a file) writes [default: the command's name, such as stop.json]
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
-    /// Return once the stop is in the log, without waiting for what it reaches
+    /// Return once it is in the log, without waiting for what it reaches
     #[arg(long)]
     no_wait: bool,
 }
@@ -66,8 +95,8 @@ enum Mode {
 }
 
 impl StopArgs {
-    fn stop(&self) -> Result<LockCommand, Failure> {
-        let kind = match (self.mode, self.drain) {
+    fn kind(&self) -> Result<LockKind, Failure> {
+        Ok(match (self.mode, self.drain) {
             (None | Some(Mode::Drain), Some(drain_ms)) => LockKind::Drain { drain_ms },
             (Some(Mode::Drain), None) => {
                 return Err(Failure::usage("--mode drain needs its time: add --drain 30s"));
@@ -77,13 +106,21 @@ impl StopArgs {
             (Some(Mode::Halt | Mode::Pause), Some(_)) => {
                 return Err(Failure::usage("--drain goes with --mode drain only"));
             }
-        };
-        Ok(LockCommand {
-            scope: self.scope.clone(),
-            kind,
-            reason: self.reason.clone(),
-            case: self.case.clone(),
         })
+    }
+}
+
+impl LimitArgs {
+    pub fn limits(&self) -> CallLimits {
+        let (calls_per_minute, tokens_per_minute) = (self.calls_per_minute, self.tokens_per_minute);
+        CallLimits { calls_per_minute, tokens_per_minute }
+    }
+}
+
+impl LockArgs {
+    fn command(&self, kind: LockKind) -> LockCommand {
+        let (scope, reason, case) = (self.scope.clone(), self.reason.clone(), self.case.clone());
+        LockCommand { scope, kind, reason, case }
     }
 }
 
@@ -99,34 +136,43 @@ struct Report {
     problem: Option<Problem>,
 }
 
-pub fn run(out: &Out, globals: &Globals, args: StopArgs) -> Result<Exit, Failure> {
-    let stop = args.stop()?;
-    if args.print_curl {
-        return print_curl(out, globals, stop, args.out.as_deref().unwrap_or(Path::new("stop.json")));
-    }
-    if let (Some(copies), Some(dir)) = (args.copies, &args.out) {
-        return runbook(out, globals, &stop, &args.keys, copies, dir);
-    }
-    let session = Session::open(out, globals)?;
-    if args.dry_run {
-        return dry_run(&session, &stop);
-    }
-    send(&session, stop, &args)
+pub fn stop(out: &Out, globals: &Globals, args: StopArgs) -> Result<Exit, Failure> {
+    place(out, globals, args.kind()?, &args.lock)
 }
 
-fn send(session: &Session<'_>, stop: LockCommand, args: &StopArgs) -> Result<Exit, Failure> {
-    let out = session.out;
-    // One signature stops: of several keys in the profile the first one does.
-    let signers = match args.keys.keys.as_slice() {
-        [] => signing::open_signers(&session.profile.keys[..session.profile.keys.len().min(1)])?,
-        keys => signing::open_signers(keys)?,
-    };
-    let kind = stop.kind;
-    let signed = Signed::new(session.deployment(), Action::Lock(stop), &signers)?;
-    signed.show(out, session.authority());
-    // A stop is never refused here: if this machine's authority were old, the service would know better (S10).
+pub fn throttle(out: &Out, globals: &Globals, args: ThrottleArgs) -> Result<Exit, Failure> {
+    let limits = args.limits.limits();
+    if limits == CallLimits::default() {
+        return Err(Failure::usage(
+            "a throttle limits something: add --calls-per-minute N or --tokens-per-minute N",
+        ));
+    }
+    place(out, globals, LockKind::Throttle(limits), &args.lock)
+}
+
+/// Places a lock of any kind: all of them go the way of a stop.
+pub fn place(out: &Out, globals: &Globals, kind: LockKind, args: &LockArgs) -> Result<Exit, Failure> {
+    let lock = args.command(kind);
+    if args.print_curl {
+        let default = PathBuf::from(format!("{}.json", kind.action()));
+        return print_curl(out, globals, lock, args.out.as_deref().unwrap_or(&default));
+    }
+    if let (Some(copies), Some(dir)) = (args.copies, &args.out) {
+        return runbook(out, globals, &lock, &args.keys, copies, dir);
+    }
+    let session = Session::open_to_tighten(out, globals)?;
+    if args.dry_run {
+        return dry_run(&session, &lock);
+    }
+    send(&session, lock, args)
+}
+
+fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exit, Failure> {
+    let (out, kind) = (session.out, lock.kind);
+    let signers = session.signers_to_tighten(&args.keys)?;
+    let signed = session.sign_tightening(Action::Lock(lock), &signers)?;
     let answer = session.send(&signed.envelope)?;
-    say_stopped(out, kind, &answer);
+    say_placed(out, kind, &answer);
 
     // From here on the stop stands. What goes wrong now is reported beside it, never instead of it.
     let mut problem = None;
@@ -134,31 +180,39 @@ fn send(session: &Session<'_>, stop: LockCommand, args: &StopArgs) -> Result<Exi
     if let Some(place) = &log {
         session.say_place(place);
     }
-    let follow = answer.reach.agents > 0 && !args.no_wait;
+    let follow = kind.denies() && answer.reach.agents > 0 && !args.no_wait;
     let reach_now = if follow {
         reach::follow(session, answer.digest).map_err(|f| problem = problem.take().or(Some(f))).ok()
     } else {
         None
     };
     if let Some(failure) = &problem {
-        out.line(format!("{} the stop stands; but {failure}", out.ink(Ink::Yellow, "warning:")));
+        out.line(format!("{} the lock stands; but {failure}", out.ink(Ink::Yellow, "warning:")));
     }
     let exit = match &problem {
         Some(failure) => failure.exit,
         None if answer.reach.agents == 0 => Exit::NoAgents,
         None => Exit::Ok,
     };
-    let (signed, problem) = (signed.summary(session.authority()), problem.map(|f| f.problem));
+    let (signed, problem) = (signed.summary(session.trust()), problem.map(|f| f.problem));
     out.document(&Report { answer, signed, log, reach_now, problem });
     Ok(exit)
 }
 
-fn say_stopped(out: &Out, kind: LockKind, answer: &CommandAnswer) {
+fn say_placed(out: &Out, kind: LockKind, answer: &CommandAnswer) {
     let scope = out.ink(Ink::Bold, answer.scope.to_string());
-    let done = out.ink(Ink::Red, "STOPPED");
+    let (done, mode) = match kind {
+        LockKind::Halt | LockKind::Drain { .. } | LockKind::Pause => {
+            ("STOPPED", format!(" ({})", kind.name()))
+        }
+        LockKind::Isolate => ("ISOLATED", String::new()),
+        LockKind::Restrict => ("RESTRICTED", String::new()),
+        LockKind::Throttle(limits) => ("THROTTLED", format!(" ({})", status::limits(limits))),
+    };
     let again = if answer.repeated { ", as it was before" } else { "" };
-    out.line(format!("{done} {scope} ({}) at entry {}{again}", kind.name(), answer.index));
+    out.line(format!("{} {scope}{mode} at entry {}{again}", out.ink(Ink::Red, done), answer.index));
     out.line(format!("lock {}", answer.digest));
+    out.line(format!("  {}", effect(kind)));
     let reach = answer.reach;
     if reach.agents == 0 {
         let nobody = out.ink(Ink::Yellow, format!("No known agent matches {}.", answer.scope));
@@ -169,6 +223,26 @@ fn say_stopped(out: &Out, kind: LockKind, answer: &CommandAnswer) {
         let (agents, instances) = (count(reach.agents, "agent"), count(reach.instances, "instance"));
         out.line(format!("reaches {agents}, {instances}"));
     }
+}
+
+/// What a lock does to calls, and what lifts it.
+fn effect(kind: LockKind) -> String {
+    let calls = match kind {
+        LockKind::Halt => "no new calls, and calls under way are cut".into(),
+        LockKind::Drain { drain_ms } => format!(
+            "no new calls but essential ones; those and calls under way go on for {} and are cut then",
+            span(drain_ms)
+        ),
+        LockKind::Pause => "no new calls; calls under way go on".into(),
+        LockKind::Isolate => {
+            "no new calls, calls under way are cut, and enforcers cut the agent's network".into()
+        }
+        LockKind::Restrict => "no new calls but essential ones; calls under way go on".into(),
+        LockKind::Throttle(limits) => format!("at most {}; calls under way go on", status::limits(limits)),
+    };
+    let lifted =
+        if kind.needs_start() { "its release and then its start lift it" } else { "its release lifts it" };
+    format!("{calls}; {lifted}")
 }
 
 fn dry_run(session: &Session<'_>, stop: &LockCommand) -> Result<Exit, Failure> {
@@ -184,11 +258,10 @@ fn dry_run(session: &Session<'_>, stop: &LockCommand) -> Result<Exit, Failure> {
     out.document(&DryRun { dry_run: true, scope: &stop.scope, agents: &agents, locks: &locks });
     let instances = agents.agents.iter().map(|a| a.instances.len() as u64).sum();
     let (found, instances) = (count(agents.agents.len() as u64, "agent"), count(instances, "instance"));
-    out.line(format!(
-        "a {} of {} would reach {found}, {instances}; nothing was signed",
-        stop.kind.name(),
-        stop.scope
-    ));
+    let (name, scope) = (stop.kind.name(), &stop.scope);
+    let article = if stop.kind == LockKind::Isolate { "an" } else { "a" };
+    out.line(format!("{article} {name} of {scope} would reach {found}, {instances}; nothing was signed"));
+    out.line(format!("  {}", effect(stop.kind)));
     status::say_agents(out, &agents, &locks);
     if !locks.locks.is_empty() {
         out.line("locks on it, above it or below it:");
@@ -198,7 +271,7 @@ fn dry_run(session: &Session<'_>, stop: &LockCommand) -> Result<Exit, Failure> {
 }
 
 fn print_curl(out: &Out, globals: &Globals, stop: LockCommand, file: &Path) -> Result<Exit, Failure> {
-    let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+    let profile = Profile::load_to_tighten(out, &profile::locate(globals.profile.as_deref())?)?;
     let client = Client::new(&profile, globals.node.as_deref())?;
     let document = signing::draft(profile.deployment(), &Action::Lock(stop))?;
     write_new(file, document.as_bytes(), 0o644).map_err(|mut failure| {
@@ -244,26 +317,31 @@ fn runbook(
         signature: PathBuf,
         digest: Digest,
     }
+    // What this machine believes must be in order here: there is time, and a wrong runbook shows on the worst day.
     let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
-    let signers = match keys.keys.as_slice() {
-        [] => signing::open_signers(&profile.keys[..profile.keys.len().min(1)])?,
-        keys => signing::open_signers(keys)?,
-    };
+    let first = &profile.keys[..profile.keys.len().min(1)];
+    let signers = signing::open_signers(if keys.keys.is_empty() { first } else { &keys.keys })?;
+    let name = stop.kind.action();
     std::fs::create_dir_all(dir).map_err(|e| Failure::file("make the folder", dir, &e))?;
     let mut written = Vec::new();
     for number in 1..=copies {
         let signed = Signed::new(profile.deployment(), Action::Lock(stop.clone()), &signers)?;
         // Found wrong on the day when it is needed, a runbook stop is worth nothing.
-        signed.check(&profile.authority)?;
-        let command = dir.join(format!("stop-{number:04}.json"));
+        signed.check(profile.trust())?;
+        let command = dir.join(format!("{name}-{number:04}.json"));
         write_new(&command, signed.envelope.document.as_bytes(), 0o600)?;
-        let signature = dir.join(format!("stop-{number:04}.json.sig"));
+        let signature = dir.join(format!("{name}-{number:04}.json.sig"));
         write_new(&signature, signed.envelope.signatures[0].as_bytes(), 0o600)?;
         written.push(Copy { command, signature, digest: signed.envelope.digest() });
     }
     out.document(&serde_json::json!({ "scope": stop.scope, "copies": written }));
-    out.line(format!("signed {} of {} into {}", count(copies.into(), "stop"), stop.scope, dir.display()));
-    out.line("each works once, without a date; whoever has one can stop this scope, so keep them safe. Use one with:");
+    out.line(format!(
+        "signed {} of {} into {}",
+        count(copies.into(), name.name()),
+        stop.scope,
+        dir.display()
+    ));
+    out.line("each works once, without a date; whoever has one can use it on this scope, so keep them safe. Use one with:");
     if let Ok(client) = Client::new(&profile, globals.node.as_deref()) {
         let [_, curl] = stock_lines("", &written[0].command, &profile.ca, client.node());
         out.line(format!("  {curl}"));
@@ -288,7 +366,7 @@ mod tests {
 
     #[test]
     fn modes_and_drain_times() {
-        let mode = |args: &[&str]| parsed(args).stop().map(|stop| stop.kind);
+        let mode = |args: &[&str]| parsed(args).kind();
         assert_eq!(mode(&[]).unwrap(), LockKind::Halt);
         assert_eq!(mode(&["--mode", "pause"]).unwrap(), LockKind::Pause);
         assert_eq!(mode(&["--drain", "30s"]).unwrap(), LockKind::Drain { drain_ms: 30_000 });
@@ -302,7 +380,7 @@ mod tests {
         let deployed = testing::deployed();
         let globals = Globals { profile: Some(deployed.made.profile.clone()), ..Globals::default() };
         let dir = deployed.dir.path().join("runbook");
-        let stop = parsed(&[]).stop().unwrap();
+        let stop = parsed(&[]).lock.command(LockKind::Halt);
         let keys = KeyArgs::default();
         runbook(&Out::new(true), &globals, &stop, &keys, 3, &dir).unwrap();
         let profile = Profile::load(&deployed.made.profile).unwrap();
@@ -312,7 +390,7 @@ mod tests {
             let signature = std::fs::read_to_string(dir.join(format!("stop-{number:04}.json.sig"))).unwrap();
             let envelope = tagout_proto::envelope::Envelope { document, signatures: vec![signature] };
             digests.insert(envelope.digest());
-            assert_eq!(profile.authority.signers(&envelope).names(), ["alice"]);
+            assert_eq!(profile.authority().signers(&envelope).names(), ["alice"]);
         }
         assert_eq!(digests.len(), 3);
         assert!(runbook(&Out::new(true), &globals, &stop, &keys, 1, &dir).is_err(), "none is overwritten");
@@ -323,7 +401,7 @@ mod tests {
         let deployed = testing::deployed();
         let globals = Globals { profile: Some(deployed.made.profile.clone()), ..Globals::default() };
         let file = deployed.dir.path().join("stop.json");
-        let print = || print_curl(&Out::new(true), &globals, parsed(&[]).stop().unwrap(), &file);
+        let print = || print_curl(&Out::new(true), &globals, parsed(&[]).lock.command(LockKind::Halt), &file);
         print().unwrap();
         assert!(print().unwrap_err().to_string().ends_with("(--out FILE writes to another)"));
     }

@@ -17,7 +17,7 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["alice", "bob", "soar", "root"] {
+        for name in ["alice", "bob", "soar", "root", "spare", "stranger"] {
             generate(&dir.path().join(name), name, None).unwrap();
         }
         Self { dir }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::bulk::{bulk_list, bulk_locks, bulk_root};
-pub use self::read::{GrantSummary, LockRecord, LockStatus};
+pub use self::read::{GrantSummary, Impact, LockRecord, LockStatus};
 pub use self::refusal::Refusal;
 
 use self::awaited::{Awaited, Name, Role};
@@ -501,19 +501,7 @@ impl Ledger {
 
     /// The scopes with grants that would lose their last consent by `next`, for those who shall sign it.
     pub fn disabled_by(&self, next: &Authority, now_ms: u64) -> Vec<Scope> {
-        let Some(trust) = self.trust() else { return Vec::new() };
-        let stays: BTreeMap<&Scope, bool> = (self.grants.iter())
-            .map(|(scope, grants)| {
-                let mut unexpired = grants.iter().filter(|g| now_ms < g.expires_at_ms);
-                (scope, unexpired.any(|g| trust.still_consents(&g.consent(scope), Some(next))))
-            })
-            .collect();
-        let enabled_after = |scope: &Scope| scope.upward().any(|above| stays.get(&above) == Some(&true));
-        let enabled_now = |scope: &Scope| {
-            let mut covering = scope.upward().filter_map(|above| self.grants.get(&above)).flatten();
-            covering.any(|g| now_ms < g.expires_at_ms)
-        };
-        self.grants.keys().filter(|scope| enabled_now(scope) && !enabled_after(scope)).cloned().collect()
+        self.impact(&Action::Authority(Box::new(next.clone())), now_ms).disables
     }
 
     /// A trip halts its own scope, with a document that nobody signs.

@@ -1,12 +1,12 @@
 //! What the ledger shows: to guards as views and proofs, to people as records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ledger, Lock, Order, Rank, bulk};
-use crate::command::Listed;
+use super::{GrantRecord, Ledger, Lock, Order, Rank, bulk};
+use crate::command::{Action, Listed};
 use crate::digest::Digest;
 use crate::lock::LockKind;
 use crate::log::tree::{self, prove_inclusion};
@@ -39,8 +39,19 @@ pub struct LockRecord {
 pub struct GrantSummary {
     pub scope: Scope,
     pub id: Digest,
+    /// Its entry in the log.
+    pub index: u64,
     pub expires_at_ms: u64,
     pub terms: Terms,
+}
+
+/// What a document would take from the grants that hold now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Impact {
+    /// Grants that would be void for ever.
+    pub voids: Vec<GrantSummary>,
+    /// Scopes with a grant that would lose their last consent.
+    pub disables: Vec<Scope>,
 }
 
 impl Ledger {
@@ -174,13 +185,58 @@ impl Ledger {
         (self.grants.iter())
             .flat_map(|(scope, grants)| grants.iter().map(move |g| (scope, g)))
             .filter(|(_, g)| now_ms < g.expires_at_ms)
-            .map(|(scope, g)| GrantSummary {
-                scope: scope.clone(),
-                id: g.digest,
-                expires_at_ms: g.expires_at_ms,
-                terms: g.terms.clone(),
-            })
+            .map(|(scope, g)| self.summary(scope, g))
             .collect()
+    }
+
+    /// What `action` would take away, for those who shall sign it: an authority, a suspend or a revoke.
+    pub fn impact(&self, action: &Action, now_ms: u64) -> Impact {
+        let Some(trust) = self.trust() else { return Impact::default() };
+        match action {
+            Action::Authority(next) => self.without(now_ms, |scope, grant| {
+                !trust.still_consents(&grant.consent(scope), Some(next.as_ref()))
+            }),
+            Action::Suspend(suspend) => {
+                let mut after = trust.clone();
+                after.suspend(suspend);
+                self.without(now_ms, |scope, grant| !after.still_consents(&grant.consent(scope), None))
+            }
+            Action::Revoke(revoke) => self.without(now_ms, |_, grant| revoke.grants.contains(&grant.digest)),
+            Action::Lock(_) | Action::Release(_) | Action::Start(_) | Action::Grant(_) => Impact::default(),
+        }
+    }
+
+    /// What would be gone with the grants that are `lost`.
+    fn without(&self, now_ms: u64, lost: impl Fn(&Scope, &GrantRecord) -> bool) -> Impact {
+        let mut impact = Impact::default();
+        let mut stays = BTreeSet::new();
+        for (scope, grants) in &self.grants {
+            for grant in grants.iter().filter(|g| now_ms < g.expires_at_ms) {
+                if lost(scope, grant) {
+                    impact.voids.push(self.summary(scope, grant));
+                } else {
+                    stays.insert(scope.clone());
+                }
+            }
+        }
+        let enabled_after = |scope: &Scope| scope.upward().any(|above| stays.contains(&above));
+        let enabled_now = |scope: &Scope| {
+            let mut covering = scope.upward().filter_map(|above| self.grants.get(&above)).flatten();
+            covering.any(|g| now_ms < g.expires_at_ms)
+        };
+        let disabled = self.grants.keys().filter(|scope| enabled_now(scope) && !enabled_after(scope));
+        impact.disables = disabled.cloned().collect();
+        impact
+    }
+
+    fn summary(&self, scope: &Scope, grant: &GrantRecord) -> GrantSummary {
+        GrantSummary {
+            scope: scope.clone(),
+            id: grant.digest,
+            index: self.used_at(&grant.digest).expect("a grant's document is used"),
+            expires_at_ms: grant.expires_at_ms,
+            terms: grant.terms.clone(),
+        }
     }
 }
 

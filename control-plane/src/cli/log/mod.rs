@@ -7,16 +7,17 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tagout_proto::authority::Authority;
 use tagout_proto::command::{Action, Command};
 use tagout_proto::digest::Digest;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::log::proof::{ConsistencyProof, InclusionProof, ProofError};
 use tagout_proto::note::VerifierKey;
+use tagout_proto::trust::Trust;
 use tagout_proto::wire::Outcome;
 
 use super::Globals;
+use super::chain::signed_by;
 use super::failure::{Exit, Failure};
 use super::files::{quoted, write_new};
 use super::out::{Ink, Out, count, instant};
@@ -31,7 +32,7 @@ pub mod verify;
 
 use resume::Kept;
 use seen::Seen;
-use tiles::{LogError, LogReader, TileDir, Tiles, check_index, open_checkpoint, read_checkpoint};
+use tiles::{LogError, LogReader, TileDir, Tiles, check_index, node_keys, open_checkpoint, read_checkpoint};
 use verify::{Log, Step, Verified};
 
 #[derive(Subcommand)]
@@ -116,7 +117,6 @@ pub(super) fn run(out: &Out, globals: &Globals, verb: LogVerb) -> Result<Exit, F
 
 fn show(out: &Out, globals: &Globals, args: ShowArgs) -> Result<Exit, Failure> {
     let session = Session::open(out, globals)?;
-    let authority = session.authority();
     let checkpoint = session.checkpoint(0)?;
     if let Some(index) = args.index {
         check_index(index, checkpoint.size)?;
@@ -124,11 +124,11 @@ fn show(out: &Out, globals: &Globals, args: ShowArgs) -> Result<Exit, Failure> {
             LogReader::new(&session.client, checkpoint.size).proven_entry(index, checkpoint.root)?;
         if let Some(dir) = &args.out {
             let entry = Entry::decode(&bytes).map_err(|e| Failure::unverified("entry", e.to_string()))?;
-            export::write(&entry, authority, dir)?.say(out);
+            export::write(&entry, session.authority(), dir)?.say(out);
         } else if args.raw {
             out.bytes(&bytes);
         } else {
-            let record = Record::new(&bytes, authority)?;
+            let record = Record::new(&bytes, session.trust())?;
             out.document(&record);
             record.say_in_full(out, &checkpoint);
         }
@@ -160,7 +160,7 @@ fn show_from(
     let mut records = Vec::new();
     while *next < checkpoint.size {
         let (bytes, _) = reader.proven_entry(*next, checkpoint.root)?;
-        let record = Record::new(&bytes, session.authority())?;
+        let record = Record::new(&bytes, session.trust())?;
         record.say(session.out);
         if stream {
             session.out.document(&record);
@@ -190,7 +190,7 @@ struct Record {
 }
 
 impl Record {
-    fn new(bytes: &[u8], authority: &Authority) -> Result<Self, Failure> {
+    fn new(bytes: &[u8], trust: &Trust) -> Result<Self, Failure> {
         let entry = Entry::decode(bytes).map_err(|e| Failure::unverified("entry", e.to_string()))?;
         Ok(Self {
             index: entry.index,
@@ -199,7 +199,7 @@ impl Record {
             sha256: Digest::of(bytes),
             prev: entry.prev,
             digest: entry.envelope.digest(),
-            signed_by: authority.signers(&entry.envelope).names(),
+            signed_by: signed_by(trust, &entry.envelope),
             document: entry.envelope.document,
             signatures: entry.envelope.signatures,
         })
@@ -355,9 +355,9 @@ fn verify_and_remember(
     note: &str,
     args: &VerifyArgs,
 ) -> Result<Verified, Failure> {
-    let (mut seen, authority) = (Seen::load(profile)?, &profile.authority);
-    let checkpoint = open_checkpoint(note, authority)?;
-    let since = args.since.as_deref().map(|file| read_older(file, authority)).transpose()?;
+    let (mut seen, trust) = (Seen::load(profile)?, profile.trust());
+    let checkpoint = open_checkpoint(note, trust)?;
+    let since = args.since.as_deref().map(|file| read_older(file, trust)).transpose()?;
     let older: Vec<_> = seen.checkpoint.iter().cloned().chain(since).collect();
     let mut kept = Kept::open(profile)?;
     let before = if args.from_start { Ok(None) } else { kept.load(profile.deployment().genesis) };
@@ -370,7 +370,7 @@ fn verify_and_remember(
 
     let bar = if out.live() { progress_bar(checkpoint.size) } else { ProgressBar::hidden() };
     let (mut done, mut not_kept) = (0, None);
-    let log = Log { tiles, note, authority, older: &older };
+    let log = Log { tiles, note, trust, older: &older };
     let result = verify::verify(&log, before, &mut |step| {
         let kept = match step {
             Step::Hashed(size) => {
@@ -414,10 +414,10 @@ fn verify_and_remember(
 }
 
 /// An older checkpoint that somebody kept.
-fn read_older(file: &Path, authority: &Authority) -> Result<Checkpoint, Failure> {
+fn read_older(file: &Path, trust: &Trust) -> Result<Checkpoint, Failure> {
     let note =
         std::fs::read_to_string(file).map_err(|e| Failure::file("read the older checkpoint", file, &e))?;
-    open_checkpoint(&note, authority).map_err(|error| {
+    open_checkpoint(&note, trust).map_err(|error| {
         let detail = format!("the older checkpoint {}: {error}", file.display());
         Failure::unverified("checkpoint", detail)
     })
@@ -459,7 +459,7 @@ fn prove_consistency(
     output: Option<PathBuf>,
 ) -> Result<Exit, Failure> {
     let session = Session::open(out, globals)?;
-    let old = read_older(since, session.authority())?;
+    let old = read_older(since, session.trust())?;
     let (note, checkpoint) = session.checkpoint_note(0)?;
     let reader = LogReader::new(&session.client, checkpoint.size);
     let text = reader.prove_since(&old, &note, checkpoint.root)?.to_text();
@@ -501,8 +501,8 @@ fn verify_inclusion(out: &Out, globals: &Globals, proof: &Path, entry: &Path) ->
     let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
     let text = read_proof(proof)?;
     let bytes = std::fs::read(entry).map_err(|e| Failure::file("read the entry", entry, &e))?;
-    let (proof, checkpoint) = check_inclusion(&text, &bytes, &profile.authority)?;
-    let record = Record::new(&bytes, &profile.authority)?;
+    let (proof, checkpoint) = check_inclusion(&text, &bytes, profile.trust())?;
+    let record = Record::new(&bytes, profile.trust())?;
     let place = BTreeMap::from([("index", proof.index), ("size", checkpoint.size)]);
     out.document(
         &serde_json::json!({ "verified": true, "place": place, "root": checkpoint.root, "entry": record }),
@@ -519,8 +519,8 @@ fn verify_inclusion(out: &Out, globals: &Globals, proof: &Path, entry: &Path) ->
 
 fn verify_consistency(out: &Out, globals: &Globals, proof: &Path, since: &Path) -> Result<Exit, Failure> {
     let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
-    let (text, old) = (read_proof(proof)?, read_older(since, &profile.authority)?);
-    let checkpoint = check_consistency(&text, &old, &profile.authority)?;
+    let (text, old) = (read_proof(proof)?, read_older(since, profile.trust())?);
+    let checkpoint = check_consistency(&text, &old, profile.trust())?;
     out.document(&serde_json::json!({
         "verified": true, "old_size": old.size, "size": checkpoint.size, "root": checkpoint.root,
     }));
@@ -535,34 +535,29 @@ fn verify_consistency(out: &Out, globals: &Globals, proof: &Path, since: &Path) 
 }
 
 /// Whether `entry` is where the proof says, in a log that a node of the deployment signed.
-fn check_inclusion(
-    text: &str,
-    entry: &[u8],
-    authority: &Authority,
-) -> Result<(InclusionProof, Checkpoint), Failure> {
+fn check_inclusion(text: &str, entry: &[u8], trust: &Trust) -> Result<(InclusionProof, Checkpoint), Failure> {
     let proof = InclusionProof::parse(text).map_err(unproven)?;
-    let origin = authority.deployment.to_string();
-    let checkpoint = by_its_node(&proof.checkpoint, authority, |key| proof.verify(entry, key, &origin))?;
+    let origin = trust.deployment().to_string();
+    let checkpoint = by_its_node(&proof.checkpoint, trust, |key| proof.verify(entry, key, &origin))?;
     Ok((proof, checkpoint))
 }
 
 /// Whether the log that a node of the deployment signed continues `old`.
-fn check_consistency(text: &str, old: &Checkpoint, authority: &Authority) -> Result<Checkpoint, Failure> {
+fn check_consistency(text: &str, old: &Checkpoint, trust: &Trust) -> Result<Checkpoint, Failure> {
     let proof = ConsistencyProof::parse(text).map_err(unproven)?;
-    let origin = authority.deployment.to_string();
-    by_its_node(&proof.checkpoint, authority, |key| proof.verify(old, key, &origin))
+    let origin = trust.deployment().to_string();
+    by_its_node(&proof.checkpoint, trust, |key| proof.verify(old, key, &origin))
 }
 
 /// Verifies a proof with the key of the node that signed its checkpoint: which one that is, is not known beforehand.
 fn by_its_node(
     note: &str,
-    authority: &Authority,
+    trust: &Trust,
     verify: impl Fn(&VerifierKey) -> Result<Checkpoint, ProofError>,
 ) -> Result<Checkpoint, Failure> {
-    open_checkpoint(note, authority)?;
+    open_checkpoint(note, trust)?;
     let signed = |key: &&VerifierKey| key.open(note).is_ok();
-    let key =
-        authority.nodes.iter().map(|node| &node.key).find(signed).expect("it was opened with one of them");
+    let key = node_keys(trust).find(signed).expect("it was opened with one of them");
     verify(key).map_err(unproven)
 }
 

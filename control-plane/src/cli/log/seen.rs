@@ -30,7 +30,7 @@ impl Seen {
             }
             Err(error) => return Err(Failure::file("read the newest checkpoint", &path, &error)),
         };
-        let checkpoint = open_checkpoint(&note, &profile.authority).map_err(|error| {
+        let checkpoint = open_checkpoint(&note, profile.trust()).map_err(|error| {
             let path = path.display();
             let detail = format!(
                 "the remembered checkpoint {path} does not verify ({error}): find out who changed it"

@@ -7,7 +7,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use tagout_proto::authority::Authority;
 use tagout_proto::digest::Digest;
 use tagout_proto::log::checkpoint::{Checkpoint, CheckpointError};
 use tagout_proto::log::proof::{ConsistencyProof, InclusionProof};
@@ -17,7 +16,8 @@ use tagout_proto::log::tile::{
 use tagout_proto::log::tree::{
     leaf_hash, prove_consistency, prove_inclusion, root_of_first, verify_consistency, verify_inclusion,
 };
-use tagout_proto::note::NoteError;
+use tagout_proto::note::{NoteError, VerifierKey};
+use tagout_proto::trust::Trust;
 
 use crate::cli::failure::{Exit, Failure};
 
@@ -88,12 +88,17 @@ fn in_brackets(what: &str) -> String {
     if what.is_empty() { String::new() } else { format!(" ({what})") }
 }
 
+/// The keys of all nodes that ever were in force: what they signed then stays signed.
+pub fn node_keys(trust: &Trust) -> impl Iterator<Item = &VerifierKey> {
+    trust.versions().iter().rev().flat_map(|version| &version.nodes).map(|node| &node.key)
+}
+
 /// Opens a checkpoint that any node of the deployment signed.
-pub fn open_checkpoint(note: &str, authority: &Authority) -> Result<Checkpoint, LogError> {
-    let origin = authority.deployment.to_string();
+pub fn open_checkpoint(note: &str, trust: &Trust) -> Result<Checkpoint, LogError> {
+    let origin = trust.deployment().to_string();
     let mut why = "its authority names no nodes".to_owned();
-    for node in &authority.nodes {
-        match Checkpoint::open(note, &node.key, &origin) {
+    for key in node_keys(trust) {
+        match Checkpoint::open(note, key, &origin) {
             Ok(checkpoint) => return Ok(checkpoint),
             Err(CheckpointError::Note(NoteError::NotSigned(name))) => why = format!("it is not by {name}"),
             Err(error) => return Err(LogError::Checkpoint(error.to_string())),

@@ -11,12 +11,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tagout_proto::authority::Authority;
 use tagout_proto::digest::Digest;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::log::tile::{TILE_WIDTH, TileId, TileKind, subtree_root};
 use tagout_proto::log::tree::{Frontier, leaf_hash};
+use tagout_proto::trust::Trust;
 
 use super::tiles::{Bundle, Found, LogError, LogReader, Tiles, open_checkpoint};
 
@@ -30,7 +30,7 @@ pub struct Log<'a> {
     pub tiles: &'a dyn Tiles,
     /// The signed checkpoint up to which it is verified.
     pub note: &'a str,
-    pub authority: &'a Authority,
+    pub trust: &'a Trust,
     /// Verified checkpoints that it must continue.
     pub older: &'a [Checkpoint],
 }
@@ -64,7 +64,7 @@ pub fn verify(
     before: Option<Replay>,
     step: &mut dyn FnMut(Step<'_>),
 ) -> Result<Verified, LogError> {
-    let checkpoint = open_checkpoint(log.note, log.authority)?;
+    let checkpoint = open_checkpoint(log.note, log.trust)?;
     let size = checkpoint.size;
     if let Some(older) = log.older.iter().find(|older| older.size > size) {
         return Err(LogError::Shorter { size, seen: older.size });
@@ -74,7 +74,7 @@ pub fn verify(
         Some(before) => Pass::resume(&reader, before, log.older, step)?,
         None => None,
     }
-    .unwrap_or_else(|| Pass::new(Replay::new(log.authority.deployment.genesis)));
+    .unwrap_or_else(|| Pass::new(Replay::new(log.trust.deployment().genesis)));
     let resumed_at = pass.replay.size();
 
     let found = pass.run(&reader, log.older, step).and_then(|()| {

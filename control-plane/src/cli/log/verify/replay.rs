@@ -115,7 +115,7 @@ fn misfit(envelope: &Envelope, authority: Option<&Authority>) -> Option<String> 
         };
         signature.verify(envelope.document.as_bytes()).err()?;
         let key = signature.claimed_key();
-        let name = authority.and_then(|a| a.principal_of(&key)).map(|principal| principal.name.clone());
+        let name = authority.and_then(|a| a.principal_of(key)).map(|principal| principal.name.clone());
         let whose = name.unwrap_or_else(|| format!("key {}", key.fingerprint()));
         Some(format!("the signature of {whose} does not fit the document"))
     })

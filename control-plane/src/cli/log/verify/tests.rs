@@ -58,7 +58,7 @@ impl World {
     }
 
     fn life(&self, size: usize) -> Vec<Vec<u8>> {
-        let mut ledger = Ledger::new(self.authority().deployment.genesis);
+        let mut ledger = Ledger::new(self.trust().deployment().genesis);
         let mut entries = Vec::new();
         let mut apply = |kind, envelope: Envelope| {
             let applied = ledger.apply(&Proposal { kind, time_ms: 1_000, envelope });
@@ -67,7 +67,7 @@ impl World {
         let genesis = std::fs::read_to_string(&self.deployed.made.genesis).unwrap();
         apply(EntryKind::Command, serde_json::from_str(&genesis).unwrap());
         let (scope, reason) = (Scope::parse("demo/a").unwrap(), "r".to_owned());
-        let seen_epoch = self.authority().deployment.genesis;
+        let seen_epoch = self.trust().deployment().genesis;
         let grant = Grant {
             scope: scope.clone(),
             expires_at_ms: u64::MAX / 1_000_000,
@@ -94,8 +94,8 @@ impl World {
         entries
     }
 
-    fn authority(&self) -> &Authority {
-        &self.profile.authority
+    fn trust(&self) -> &Trust {
+        self.profile.trust()
     }
 
     fn sign(&self, action: Action, names: &[&str]) -> Envelope {
@@ -148,7 +148,7 @@ impl World {
         step: &mut dyn FnMut(Step<'_>),
     ) -> Result<Verified, LogError> {
         let note = String::from_utf8(tiles.0["checkpoint"].clone()).unwrap();
-        verify(&Log { tiles, note: &note, authority: self.authority(), older }, before, step)
+        verify(&Log { tiles, note: &note, trust: self.trust(), older }, before, step)
     }
 
     /// Publishes other entries, with everything signed and hashed as it should be for them.
@@ -160,7 +160,7 @@ impl World {
 
     fn checkpoint(&self, size: usize) -> Checkpoint {
         let note = self.publish(&self.entries[..size]).0["checkpoint"].clone();
-        open_checkpoint(&String::from_utf8(note).unwrap(), self.authority()).unwrap()
+        open_checkpoint(&String::from_utf8(note).unwrap(), self.trust()).unwrap()
     }
 }
 
@@ -333,7 +333,7 @@ impl State {
     }
 
     fn load(&self, world: &World) -> Result<Option<Replay>, String> {
-        self.kept(world).load(world.authority().deployment.genesis)
+        self.kept(world).load(world.trust().deployment().genesis)
     }
 
     fn verify(&self, world: &World, log: &Memory, older: &[Checkpoint]) -> Result<Verified, LogError> {
@@ -377,7 +377,7 @@ fn an_interrupted_verification_goes_on_where_it_was() {
         }
         let (mut kept, before) = (state.kept(&world), state.load(&world).unwrap());
         let (note, tiles) = (String::from_utf8(log.0["checkpoint"].clone()).unwrap(), Lost(&log, lost));
-        let lost = Log { tiles: &tiles, note: &note, authority: world.authority(), older: &[] };
+        let lost = Log { tiles: &tiles, note: &note, trust: world.trust(), older: &[] };
         let result = verify(&lost, before, &mut |step| {
             if let Step::Ended(replay) = step {
                 kept.keep(replay).unwrap();
@@ -546,9 +546,9 @@ fn the_same_is_found_without_reading_all_entries() {
         reader.continues(whole.root, &old).unwrap();
         // And as a file, for somebody who has the older checkpoint.
         let proof = reader.prove_since(&old, &note, whole.root).unwrap().to_text();
-        assert_eq!(check_consistency(&proof, &old, world.authority()).unwrap(), whole);
+        assert_eq!(check_consistency(&proof, &old, world.trust()).unwrap(), whole);
         let forked = Checkpoint { root: other, ..old };
-        assert_eq!(check_consistency(&proof, &forked, world.authority()).unwrap_err().exit, Exit::Unverified);
+        assert_eq!(check_consistency(&proof, &forked, world.trust()).unwrap_err().exit, Exit::Unverified);
     }
     let other = |size| Checkpoint { root: other, size, ..whole.clone() };
     for size in [1, 256, 300, 600] {
@@ -590,10 +590,10 @@ fn a_proof_convinces_with_the_entry_alone_and_with_no_other() {
     for index in [0, 5, 255, 256, 299] {
         let text = reader.prove(index, &note, whole.root).unwrap().to_text();
         let entry = &world.entries[index as usize];
-        let (proof, checkpoint) = check_inclusion(&text, entry, world.authority()).unwrap();
+        let (proof, checkpoint) = check_inclusion(&text, entry, world.trust()).unwrap();
         assert_eq!((proof.index, checkpoint.size), (index, 300));
         let other = &world.entries[(index as usize + 1) % 300];
-        assert_eq!(check_inclusion(&text, other, world.authority()).unwrap_err().exit, Exit::Unverified);
+        assert_eq!(check_inclusion(&text, other, world.trust()).unwrap_err().exit, Exit::Unverified);
     }
     assert!(check_index(299, 300).is_ok());
     assert!(check_index(300, 300).unwrap_err().to_string().contains("ends with entry 299"));
@@ -613,7 +613,7 @@ fn a_folder_may_hold_wider_partial_tiles_than_its_checkpoint_covers() {
     }
     let tiles = TileDir { path: dir.path().into() };
     let note = super::super::tiles::read_checkpoint(&tiles).unwrap();
-    let log = Log { tiles: &tiles, note: &note, authority: world.authority(), older: &[] };
+    let log = Log { tiles: &tiles, note: &note, trust: world.trust(), older: &[] };
     assert_eq!(verify(&log, None, &mut |_| {}).unwrap().size, 9);
     let empty = TileDir { path: dir.path().join("nothing") };
     assert!(matches!(super::super::tiles::read_checkpoint(&empty), Err(LogError::NoCheckpoint)));
@@ -622,7 +622,7 @@ fn a_folder_may_hold_wider_partial_tiles_than_its_checkpoint_covers() {
 #[test]
 fn entries_are_told_in_a_few_words() {
     let world = World::new(6);
-    let told = |index: usize| Record::new(&world.entries[index], world.authority()).unwrap();
+    let told = |index: usize| Record::new(&world.entries[index], world.trust()).unwrap();
     assert!(told(0).summary().starts_with("authority "));
     assert_eq!(told(2).summary(), "stop demo/a (halt) \"r\"");
     assert_eq!(told(2).signed_by, ["soar"]);

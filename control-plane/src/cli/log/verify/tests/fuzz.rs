@@ -30,7 +30,7 @@ fn s9_any_change_to_a_log_is_found() {
     target.check(|edit| {
         let Some(changed) = changed(&files, edit) else { return Answer::Refused };
         let Ok(note) = std::str::from_utf8(&changed.0["checkpoint"]) else { return Answer::Refused };
-        let log = Log { tiles: &changed, note, authority: world.authority(), older: &[] };
+        let log = Log { tiles: &changed, note, trust: world.trust(), older: &[] };
         let verified = verify(&log, None, &mut |_| {});
         if verified.is_ok() {
             // What passes is the same log: bytes behind a partial tile's end, and lines of strangers, are no part of it.
