@@ -117,7 +117,7 @@ fn other_bodies() {
             };
             serde_json::to_string(&status).unwrap()
         }),
-        text(&|| serde_json::to_string(&TrustChain { documents: vec![genesis()] }).unwrap()),
+        text(&|| serde_json::to_string(&TrustChain { documents: vec![genesis()], entries: vec![0] }).unwrap()),
         text(&|| {
             let instances = vec![Instance { instance: "i".into(), seen_ms_ago: 5 }];
             let (scope, verdict, locks) = (scope("a"), Verdict::EssentialOnly, vec![lock]);
