@@ -42,6 +42,7 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("shutdownAgent", "not-ready"),
     ("askForLease", "no-lease"),
     ("readStatus", "not-ready"),
+    ("tryAuthority", "not-ready"),
     ("isReady", "not-ready"),
     // A disk that fails.
     ("submitCommand", "internal"),
