@@ -187,7 +187,8 @@ fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exi
         None
     };
     if let Some(failure) = &problem {
-        out.line(format!("{} the lock stands; but {failure}", out.ink(Ink::Yellow, "warning:")));
+        let warning = out.ink(Ink::Yellow, "warning:");
+        out.line(format!("{warning} the {} stands; but {failure}", kind.action()));
     }
     let exit = match &problem {
         Some(failure) => failure.exit,

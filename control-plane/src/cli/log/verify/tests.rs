@@ -255,7 +255,7 @@ fn s9_what_is_wrong_with_a_changed_entry_is_said_of_that_entry() {
         );
         let genesis = said(0, tiles, &|entry| entry.envelope.document.push(' '));
         assert!(
-            genesis.contains("entry 0 (command): it is not the genesis that your profile pins"),
+            genesis.contains("entry 0 (authority of *): it is not the genesis that your profile pins"),
             "{genesis}"
         );
         let one_less = said(1, tiles, &|entry| drop(entry.envelope.signatures.pop()));
