@@ -7,6 +7,11 @@
 //!
 //! What fails is written to the corpus, and its seed is shown: `TAGOUT_FUZZ_SEED=<seed>` repeats the run.
 
+#![cfg_attr(
+    fuzzing_libfuzzer,
+    allow(dead_code, unused_imports, reason = "libFuzzer makes the inputs and counts them")
+)]
+
 pub mod mutate;
 pub mod random;
 
