@@ -157,7 +157,7 @@ impl<'a> Cases<'a> {
             ("a drain of more than an hour", json!({"mode": "drain", "drain_ms": 3_600_001})),
             ("a time without a drain", json!({"drain_ms": 1000})),
             ("an unknown mode", json!({"mode": "kill"})),
-            ("an action of a later version", json!({"action": "isolate"})),
+            ("a mode that is no stop's", json!({"action": "isolate"})),
             ("an unknown action", json!({"action": "explode"})),
             ("an unknown format version", json!({"tagout": 2})),
             ("a scope with a dot segment", json!({"scope": "bad/../input"})),
@@ -215,7 +215,7 @@ impl<'a> Cases<'a> {
             ("a start of a pause", start("bad/paused", paused)),
             ("a start of another scope", start("bad/elsewhere", released)),
             ("a start of an unknown lock", start("bad/held", &Digest([7; 32]))),
-            ("a release of an unknown lock", release("bad/held", &Digest([7; 32]))),
+            ("a release of what is no lock", release("bad/held", &self.deployment.name.genesis)),
             ("a release from outside", release("bad/elsewhere", held)),
             ("a second release", release("bad/released", released)),
         ];

@@ -301,6 +301,9 @@ impl Command {
                 shutdown_form: false,
             });
         }
+        if kind == ActionKind::Stop {
+            within(bytes, "a stop", STOP_MAX_BYTES)?;
+        }
         let deployment = fields.deployment()?;
         fields.call(format!("the {kind}"));
         // Chosen by the signer, so that two commands with equal content still have digests of their own.
@@ -310,7 +313,6 @@ impl Command {
         let reason = fields.text("reason", REASON_MAX_BYTES)?;
         let action = match kind {
             ActionKind::Stop => {
-                within(bytes, "a stop", STOP_MAX_BYTES)?;
                 let scope = fields.scope(if fields.has("agent_id") { "agent_id" } else { "scope" })?;
                 let kind = stop_mode(&mut fields)?;
                 Action::Lock(LockCommand { scope, kind, reason, case: case(&mut fields)? })

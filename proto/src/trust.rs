@@ -202,14 +202,20 @@ impl Trust {
 
     /// Whether `next` follows the version in force, with its envelope signed by the root thresholds of both.
     pub(crate) fn check_successor(&self, next: &Authority, envelope: &Envelope) -> Result<(), TrustError> {
-        self.check_succession(next)?;
+        self.check_place(next)?;
         self.authority().check_root(envelope, "authority")?;
         next.check_root(envelope, "authority")?;
-        Ok(())
+        self.check_keys(next)
     }
 
     /// Whether `next` follows the version in force, its signatures aside: for those who shall sign it.
     pub fn check_succession(&self, next: &Authority) -> Result<(), TrustError> {
+        self.check_place(next)?;
+        self.check_keys(next)
+    }
+
+    /// Whether `next` is the version after this one.
+    fn check_place(&self, next: &Authority) -> Result<(), TrustError> {
         let current = self.authority();
         self.check_deployment(&next.deployment)?;
         let needed = current.version + 1;
@@ -219,11 +225,17 @@ impl Trust {
         if succession.previous != current.digest {
             return Err(TrustError::OtherPredecessor { previous: succession.previous, ours: current.digest });
         }
+        Ok(())
+    }
+
+    /// Whether no key of `next` comes back, and its retired ones were their owners'.
+    fn check_keys(&self, next: &Authority) -> Result<(), TrustError> {
+        let current = self.authority();
         let back = |key: &PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
         if let Some((key, owner)) = next.signing_keys().find(|(key, _)| back(key)) {
             return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: owner.into() });
         }
-        for retired in &succession.retired {
+        for retired in next.retired() {
             let owned = current.principal_of(&retired.key).is_some_and(|p| p.name == retired.principal);
             let before = current.retired().iter().any(|r| {
                 r.key == retired.key

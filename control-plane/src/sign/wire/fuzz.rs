@@ -20,7 +20,8 @@ fn check(key: Result<PublicKey, NotUsable>, blob: Option<&[u8]>) -> Answer {
 }
 
 fn security_key() -> Vec<Vec<u8>> {
-    vec![b"sk-ssh-ed25519@openssh.com".to_vec(), vec![7; 32], b"ssh:".to_vec()]
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+    vec![b"sk-ssh-ed25519@openssh.com".to_vec(), key.to_bytes().into(), b"ssh:".to_vec()]
 }
 
 #[test]
