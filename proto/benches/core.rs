@@ -124,10 +124,19 @@ fn commands() {
     ];
     for (what, action, on, more, who) in cases {
         let envelope = envelope(world.document(action, on, more), who);
-        let floor = Floor::new(&envelope.document);
-        let (ours_ns, floor_ns) = apply_beside(&world.ledger, envelope, |_| floor.pay(who.len()));
-        row(what, ours_ns, &format!("SHA-256 and {} strict Ed25519", who.len()), floor_ns);
+        command(&world.ledger, what, envelope);
     }
+    let suspend = world.suspend_document(&[public_key(CAROL)], &[ALICE]);
+    command(&world.ledger, "suspend", suspend);
+    // Both roots sign it, and each of the two looks at both signatures.
+    let authority = envelope(world.successor(|_| {}), &[ROOT_1, ROOT_2]);
+    command(&world.ledger, "authority", authority);
+}
+
+fn command(ledger: &Ledger, what: &str, envelope: Envelope) {
+    let (floor, signatures) = (Floor::new(&envelope.document), envelope.signatures.len());
+    let (ours_ns, floor_ns) = apply_beside(ledger, envelope, |_| floor.pay(signatures));
+    row(what, ours_ns, &format!("SHA-256 and {signatures} strict Ed25519"), floor_ns);
 }
 
 /// `apply` on a fresh copy of the ledger each time; the copying is not counted.
