@@ -97,6 +97,7 @@ async fn start(config: ConsensusConfig) -> Result<Node, StartError> {
     let consensus = Consensus::start_with(
         config,
         machine.clone(),
+        Peers::nobody(),
         move |disk| Box::new(Watched { disk, watch: watching }),
         Arc::new(move |e: &io::Error| {
             failed.send_replace(Some(e.to_string()));
