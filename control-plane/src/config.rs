@@ -22,6 +22,9 @@ pub struct NodeConfig {
     pub tls_key: PathBuf,
     #[serde(default)]
     pub store: StoreKind,
+    pub peer_listen: Option<SocketAddr>,
+    pub ca: Option<PathBuf>,
+    pub node_id: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +113,9 @@ mod tests {
             tls_cert: "node.crt".into(),
             tls_key: "node.pem".into(),
             store: StoreKind::Segment,
+            peer_listen: None,
+            ca: None,
+            node_id: None,
         }
     }
 

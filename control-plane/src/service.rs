@@ -3,24 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::ledger::{Proposal, Receipt, Refusal};
+use tagout_proto::ledger::{Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::audit::{AuditReader, LAG_MAX};
+use crate::audit::AuditReader;
 use crate::clock;
+use crate::cluster::Cluster;
 use crate::instances::Instances;
 use crate::leases::Leases;
 use crate::outcomes::{Account, Outcomes};
 use crate::push::Hub;
-use crate::raft::{Consensus, ProposeError};
+use crate::raft::ProposeError;
 use crate::replica::Replica;
 
 /// Outcomes that may be proposed at once, so that they never crowd out a stop.
 const OUTCOMES_AT_ONCE: usize = 16;
 /// The pause before an outcome that could not be committed is proposed again.
 const OUTCOME_RETRY: Duration = Duration::from_secs(1);
+/// How long the nodes that do not lead leave a settled outcome to the leader, whose account is theirs as well.
+const OUTCOME_OF_LEADER: Duration = Duration::from_secs(3);
 /// How long a command may wait for consensus before the caller is told that nothing is known yet.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,7 +33,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Service {
     pub node: Arc<str>,
     pub replica: Arc<Replica>,
-    pub consensus: Consensus,
+    pub cluster: Arc<Cluster>,
     pub audit: AuditReader,
     pub hub: Arc<Hub>,
     pub instances: Arc<Instances>,
@@ -45,8 +49,6 @@ pub enum SubmitError {
     Consensus(#[from] ProposeError),
     #[error("the command was not committed within {} s; it may still be: send the same bytes again", COMMIT_TIMEOUT.as_secs())]
     Timeout,
-    #[error("consensus answered with what is no answer")]
-    Answer(#[source] std::io::Error),
 }
 
 impl Service {
@@ -57,20 +59,14 @@ impl Service {
         if let Some(receipt) = self.replica.ledger().check(&envelope, time_ms)? {
             return Ok(receipt);
         }
-        self.propose(Proposal { kind: EntryKind::Command, time_ms, envelope }).await
+        self.propose(EntryKind::Command, &envelope).await
     }
 
     /// ③ Proposes; ④ and ⑤ follow in `Replica::apply` on every node.
-    pub async fn propose(&self, proposal: Proposal) -> Result<Receipt, SubmitError> {
-        // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
-        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
-        let committed = async {
-            self.audit.wait_for(lag_floor).await;
-            self.consensus.propose(Replica::encode(&proposal)).await
-        };
-        let answer =
-            tokio::time::timeout(COMMIT_TIMEOUT, committed).await.map_err(|_| SubmitError::Timeout)??;
-        Ok(Replica::decode_answer(&answer).map_err(SubmitError::Answer)??)
+    pub async fn propose(&self, kind: EntryKind, envelope: &Envelope) -> Result<Receipt, SubmitError> {
+        let committed = tokio::time::timeout(COMMIT_TIMEOUT, self.cluster.propose(kind, envelope)).await;
+        let answer = committed.map_err(|_| SubmitError::Timeout)??;
+        Ok(answer?)
     }
 
     /// ⑨ Appends the outcome of every stop once it is settled.
@@ -84,24 +80,30 @@ impl Service {
                 let envelope = Envelope { document, signatures: Vec::new() };
                 // The semaphore is never closed.
                 let _slot = slots.acquire().await;
-                let index = service.append_outcome(envelope).await;
+                let index = service.append_outcome(account.lock(), envelope).await;
                 service.outcomes.finish(&account, index);
             });
         }
     }
 
-    /// Tries until the outcome is in the log; a node that ends before goes on after its restart.
-    async fn append_outcome(&self, envelope: Envelope) -> Option<u64> {
+    /// Tries until an outcome of this stop is in the log, be it another node's; a node that ends before goes on after its
+    /// restart.
+    async fn append_outcome(&self, lock: Digest, envelope: Envelope) -> Option<u64> {
+        if !self.cluster.status().is_leader {
+            tokio::time::sleep(OUTCOME_OF_LEADER).await;
+        }
         loop {
-            let (kind, time_ms) = (EntryKind::Outcome, clock::wall_ms());
-            match self.propose(Proposal { kind, time_ms, envelope: envelope.clone() }).await {
+            if let Some(index) = self.replica.ledger().outcome_index(&lock) {
+                return Some(index);
+            }
+            match self.propose(EntryKind::Outcome, &envelope).await {
                 Ok(receipt) => return Some(receipt.index),
                 Err(SubmitError::Refused(Refusal::OutcomeKnown(index))) => return Some(index),
                 Err(error @ (SubmitError::Consensus(_) | SubmitError::Timeout)) => {
                     tracing::warn!(%error, "an outcome is not in the log yet");
                     tokio::time::sleep(OUTCOME_RETRY).await;
                 }
-                Err(error @ (SubmitError::Refused(_) | SubmitError::Answer(_))) => {
+                Err(error @ SubmitError::Refused(_)) => {
                     tracing::error!(%error, "an outcome was refused");
                     return None;
                 }

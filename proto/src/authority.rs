@@ -95,6 +95,8 @@ pub struct RootSigner {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
+    pub address: Option<String>,
+    pub learner: bool,
     /// Its Raft id; never used again once its store is lost.
     pub id: u64,
     pub key: VerifierKey,
@@ -607,7 +609,7 @@ fn node(mut fields: Fields) -> Result<Node, DocumentError> {
     let key =
         text.parse().map_err(|e| fields.wrong("key", format!("a verifier key of a signed note ({e})")))?;
     fields.finish()?;
-    Ok(Node { id, key })
+    Ok(Node { id, key, address: None, learner: false })
 }
 
 fn limits(mut fields: Fields) -> Result<Limits, DocumentError> {

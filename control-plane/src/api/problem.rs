@@ -235,10 +235,10 @@ impl From<SubmitError> for Problem {
             SubmitError::Consensus(ProposeError::TooLarge { .. }) => {
                 Self::new(Code::TooLarge, error.to_string())
             }
+            SubmitError::Consensus(ProposeError::Strange { .. }) => Self::internal(&error),
             SubmitError::Consensus(_) | SubmitError::Timeout => {
                 Self::new(Code::NotCommitted, error.to_string())
             }
-            SubmitError::Answer(source) => Self::internal(&source),
         }
     }
 }
