@@ -250,4 +250,4 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,10 +11,10 @@ use crate::{pki, tls};
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-struct Ca(tempfile::TempDir);
+pub(crate) struct Ca(tempfile::TempDir);
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         pki::create_ca(dir.path(), "demo").unwrap();
         Self(dir)
@@ -24,7 +24,7 @@ impl Ca {
         pki::load_ca_cert(self.0.path()).unwrap()
     }
 
-    fn client(&self) -> ClientTls {
+    pub(crate) fn client(&self) -> ClientTls {
         let issued = pki::issue(self.0.path(), "node", &["127.0.0.1"]).unwrap();
         let config =
             tls::client_config_with_identity(&self.pem(), &issued.cert_pem, &issued.key_pem).unwrap();
@@ -32,7 +32,7 @@ impl Ca {
         Arc::new(move || config.clone())
     }
 
-    fn server(&self) -> ServerTls {
+    pub(crate) fn server(&self) -> ServerTls {
         let issued = pki::issue(self.0.path(), "node", &["127.0.0.1"]).unwrap();
         let identity = tls::ServerIdentity::new(&issued.cert_pem, &issued.key_pem).unwrap();
         let config = tls::server_config_for(identity, Some(&self.pem())).unwrap();

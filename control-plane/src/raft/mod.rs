@@ -616,4 +616,6 @@ impl Opened {
 }
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod tests;
