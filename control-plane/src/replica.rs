@@ -17,7 +17,7 @@ use crate::push::Hub;
 use crate::raft::Machine;
 
 /// The format of a snapshot's bytes.
-const SNAPSHOT_FORMAT: u8 = 2;
+const SNAPSHOT_FORMAT: u8 = 3;
 
 pub struct Replica {
     ledger: RwLock<Ledger>,

@@ -116,6 +116,7 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
         }
         Form::Full | Form::Shutdown => {}
     }
+    let found = read::find_instances(&api.service, scope.clone());
     let receipt = api.service.submit(envelope.clone()).await?;
     Ok(CommandAnswer {
         action,
@@ -124,7 +125,7 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
         time_ms: receipt.time_ms,
         repeated: receipt.repeated,
         awaited: receipt.awaited,
-        reach: read::reach_of(&api.service, &scope),
+        reach: read::reach_of(&api.service, &scope, found).await,
         scope,
     })
 }

@@ -251,6 +251,8 @@ fn write_all(
         store: plan.store,
         peer_listen: None,
         ca: None,
+        ca_folder: None,
+        reserve_mib: None,
         node_id: None,
     };
     let profile = ProfileFile {
