@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::reserve;
 use crate::store::StoreKind;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct NodeConfig {
     pub tls_key: PathBuf,
     #[serde(default)]
     pub store: StoreKind,
+    /// What the disk reserve holds for stops; absent for ten thousand of them (reserve.rs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve_mib: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +91,15 @@ impl NodeConfig {
             "\n# What keeps the Raft log: \"sled\" or \"segment\" (append-only files, faster). A change moves the log at the next start.\n"
                 .into(),
             key("store", store),
+            format!(
+                "\n# The disk reserve: so many MiB are held for stops, beside 24 for the stores to work in. {} hold ten thousand of the\n\
+                 # largest. Below 32 MiB free beside it, the node takes only what stops agents.\n",
+                reserve::default_mib()
+            ),
+            match self.reserve_mib {
+                Some(mib) => format!("reserve_mib = {mib}\n"),
+                None => format!("# reserve_mib = {}\n", reserve::default_mib()),
+            },
         ]
         .concat()
     }
@@ -110,6 +123,7 @@ mod tests {
             tls_cert: "node.crt".into(),
             tls_key: "node.pem".into(),
             store: StoreKind::Segment,
+            reserve_mib: Some(7),
         }
     }
 
@@ -120,7 +134,10 @@ mod tests {
         std::fs::write(&path, config().documented()).unwrap();
         let read = NodeConfig::load(&path).unwrap();
         assert_eq!(read.genesis, dir.path().join("genesis.json"));
-        assert_eq!((read.store, read.listen), (config().store, config().listen));
+        assert_eq!(
+            (read.store, read.listen, read.reserve_mib),
+            (config().store, config().listen, config().reserve_mib)
+        );
     }
 
     #[test]

@@ -23,16 +23,20 @@ use crate::config::NodeConfig;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
+use crate::pending::Pending;
 use crate::pki;
 use crate::push::Hub;
 use crate::raft::{Consensus, ConsensusConfig, STORAGE_FAILED_EXIT_CODE};
 use crate::replica::Replica;
+use crate::reserve::Reserve;
 use crate::service::Service;
 use crate::tls::{ServerLimits, serve_tls, server_config};
 
 /// Stops that guards hold and the service does not know, waiting to be committed.
 const UNKNOWN_STOPS_MAX: usize = 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
+/// How often the disk is looked at when nothing is written to it.
+const DISK_LOOK: Duration = Duration::from_secs(1);
 
 /// A running node.
 pub struct Node {
@@ -80,6 +84,9 @@ impl Node {
             server_config(&issued.cert_pem, &issued.key_pem)?
         };
 
+        // First of all: on a full disk, it gives the stores the room that they need to open.
+        let reserve = Reserve::open(&config.data, config.reserve_mib)
+            .with_context(|| format!("the disk reserve in {} cannot be used", config.data.display()))?;
         let instances = Arc::new(Instances::default());
         let hub = Arc::new(Hub::default());
         let limits = identity.genesis.limits;
@@ -87,11 +94,12 @@ impl Node {
         let deployment = identity.genesis.deployment.clone();
         let audit =
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
-        let security = SecurityLog::open(&config.data).context("the security log cannot be written")?;
+        let security = SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
         let replica = Arc::new(Replica::new(deployment.genesis, audit.sink(), hub.clone(), outcomes.clone()));
 
         let consensus = ConsensusConfig {
             store: config.store,
+            reserve: Some(reserve.clone()),
             ..ConsensusConfig::new(identity.node_id, config.data.join("raft"))
         };
         let consensus = Consensus::start(consensus, replica.clone()).await?;
@@ -111,6 +119,7 @@ impl Node {
             signer: Arc::new(identity.signer()),
             unknown_stops,
         });
+        let pending = Pending::open(&config.data, reserve.clone())?;
         let service = Service {
             node: config.node.as_str().into(),
             replica: replica.clone(),
@@ -120,6 +129,9 @@ impl Node {
             instances: instances.clone(),
             outcomes: outcomes.clone(),
             leases,
+            admission: Arc::default(),
+            reserve: reserve.clone(),
+            pending: Arc::new(pending),
         };
         if replica.ledger().authority().is_none() {
             outcomes.begin();
@@ -138,9 +150,11 @@ impl Node {
         }
         tokio::spawn(service.clone().append_outcomes(opened));
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
+        tokio::spawn(service.clone().commit_pending(security.clone()));
 
         let shutdown = CancellationToken::new();
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
+        tokio::spawn(watch_disk(reserve, shutdown.clone()));
         let app = api::router(Api { service: service.clone(), security, metrics });
         let server = tokio::spawn(serve_tls(listener, tls, app, ServerLimits::default(), shutdown.clone()));
         Ok(Self { address, service, shutdown, server, audit })
@@ -171,6 +185,16 @@ async fn housekeeping(instances: Arc<Instances>, metrics: Metrics, shutdown: Can
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         instances.forget();
         metrics.upkeep();
+    }
+}
+
+async fn watch_disk(reserve: Arc<Reserve>, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(DISK_LOOK);
+    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        let reserve = reserve.clone();
+        if let Err(error) = crate::blocking(move || reserve.look()).await {
+            tracing::error!(%error, "cannot tell how full the disk is");
+        }
     }
 }
 

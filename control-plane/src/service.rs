@@ -3,19 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tagout_proto::command::Command;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::{Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
+use tagout_proto::strict::format_instant_ms;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::admission::{Admission, Busy};
 use crate::audit::{AuditReader, LAG_MAX};
 use crate::clock;
+use crate::fair::Source;
 use crate::instances::Instances;
 use crate::leases::Leases;
 use crate::outcomes::{Account, Outcomes};
+use crate::pending::{NotKept, Pending};
 use crate::push::Hub;
 use crate::raft::{Consensus, ProposeError};
 use crate::replica::Replica;
+use crate::reserve::{DiskRefused, Need, Reserve, proposal_bytes};
 
 /// Outcomes that may be proposed at once, so that they never crowd out a stop.
 const OUTCOMES_AT_ONCE: usize = 16;
@@ -35,6 +41,9 @@ pub struct Service {
     pub instances: Arc<Instances>,
     pub outcomes: Arc<Outcomes>,
     pub leases: Leases,
+    pub admission: Arc<Admission>,
+    pub reserve: Arc<Reserve>,
+    pub pending: Arc<Pending>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,21 +56,56 @@ pub enum SubmitError {
     Timeout,
     #[error("consensus answered with what is no answer")]
     Answer(#[source] std::io::Error),
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    #[error(transparent)]
+    Disk(#[from] DiskRefused),
+    /// It takes away, it counts, and no log has it yet.
+    #[error(
+        "it is in no log yet: no quorum of the nodes took it within a second. Since {} this node has it on its disk, has pushed          it to the guards that listen here and proposes it until it is committed. Send the same bytes again to learn whether          it is, and to the other nodes for the guards that listen there", format_instant_ms(*since_ms)
+    )]
+    Pending { since_ms: u64 },
+    /// The same, and it could not be kept.
+    #[error("it was pushed to the guards that listen to this node, and is NOT kept anywhere: {0}. Send it again, here or to another node")]
+    Pushed(#[source] NotKept),
 }
 
 impl Service {
     /// Has a command take effect; returns once it is durable on a quorum and applied here.
     pub async fn submit(&self, envelope: Envelope) -> Result<Receipt, SubmitError> {
-        // ② Verified early, to refuse without troubling anyone. What counts is the same check inside `apply`.
-        let time_ms = clock::wall_ms();
-        if let Some(receipt) = self.replica.ledger().check(&envelope, time_ms)? {
-            return Ok(receipt);
-        }
-        self.propose(Proposal { kind: EntryKind::Command, time_ms, envelope }).await
+        let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
+        self.submit_from(Source::OWN, envelope, &command).await
     }
 
-    /// ③ Proposes; ④ and ⑤ follow in `Replica::apply` on every node.
+    /// The same for a command that came from elsewhere. `command` is what the envelope's document says; nothing of it is
+    /// believed before it is verified here.
+    pub async fn submit_from(
+        &self,
+        from: Source,
+        envelope: Envelope,
+        command: &Command,
+    ) -> Result<Receipt, SubmitError> {
+        // ② Verified early, to refuse without troubling anyone. What counts is the same check inside `apply`.
+        let time_ms = clock::wall_ms();
+        let tightens = !command.action.kind().loosens();
+        {
+            let _turn = self.admission.verify(tightens, from).await?;
+            if let Some(receipt) = self.replica.ledger().check(&envelope, time_ms)? {
+                return Ok(receipt);
+            }
+        }
+        let proposal = Proposal { kind: EntryKind::Command, time_ms, envelope };
+        if tightens { self.tighten(command, proposal).await } else { self.propose(proposal).await }
+    }
+
+    /// As `propose_for`, where it is no command that takes away.
     pub async fn propose(&self, proposal: Proposal) -> Result<Receipt, SubmitError> {
+        self.propose_for(Need::of(proposal.kind, true), proposal).await
+    }
+
+    /// ③ Proposes; ④ and ⑤ follow in `Replica::apply` on every node. `need` says which part of the disk it may use.
+    pub async fn propose_for(&self, need: Need, proposal: Proposal) -> Result<Receipt, SubmitError> {
+        let room = self.reserve.admit(need, proposal_bytes(&proposal), self.audit.checkpointed_size())?;
         // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
         let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
         let committed = async {
@@ -70,7 +114,9 @@ impl Service {
         };
         let answer =
             tokio::time::timeout(COMMIT_TIMEOUT, committed).await.map_err(|_| SubmitError::Timeout)??;
-        Ok(Replica::decode_answer(&answer).map_err(SubmitError::Answer)??)
+        let receipt = Replica::decode_answer(&answer).map_err(SubmitError::Answer)??;
+        room.until_logged(receipt.index);
+        Ok(receipt)
     }
 
     /// ⑨ Appends the outcome of every stop once it is settled.
@@ -101,7 +147,15 @@ impl Service {
                     tracing::warn!(%error, "an outcome is not in the log yet");
                     tokio::time::sleep(OUTCOME_RETRY).await;
                 }
-                Err(error @ (SubmitError::Refused(_) | SubmitError::Answer(_))) => {
+                // Evidence waits: what room there is belongs to stops (reserve.rs).
+                Err(SubmitError::Disk(_)) => tokio::time::sleep(OUTCOME_RETRY).await,
+                Err(
+                    error @ (SubmitError::Refused(_)
+                    | SubmitError::Answer(_)
+                    | SubmitError::Busy(_)
+                    | SubmitError::Pending { .. }
+                    | SubmitError::Pushed(_)),
+                ) => {
                     tracing::error!(%error, "an outcome was refused");
                     return None;
                 }

@@ -249,6 +249,7 @@ fn write_all(
         tls_cert: file_name(&tls_cert),
         tls_key: file_name(&tls_key),
         store: plan.store,
+        reserve_mib: None,
     };
     let profile = ProfileFile {
         deployment: deployment.to_string(),

@@ -34,6 +34,7 @@ use self::network::NoPeers;
 pub use self::snapshot::SnapshotError;
 use self::snapshot::Snapshots;
 use self::types::{Membership, Proposal, Types, decode, encode};
+use crate::reserve::{Guarded, Reserve};
 use crate::store::{self, Loaded, LogDisk, Op, StoreError, StoreKind};
 
 /// The replicated state machine, as raft sees it: bytes in, bytes out.
@@ -57,7 +58,7 @@ pub const STORAGE_FAILED_EXIT_CODE: i32 = 74;
 /// received.
 pub const PROPOSAL_MAX_BYTES: usize = 1 << 20;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConsensusConfig {
     /// Never used twice: a node that lost its store comes back under a new id.
     pub node_id: u64,
@@ -71,6 +72,8 @@ pub struct ConsensusConfig {
     pub snapshot_every_entries: u64,
     /// How long a start may take to find a leader and to apply what is committed.
     pub recovery_timeout_ms: u64,
+    /// Makes room on the disk before every commit.
+    pub reserve: Option<Arc<Reserve>>,
 }
 
 impl ConsensusConfig {
@@ -85,6 +88,7 @@ impl ConsensusConfig {
             election_max_ms: 200,
             snapshot_every_entries: 5000,
             recovery_timeout_ms: 30_000,
+            reserve: None,
         }
     }
 
@@ -429,7 +433,11 @@ impl Opened {
     ) -> Result<Self, StartError> {
         let dir = &config.dir;
         let failed = |source| StartError::Log { dir: dir.clone(), source };
-        let disk = wrap(store::open(config.store, &dir.join("log"))?);
+        let disk = store::open(config.store, &dir.join("log"))?;
+        let disk = wrap(match config.reserve.clone() {
+            Some(reserve) => Box::new(Guarded { disk, reserve }),
+            None => disk,
+        });
         let loaded = disk.load().map_err(failed)?;
         let snapshots = Snapshots::open(&dir.join("snapshots"))?;
         match &loaded.identity {
