@@ -31,6 +31,7 @@ use crate::outcomes::{News, Outcomes};
 use crate::peers::{CallError, Handler, Kind, Member, Peers, decode, encode};
 use crate::raft::{Change, Consensus, ProposeError, ReadError, Status};
 use crate::replica::{Answer, Replica};
+use crate::reserve::{DiskRefused, Need, Reserve, proposal_bytes};
 
 /// How often nodes ask one another how they are.
 const EXCHANGE_EVERY: Duration = Duration::from_millis(500);
@@ -60,6 +61,7 @@ pub struct Cluster {
     pub audit: AuditReader,
     pub instances: Arc<Instances>,
     pub outcomes: Arc<Outcomes>,
+    pub reserve: Arc<Reserve>,
     pub seen: Mutex<BTreeMap<u64, Seen>>,
     /// The newest rule of verdicts that this build knows.
     pub rule_known: u64,
@@ -91,10 +93,21 @@ pub struct Seen {
     pub offset_ms: i64,
 }
 
+/// Why a proposal was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum NotCommitted {
+    #[error(transparent)]
+    Consensus(#[from] ProposeError),
+    #[error(transparent)]
+    Disk(#[from] DiskRefused),
+}
+
 /// The answer to a proposal that was handed on.
 #[derive(Serialize, Deserialize)]
 enum HandedOn {
-    Answered(Vec<u8>),
+    Answered(Answer),
+    /// The leader's disk has no room for it.
+    Disk(DiskRefused),
     /// Nothing is known of it: try again.
     Again,
     Failed(String),
@@ -103,20 +116,23 @@ enum HandedOn {
 impl Cluster {
     /// ③ Has a proposal committed, wherever the leader is, and gives the answer of the state machine. It tries for as long
     /// as it is polled: proposing the same document again is safe, since a document takes effect once.
-    pub async fn propose(&self, kind: EntryKind, envelope: &Envelope) -> Result<Answer, ProposeError> {
+    pub async fn propose(
+        &self,
+        need: Need,
+        kind: EntryKind,
+        envelope: &Envelope,
+    ) -> Result<Answer, NotCommitted> {
         loop {
-            let leader = match self.propose_here(kind, envelope).await {
-                Ok(answer) => return Replica::decode_answer(&answer).map_err(ProposeError::strange),
-                Err(ProposeError::NotLeader { leader }) => leader,
-                Err(ProposeError::Unknown { .. }) => None,
-                Err(error) => return Err(error),
+            let leader = match self.propose_here(need, kind, envelope).await {
+                Err(NotCommitted::Consensus(ProposeError::NotLeader { leader })) => leader,
+                Err(NotCommitted::Consensus(ProposeError::Unknown { .. })) => None,
+                answered => return answered,
             };
             if let Some(leader) = leader.filter(|leader| *leader != self.id) {
-                let request = (kind, envelope);
+                let request = (need, kind, envelope);
                 match self.peers.ask(leader, Kind::Propose, &request, FORWARD_TIMEOUT).await {
-                    Ok(HandedOn::Answered(answer)) => {
-                        return Replica::decode_answer(&answer).map_err(ProposeError::strange);
-                    }
+                    Ok(HandedOn::Answered(answer)) => return Ok(answer),
+                    Ok(HandedOn::Disk(refused)) => return Err(refused.into()),
                     Ok(HandedOn::Failed(said)) => {
                         tracing::debug!(leader, said, "a proposal was handed on in vain")
                     }
@@ -128,16 +144,27 @@ impl Cluster {
         }
     }
 
-    /// As the leader: the entry bears this node's time.
-    async fn propose_here(&self, kind: EntryKind, envelope: &Envelope) -> Result<Vec<u8>, ProposeError> {
+    /// As the leader: the entry bears this node's time, and this node's disk must have room for it.
+    async fn propose_here(
+        &self,
+        need: Need,
+        kind: EntryKind,
+        envelope: &Envelope,
+    ) -> Result<Answer, NotCommitted> {
         if !self.consensus.is_leader() {
-            return Err(ProposeError::NotLeader { leader: self.consensus.leader() });
+            return Err(ProposeError::NotLeader { leader: self.consensus.leader() }.into());
         }
+        let proposal = Proposal { kind, time_ms: clock::wall_ms(), envelope: envelope.clone() };
+        let room = self.reserve.admit(need, proposal_bytes(&proposal), self.audit.checkpointed_size())?;
         // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
         let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
         self.audit.wait_for(lag_floor).await;
-        let proposal = Proposal { kind, time_ms: clock::wall_ms(), envelope: envelope.clone() };
-        self.consensus.propose(Replica::encode(&proposal)).await
+        let answer = self.consensus.propose(Replica::encode(&proposal)).await?;
+        let answer = Replica::decode_answer(&answer).map_err(ProposeError::strange)?;
+        if let Ok(receipt) = &answer {
+            room.until_logged(receipt.index);
+        }
+        Ok(answer)
     }
 
     /// When this returns, the state here includes everything that was acknowledged anywhere before the call (S3): the
@@ -406,7 +433,7 @@ impl Cluster {
         let document =
             serde_json::json!({ "tagout": 1, "deployment": deployment, "rule": known }).to_string();
         let envelope = Envelope { document, signatures: Vec::new() };
-        match self.propose_here(EntryKind::RuleVersion, &envelope).await {
+        match self.propose_here(Need::Other, EntryKind::RuleVersion, &envelope).await {
             Ok(_) => {
                 tracing::info!(rule = known, "every voter knows the newer rule of verdicts: it is in force")
             }
@@ -494,11 +521,14 @@ impl Handler for Cluster {
                     Ok(encode(&index))
                 }
                 Kind::Propose => {
-                    let (kind, envelope): (EntryKind, Envelope) = decode(&request)?;
-                    Ok(encode(&match self.propose_here(kind, &envelope).await {
+                    let (need, kind, envelope): (Need, EntryKind, Envelope) = decode(&request)?;
+                    Ok(encode(&match self.propose_here(need, kind, &envelope).await {
                         Ok(answer) => HandedOn::Answered(answer),
-                        Err(ProposeError::NotLeader { .. } | ProposeError::Unknown { .. }) => HandedOn::Again,
-                        Err(error) => HandedOn::Failed(error.to_string()),
+                        Err(NotCommitted::Consensus(
+                            ProposeError::NotLeader { .. } | ProposeError::Unknown { .. },
+                        )) => HandedOn::Again,
+                        Err(NotCommitted::Consensus(error)) => HandedOn::Failed(error.to_string()),
+                        Err(NotCommitted::Disk(refused)) => HandedOn::Disk(refused),
                     }))
                 }
                 Kind::Status => Ok(encode(&self.state())),

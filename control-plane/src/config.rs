@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::reserve;
 use crate::store::StoreKind;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub struct NodeConfig {
     pub ca_folder: Option<PathBuf>,
     /// The node's number, where the genesis does not list it: it was added later.
     pub node_id: Option<u64>,
-    /// Disk space that is kept for stops; the node knows how much by itself.
+    /// What the disk reserve holds for stops; absent for ten thousand of them (reserve.rs).
     pub reserve_mib: Option<u64>,
 }
 
@@ -110,8 +111,15 @@ impl NodeConfig {
             or(self.ca.as_deref().map(|ca| path("ca", ca)), "ca = \"ca.pem\""),
             "\n# The CA's folder with its key, if it may lie on this machine: the node then renews its certificate by itself.\n".into(),
             or(self.ca_folder.as_deref().map(|folder| path("ca_folder", folder)), "ca_folder = \"../ca\""),
-            "\n# Disk space that only stops may take once the rest is full. Without it the node chooses.\n".into(),
-            or(self.reserve_mib.map(|mib| format!("reserve_mib = {mib}\n")), "reserve_mib = 512"),
+            format!(
+                "\n# The disk reserve: so many MiB are held for stops, beside 24 for the stores to work in. {} hold ten thousand of the\n\
+                 # largest. Below 32 MiB free beside it, the node takes only what stops agents.\n",
+                reserve::default_mib()
+            ),
+            or(
+                self.reserve_mib.map(|mib| format!("reserve_mib = {mib}\n")),
+                &format!("reserve_mib = {}", reserve::default_mib()),
+            ),
         ]
         .concat()
     }
@@ -158,13 +166,23 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_shown_and_says_nothing() {
-        let bare = NodeConfig { peer_listen: None, ca: None, ca_folder: None, reserve_mib: None, node_id: None, ..config() };
+        let bare = NodeConfig {
+            peer_listen: None,
+            ca: None,
+            ca_folder: None,
+            reserve_mib: None,
+            node_id: None,
+            ..config()
+        };
         let text = bare.documented();
         assert_eq!(toml::from_str::<NodeConfig>(&text).unwrap(), bare);
         let shown =
             text.replace("\n# peer_listen", "\npeer_listen").replace("\n# reserve_mib", "\nreserve_mib");
         let read: NodeConfig = toml::from_str(&shown).unwrap();
-        assert_eq!((read.peer_listen.unwrap().port(), read.reserve_mib), (7471, Some(512)));
+        assert_eq!(
+            (read.peer_listen.unwrap().port(), read.reserve_mib),
+            (7471, Some(reserve::default_mib()))
+        );
     }
 
     #[test]

@@ -30,10 +30,12 @@ use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
 use crate::peers::{self, Me, Member, Peers};
+use crate::pending::Pending;
 use crate::pki;
 use crate::push::Hub;
 use crate::raft::{Consensus, ConsensusConfig, Origin, STORAGE_FAILED_EXIT_CODE};
 use crate::replica::Replica;
+use crate::reserve::Reserve;
 use crate::service::Service;
 use crate::tls::{
     ServerIdentity, ServerLimits, client_config_with_identity, serve_tls, server_config, server_config_for,
@@ -48,6 +50,8 @@ const RECOVERY_RETRY: Duration = Duration::from_millis(100);
 const BEGIN: &str = "begin";
 /// Or: it is new in a cluster.
 const JOIN: &str = "join";
+/// How often the disk is looked at when nothing is written to it.
+const DISK_LOOK: Duration = Duration::from_secs(1);
 
 /// A running node.
 pub struct Node {
@@ -95,6 +99,9 @@ impl Node {
             server_config(&issued.cert_pem, &issued.key_pem)?
         };
 
+        // First of all: on a full disk, it gives the stores the room that they need to open.
+        let reserve = Reserve::open(&config.data, config.reserve_mib)
+            .with_context(|| format!("the disk reserve in {} cannot be used", config.data.display()))?;
         let instances = Arc::new(Instances::default());
         let hub = Arc::new(Hub::default());
         let limits = identity.genesis.limits;
@@ -102,7 +109,8 @@ impl Node {
         let deployment = identity.genesis.deployment.clone();
         let audit =
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
-        let security = SecurityLog::open(&config.data).context("the security log cannot be written")?;
+        let security =
+            SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
         let replica = Arc::new(Replica::new(deployment.genesis, audit.sink(), hub.clone(), outcomes.clone()));
 
         let taking_peers = Peering::prepare(&config, &identity).await?;
@@ -112,6 +120,7 @@ impl Node {
             store: config.store,
             origin,
             member: identity.member(),
+            reserve: Some(reserve.clone()),
             ..ConsensusConfig::new(identity.node_id, config.data.join("raft"))
         };
         let consensus = Consensus::start(consensus, replica.clone(), peers.clone()).await?;
@@ -123,6 +132,7 @@ impl Node {
             audit: audit.reader(),
             instances: instances.clone(),
             outcomes: outcomes.clone(),
+            reserve: reserve.clone(),
             seen: Mutex::default(),
             rule_known: RULE_VERSION,
             withheld: Mutex::new(Some("it is still finding out what was committed before its start".into())),
@@ -137,6 +147,7 @@ impl Node {
             signer: Arc::new(identity.signer()),
             unknown_stops,
         });
+        let pending = Pending::open(&config.data, reserve.clone())?;
         let service = Service {
             node: config.node.as_str().into(),
             replica: replica.clone(),
@@ -146,6 +157,9 @@ impl Node {
             instances: instances.clone(),
             outcomes: outcomes.clone(),
             leases,
+            admission: Arc::default(),
+            reserve: reserve.clone(),
+            pending: Arc::new(pending),
         };
         let shutdown = CancellationToken::new();
         if let Some(peering) = taking_peers {
@@ -173,8 +187,10 @@ impl Node {
         }
         tokio::spawn(service.clone().append_outcomes(opened));
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
+        tokio::spawn(service.clone().commit_pending(security.clone()));
 
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
+        tokio::spawn(watch_disk(reserve, shutdown.clone()));
         let app = api::router(Api { service: service.clone(), security, metrics });
         let server = tokio::spawn(serve_tls(listener, tls, app, ServerLimits::default(), shutdown.clone()));
         Ok(Self { address, service, shutdown, server, audit })
@@ -293,6 +309,16 @@ async fn housekeeping(instances: Arc<Instances>, metrics: Metrics, shutdown: Can
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         instances.forget();
         metrics.upkeep();
+    }
+}
+
+async fn watch_disk(reserve: Arc<Reserve>, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(DISK_LOOK);
+    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        let reserve = reserve.clone();
+        if let Err(error) = crate::blocking(move || reserve.look()).await {
+            tracing::error!(%error, "cannot tell how full the disk is");
+        }
     }
 }
 

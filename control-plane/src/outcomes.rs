@@ -23,6 +23,8 @@ use crate::instances::Instances;
 
 /// Settled accounts that are kept for those who ask; the outcome itself is in the log.
 const SETTLED_MAX: usize = 1024;
+/// Pending stops whose confirmations are kept until they are committed; of others the bound is told.
+const FORESEEN_MAX: usize = 256;
 /// Instances that an outcome entry lists; its counts hold for all.
 const LISTED_MAX: usize = 64;
 /// News of stops that this node has not applied yet: those of a moment.
@@ -56,7 +58,11 @@ struct Accounts {
     settled: VecDeque<Digest>,
     /// From whom, of stops that are not applied here yet.
     early: VecDeque<(u64, News)>,
+    /// Of stops that are pending: who held a lease when they were pushed, and what was confirmed since.
+    foreseen: BTreeMap<Digest, Reached>,
 }
+
+type Reached = BTreeMap<(Scope, String), ReachState>;
 
 pub struct Account {
     lock: Digest,
@@ -72,7 +78,7 @@ pub struct Account {
 }
 
 struct AccountState {
-    instances: BTreeMap<(Scope, String), ReachState>,
+    instances: Reached,
     /// The other nodes that have told of all their instances.
     told: BTreeSet<u64>,
     settled: bool,
@@ -124,6 +130,23 @@ impl Outcomes {
         *self.all_known_from.lock() = Instant::now();
     }
 
+    /// A stop is pushed before it is committed: whoever stops for it now is counted once its account is opened.
+    pub fn foresee(&self, lock: Digest, scope: &Scope) {
+        let (ttl, lapse_grace) = self.limits.lock().largest();
+        let waiting = self.waiting(scope, ttl + lapse_grace);
+        let mut accounts = self.accounts.lock();
+        if accounts.foreseen.len() < FORESEEN_MAX && !accounts.by_lock.contains_key(&lock) {
+            accounts.foreseen.entry(lock).or_insert(waiting);
+        }
+    }
+
+    /// Those at or below `scope` that may hold a lease, or have calls under way.
+    fn waiting(&self, scope: &Scope, within: Duration) -> Reached {
+        (self.instances.below(scope, within).into_iter())
+            .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
+            .collect()
+    }
+
     /// Opens the account of a stop that was committed now.
     pub fn open(&self, lock: Digest, scope: &Scope, kind: LockKind) {
         // A lease from before the stop lives for ttl at most; a drain grants its time on top. Calls under way may outlive
@@ -139,9 +162,9 @@ impl Outcomes {
         };
         let bounded_after = ttl + drain;
         let calls_bounded_after = kind.cuts().then_some(bounded_after + lapse_grace);
-        let instances = (self.instances.below(scope, ttl + lapse_grace).into_iter())
-            .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
-            .collect();
+        let mut instances = self.waiting(scope, ttl + lapse_grace);
+        // What was confirmed while it was pending counts.
+        instances.extend(self.accounts.lock().foreseen.remove(&lock).unwrap_or_default());
         let all_known = !self.instances.is_full();
         let others = self.others.lock();
         let awaited =
@@ -202,7 +225,9 @@ impl Outcomes {
 
     /// Takes an instance's word that it has stopped; false when no such stop is being accounted for.
     pub fn confirm(&self, confirmation: Confirmation) -> bool {
-        let Some(account) = self.account(&confirmation.lock) else { return false };
+        let Some(account) = self.account(&confirmation.lock) else {
+            return self.confirm_foreseen(confirmation);
+        };
         let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
         let after_ms = account.age_ms();
         let mut state = account.state.lock();
@@ -217,6 +242,18 @@ impl Outcomes {
         if !self.others.lock().is_empty() {
             let instances = vec![InstanceReach { agent, instance, state: state_now }];
             self.tell(News { lock, opening: false, instances });
+        }
+        true
+    }
+
+    /// The same for a stop that is pending: it was stopped for before it was committed.
+    fn confirm_foreseen(&self, confirmation: Confirmation) -> bool {
+        let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
+        let mut accounts = self.accounts.lock();
+        let foreseen = accounts.foreseen.get_mut(&lock).and_then(|all| all.get_mut(&(agent, instance)));
+        let Some(known) = foreseen else { return false };
+        if !matches!(known, ReachState::Confirmed { .. }) {
+            *known = ReachState::Confirmed { after_ms: 0, closed_us, cut_us, calls_cut, by };
         }
         true
     }

@@ -189,11 +189,7 @@ pub fn find_instances(service: &Service, scope: Scope) -> JoinHandle<Vec<(Scope,
 }
 
 /// What is known once the stop took effect: no answer waits long for a node that is gone.
-pub async fn reach_of(
-    service: &Service,
-    scope: &Scope,
-    found: JoinHandle<Vec<(Scope, Instance)>>,
-) -> Reach {
+pub async fn reach_of(service: &Service, scope: &Scope, found: JoinHandle<Vec<(Scope, Instance)>>) -> Reach {
     let found = tokio::time::timeout(REACH_PATIENCE, found).await;
     let instances = match found {
         Ok(Ok(instances)) => instances,

@@ -35,6 +35,7 @@ pub use self::snapshot::SnapshotError;
 use self::snapshot::Snapshots;
 use self::types::{Membership, Proposal, Types, decode, encode};
 use crate::peers::{Kind, Member, Peers};
+use crate::reserve::{Guarded, Reserve};
 use crate::store::{self, Loaded, LogDisk, Op, StoreError, StoreKind};
 
 /// The replicated state machine, as raft sees it: bytes in, bytes out.
@@ -72,7 +73,7 @@ pub enum Origin {
 /// How long a snapshot may take to its node; its pieces have shorter bounds of their own.
 const SNAPSHOT_TIMEOUT_MS: u64 = 10 * 60 * 1000;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConsensusConfig {
     /// Never used twice: a node that lost its store comes back under a new id.
     pub node_id: u64,
@@ -89,6 +90,8 @@ pub struct ConsensusConfig {
     pub snapshot_every_entries: u64,
     /// How long a start may take to find a leader and to apply what is committed.
     pub recovery_timeout_ms: u64,
+    /// Makes room on the disk before every commit.
+    pub reserve: Option<Arc<Reserve>>,
 }
 
 impl ConsensusConfig {
@@ -105,6 +108,7 @@ impl ConsensusConfig {
             election_max_ms: 200,
             snapshot_every_entries: 5000,
             recovery_timeout_ms: 30_000,
+            reserve: None,
         }
     }
 
@@ -577,7 +581,11 @@ impl Opened {
     ) -> Result<Self, StartError> {
         let dir = &config.dir;
         let failed = |source| StartError::Log { dir: dir.clone(), source };
-        let disk = wrap(store::open(config.store, &dir.join("log"))?);
+        let disk = store::open(config.store, &dir.join("log"))?;
+        let disk = wrap(match config.reserve.clone() {
+            Some(reserve) => Box::new(Guarded { disk, reserve }),
+            None => disk,
+        });
         let loaded = disk.load().map_err(failed)?;
         let snapshots = Snapshots::open(&dir.join("snapshots"))?;
         match &loaded.identity {
