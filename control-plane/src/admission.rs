@@ -29,7 +29,9 @@ pub struct Admission {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
-    #[error("{WAITING_PER_SOURCE_MAX} commands from your address wait to be verified, or {WAITING_MAX} in all: send it again, or to another node")]
+    #[error(
+        "{WAITING_PER_SOURCE_MAX} commands from your address wait to be verified, or {WAITING_MAX} in all: send it again, or to another node"
+    )]
     Verifying,
     #[error("the node is reading as much as it takes at once: send it again, or to another node")]
     Reading,

@@ -94,7 +94,8 @@ impl Node {
         let deployment = identity.genesis.deployment.clone();
         let audit =
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
-        let security = SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
+        let security =
+            SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
         let replica = Arc::new(Replica::new(deployment.genesis, audit.sink(), hub.clone(), outcomes.clone()));
 
         let consensus = ConsensusConfig {

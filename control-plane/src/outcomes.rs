@@ -143,7 +143,9 @@ impl Outcomes {
 
     /// Takes an instance's word that it has stopped; false when no such stop is being accounted for.
     pub fn confirm(&self, confirmation: Confirmation) -> bool {
-        let Some(account) = self.account(&confirmation.lock) else { return self.confirm_foreseen(confirmation) };
+        let Some(account) = self.account(&confirmation.lock) else {
+            return self.confirm_foreseen(confirmation);
+        };
         let Confirmation { agent, instance, closed_us, cut_us, calls_cut, by, .. } = confirmation;
         let after_ms = account.age_ms();
         let mut state = account.state.lock();

@@ -33,7 +33,8 @@ const FORMAT: u32 = 1;
 pub const PENDING_MAX: usize = 10_000;
 pub const PENDING_MAX_BYTES: usize = PENDING_MAX * (STOP_MAX_BYTES + SIGNATURE_MAX_BYTES);
 /// A file larger than this is not ours: the largest envelope, with every character of it escaped.
-const FILE_MAX_BYTES: u64 = 6 * (tagout_proto::limits::COMMAND_MAX_BYTES + SIGNATURES_MAX * SIGNATURE_MAX_BYTES) as u64;
+const FILE_MAX_BYTES: u64 =
+    6 * (tagout_proto::limits::COMMAND_MAX_BYTES + SIGNATURES_MAX * SIGNATURE_MAX_BYTES) as u64;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -174,7 +174,11 @@ mod tests {
     }
 
     fn event(index: u64) -> StopEvent {
-        StopEvent { stop: Envelope { document: "{}".into(), signatures: vec![] }, index: Some(index), time_ms: 0 }
+        StopEvent {
+            stop: Envelope { document: "{}".into(), signatures: vec![] },
+            index: Some(index),
+            time_ms: 0,
+        }
     }
 
     fn drain(subscription: &Subscription) -> (usize, Option<Renew>) {

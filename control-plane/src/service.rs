@@ -66,7 +66,9 @@ pub enum SubmitError {
     )]
     Pending { since_ms: u64 },
     /// The same, and it could not be kept.
-    #[error("it was pushed to the guards that listen to this node, and is NOT kept anywhere: {0}. Send it again, here or to another node")]
+    #[error(
+        "it was pushed to the guards that listen to this node, and is NOT kept anywhere: {0}. Send it again, here or to another node"
+    )]
     Pushed(#[source] NotKept),
 }
 

@@ -102,9 +102,8 @@ impl Service {
             self.pending.any().await;
             let all = stream::iter(self.pending.all().into_iter().map(Ok));
             // The first that has to wait lets all wait: they wait for the same.
-            let _ = all
-                .try_for_each_concurrent(PROPOSED_AT_ONCE, |stop| self.commit_one(stop, &security))
-                .await;
+            let _ =
+                all.try_for_each_concurrent(PROPOSED_AT_ONCE, |stop| self.commit_one(stop, &security)).await;
             tokio::time::sleep(PROPOSED_AGAIN_AFTER).await;
         }
     }

@@ -209,12 +209,7 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve_connection(
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    address: SocketAddr,
-    _slot: Held,
-) {
+async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, _slot: Held) {
     if let Err(error) = prepare_socket(&stream) {
         tracing::debug!(%address, %error, "the peer left before its handshake");
         return;

@@ -24,8 +24,8 @@ use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MA
 
 pub use self::ops::Metrics;
 pub use self::problem::Code;
-pub use self::security_log::SecurityLog;
 use self::problem::Problem;
+pub use self::security_log::SecurityLog;
 use crate::admission::Admission;
 use crate::fair::Source;
 use crate::service::Service;

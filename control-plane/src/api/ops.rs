@@ -77,7 +77,10 @@ impl Metrics {
         );
         metrics::describe_counter!("tagout_commands_total", "Commands by action and outcome code");
         metrics::describe_gauge!("tagout_guards_listening", "Open event streams");
-        metrics::describe_gauge!("tagout_disk_state", "1 for the state that the disk is in, 0 for the others");
+        metrics::describe_gauge!(
+            "tagout_disk_state",
+            "1 for the state that the disk is in, 0 for the others"
+        );
         metrics::describe_gauge!("tagout_reserve_bytes", "What the disk reserve holds");
         metrics::describe_gauge!("tagout_reserve_target_bytes", "What the disk reserve is to hold");
         metrics::describe_gauge!("tagout_stops_left", "Stops of the largest size that the disk still takes");

@@ -46,7 +46,10 @@ impl SecurityLog {
         std::thread::Builder::new().name("security-log".into()).spawn(move || {
             for line in received {
                 if !reserve.has_spare() {
-                    tracing::warn!(line = line.trim_end(), "the disk is nearly full: a line of the security log");
+                    tracing::warn!(
+                        line = line.trim_end(),
+                        "the disk is nearly full: a line of the security log"
+                    );
                     metrics::counter!("tagout_security_log_dropped_total").increment(1);
                 } else if let Err(error) = file.append(&line) {
                     tracing::warn!(%error, "the security log could not be written");
