@@ -4,7 +4,7 @@
 //! Nodes ask one another every half second how they are (peers.rs carries it): their clocks, how far their logs are and
 //! the roots, and whether they serve. From this follow three rules. A node whose clock is off signs no leases and does not
 //! lead. The leader makes Raft's members those of the committed authority, one at a time. And a new rule of verdicts comes
-//! into force once every voter knows it.
+//! into force once every voter supports it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -63,7 +63,7 @@ pub struct Cluster {
     pub outcomes: Arc<Outcomes>,
     pub reserve: Arc<Reserve>,
     pub seen: Mutex<BTreeMap<u64, Seen>>,
-    /// The newest rule of verdicts that this build knows.
+    /// The newest rule of verdicts that this node may support: its build knows it, and its configuration allows it.
     pub rule_known: u64,
     /// Whether a seed is still being planted, or the log here differs from the others': no leases then.
     pub withheld: Mutex<Option<String>>,
@@ -79,7 +79,7 @@ pub struct NodeState {
     pub log_root: Digest,
     /// It can issue leases.
     pub ready: bool,
-    /// The newest rule of verdicts that its build knows.
+    /// The newest rule of verdicts that it may support.
     pub rule_known: u64,
     pub build: String,
 }
@@ -411,7 +411,8 @@ impl Cluster {
         voters.iter().filter(lives).count() * 2 > voters.len()
     }
 
-    /// A newer rule of verdicts comes into force once every voter knows it: from that entry on all decide by it.
+    /// A newer rule of verdicts comes into force once every voter supports it: from that entry on all decide by it. Guards
+    /// whose SDK does not know it deny, so a build that knows it is not enough: the configuration of each voter allows it.
     async fn raise_the_rule(&self) {
         let voters = self.voters();
         let known = {
@@ -435,7 +436,10 @@ impl Cluster {
         let envelope = Envelope { document, signatures: Vec::new() };
         match self.propose_here(Need::Other, EntryKind::RuleVersion, &envelope).await {
             Ok(_) => {
-                tracing::info!(rule = known, "every voter knows the newer rule of verdicts: it is in force")
+                tracing::info!(
+                    rule = known,
+                    "every voter supports the newer rule of verdicts: it is in force"
+                )
             }
             Err(error) => {
                 tracing::warn!(%error, "the newer rule of verdicts could not be brought into force")

@@ -33,6 +33,8 @@ pub struct NodeConfig {
     pub node_id: Option<u64>,
     /// What the disk reserve holds for stops; absent for ten thousand of them (reserve.rs).
     pub reserve_mib: Option<u64>,
+    /// The newest rule of verdicts that may come into force; absent for the oldest.
+    pub rule: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +122,10 @@ impl NodeConfig {
                 self.reserve_mib.map(|mib| format!("reserve_mib = {mib}\n")),
                 &format!("reserve_mib = {}", reserve::default_mib()),
             ),
+            "\n# The newest rule of verdicts that may come into force, once every voter allows it and every SDK in use knows it:\n\
+             # guards that do not know the rule in force deny.\n"
+                .into(),
+            or(self.rule.map(|rule| format!("rule = {rule}\n")), "rule = 1"),
         ]
         .concat()
     }
@@ -148,6 +154,7 @@ mod tests {
             ca_folder: Some("../ca".into()),
             reserve_mib: Some(64),
             node_id: Some(4),
+            rule: Some(1),
         }
     }
 
@@ -172,6 +179,7 @@ mod tests {
             ca_folder: None,
             reserve_mib: None,
             node_id: None,
+            rule: None,
             ..config()
         };
         let text = bare.documented();

@@ -29,12 +29,12 @@ use crate::config::NodeConfig;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
-use crate::peers::{self, Me, Member, Peers};
+use crate::peers::{self, Me, Member, PROTOCOL_NEWEST, Peers};
 use crate::pending::Pending;
 use crate::pki;
 use crate::push::Hub;
 use crate::raft::{Consensus, ConsensusConfig, Origin, STORAGE_FAILED_EXIT_CODE};
-use crate::replica::Replica;
+use crate::replica::{Build, Replica};
 use crate::reserve::Reserve;
 use crate::service::Service;
 use crate::tls::{
@@ -46,6 +46,8 @@ const UNKNOWN_STOPS_MAX: usize = 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
 /// The pause before a node that finds no leader yet looks again.
 const RECOVERY_RETRY: Duration = Duration::from_millis(100);
+/// The rule of verdicts that a node supports unless its configuration allows a newer one.
+const RULE_OLDEST: u64 = 1;
 /// In a new node's data folder: this is where the deployment begins, from the seed in it.
 const BEGIN: &str = "begin";
 /// Or: it is new in a cluster.
@@ -87,6 +89,11 @@ pub async fn ended() -> std::io::Result<()> {
 
 impl Node {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        Self::start_as(Build::THIS, config).await
+    }
+
+    /// As [`Node::start`], for tests of upgrades: in the name of another build.
+    pub async fn start_as(build: Build, config: NodeConfig) -> anyhow::Result<Self> {
         let identity = Identity::load(&config)?;
         let metrics = Metrics::install().context("the metrics could not be set up")?;
         let listener = TcpListener::bind(config.listen)
@@ -111,9 +118,10 @@ impl Node {
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
         let security =
             SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
-        let replica = Arc::new(Replica::new(deployment.genesis, audit.sink(), hub.clone(), outcomes.clone()));
+        let replica =
+            Arc::new(Replica::new(deployment.genesis, build, audit.sink(), hub.clone(), outcomes.clone()));
 
-        let taking_peers = Peering::prepare(&config, &identity).await?;
+        let taking_peers = Peering::prepare(build, &config, &identity).await?;
         let peers = taking_peers.as_ref().map_or_else(Peers::nobody, |peering| peering.peers.clone());
         let origin = identity.origin(&config)?;
         let consensus = ConsensusConfig {
@@ -134,7 +142,7 @@ impl Node {
             outcomes: outcomes.clone(),
             reserve: reserve.clone(),
             seen: Mutex::default(),
-            rule_known: RULE_VERSION,
+            rule_known: build.rule_known.min(config.rule.unwrap_or(RULE_OLDEST)),
             withheld: Mutex::new(Some("it is still finding out what was committed before its start".into())),
             recovered: AtomicBool::new(false),
         });
@@ -265,7 +273,7 @@ struct Peering {
 }
 
 impl Peering {
-    async fn prepare(config: &NodeConfig, identity: &Identity) -> anyhow::Result<Option<Self>> {
+    async fn prepare(build: Build, config: &NodeConfig, identity: &Identity) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.peer_listen else { return Ok(None) };
         let Some(ca) = &config.ca else {
             bail!(
@@ -281,6 +289,8 @@ impl Peering {
         })?;
         let me = Me {
             id: identity.node_id,
+            // A newer protocol comes with a newer rule, as snapshots do.
+            newest: PROTOCOL_NEWEST + (build.rule_known - RULE_VERSION) as u16,
             deployment: identity.genesis.deployment.to_string(),
             key: SigningKey::from_bytes(&identity.seed),
         };

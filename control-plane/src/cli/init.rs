@@ -254,6 +254,7 @@ fn write_all(
         ca_folder: None,
         reserve_mib: None,
         node_id: None,
+        rule: None,
     };
     let profile = ProfileFile {
         deployment: deployment.to_string(),

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 
 use self::connection::Connection;
 pub use self::frame::FRAME_MAX_BYTES;
+pub use self::hello::NEWEST as PROTOCOL_NEWEST;
 pub use self::server::{ServerTls, serve};
 
 /// A member of the cluster, as Raft's log and the authority name it.
@@ -125,6 +126,8 @@ pub enum CallError {
 #[derive(Clone)]
 pub struct Me {
     pub id: u64,
+    /// The newest version of the protocol that it speaks.
+    pub newest: u16,
     pub deployment: String,
     pub key: SigningKey,
 }
@@ -147,7 +150,12 @@ impl Peers {
 
     /// For a node that runs alone: it reaches nobody, and says so.
     pub fn nobody() -> Arc<Self> {
-        let me = Me { id: 0, deployment: String::new(), key: SigningKey::from_bytes(&[0; 32]) };
+        let me = Me {
+            id: 0,
+            newest: PROTOCOL_NEWEST,
+            deployment: String::new(),
+            key: SigningKey::from_bytes(&[0; 32]),
+        };
         Arc::new(Self { me, tls: None, members: RwLock::default(), connections: Mutex::default() })
     }
 

@@ -53,7 +53,7 @@ fn member(seed: u8, address: &str) -> Member {
 }
 
 fn me(id: u64) -> Me {
-    Me { id, deployment: "demo:0".into(), key: key(id as u8) }
+    Me { id, newest: PROTOCOL_NEWEST, deployment: "demo:0".into(), key: key(id as u8) }
 }
 
 /// Says back what it hears, with who said it; a `Tile` is refused and an `Entries` never answered.
