@@ -9,6 +9,7 @@ mod line;
 mod openapi;
 mod power_cut;
 mod put_back;
+mod restore;
 mod size;
 mod take_away;
 mod tampering;

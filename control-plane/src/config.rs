@@ -14,6 +14,9 @@ pub struct NodeConfig {
     pub deployment: String,
     /// The node's name in the authority; its key signs leases and checkpoints under it.
     pub node: String,
+    /// Its number in its cluster, where the genesis does not list it: a later authority does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<u64>,
     pub listen: SocketAddr,
     pub data: PathBuf,
     pub genesis: PathBuf,
@@ -77,6 +80,9 @@ impl NodeConfig {
             "\n# The node's name in the authority, and the seed of the Ed25519 key that it signs leases and checkpoints with.\n".into(),
             key("node", &self.node),
             path("node_key", &self.node_key),
+            self.node_id.map_or(String::new(), |id| {
+                format!("\n# Its number in its cluster: no node that lost its store ever takes it again.\nnode_id = {id}\n")
+            }),
             "\n# Where the API listens, and its certificate from the deployment's private CA.\n".into(),
             key("listen", &self.listen.to_string()),
             path("tls_cert", &self.tls_cert),
@@ -103,6 +109,7 @@ mod tests {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),
+            node_id: None,
             listen: "127.0.0.1:7470".parse().unwrap(),
             data: "data".into(),
             genesis: "genesis.json".into(),

@@ -14,6 +14,7 @@ pub mod pki;
 pub mod push;
 pub mod raft;
 pub mod replica;
+pub mod seed;
 pub mod service;
 pub mod sign;
 pub mod store;

@@ -8,8 +8,6 @@ use anyhow::{Context, bail};
 use tagout_proto::authority::Authority;
 use tagout_proto::command::Deployment;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::ledger::Proposal;
-use tagout_proto::log::entry::EntryKind;
 use tagout_proto::note::NoteSigner;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -18,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Metrics, SecurityLog};
 use crate::audit::{AuditError, AuditLog};
-use crate::clock;
 use crate::config::NodeConfig;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
@@ -27,6 +24,7 @@ use crate::pki;
 use crate::push::Hub;
 use crate::raft::{Consensus, ConsensusConfig, STORAGE_FAILED_EXIT_CODE};
 use crate::replica::Replica;
+use crate::seed::{self, Seed};
 use crate::service::Service;
 use crate::tls::{ServerLimits, serve_tls, server_config};
 
@@ -68,7 +66,7 @@ pub async fn ended() -> std::io::Result<()> {
 
 impl Node {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
-        let identity = Identity::load(&config)?;
+        let (identity, seed) = Identity::load(&config)?;
         let metrics = Metrics::install().context("the metrics could not be set up")?;
         let listener = TcpListener::bind(config.listen)
             .await
@@ -121,13 +119,21 @@ impl Node {
             outcomes: outcomes.clone(),
             leases,
         };
-        if replica.ledger().authority().is_none() {
-            outcomes.begin();
-            let envelope = identity.envelope;
-            service
-                .propose(Proposal { kind: EntryKind::Command, time_ms: clock::wall_ms(), envelope })
-                .await?;
+        let seed = match seed {
+            None if replica.ledger().authority().is_none() => {
+                Some(Seed::of_genesis(&config.data, identity.envelope.clone()))
+            }
+            seed => seed,
+        };
+        if let Some(seed) = seed {
+            // After a restore the guards of before may still be at work.
+            if seed.is_genesis() {
+                outcomes.begin();
+            }
+            let planted = seed::plant(&seed, &service).await?;
+            tracing::info!(from = planted.from, to = planted.to, "the seed has grown");
         }
+        identity.listed(replica.ledger().authority().context("this node's log has no genesis")?)?;
         if let Some(authority) = replica.ledger().authority() {
             outcomes.limits_changed(authority.limits);
         }
@@ -191,7 +197,8 @@ struct Identity {
 }
 
 impl Identity {
-    fn load(config: &NodeConfig) -> anyhow::Result<Self> {
+    /// With what its log is to begin with, if that is still under way.
+    fn load(config: &NodeConfig) -> anyhow::Result<(Self, Option<Seed>)> {
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
         };
@@ -217,21 +224,44 @@ impl Identity {
                 config.node_key.display()
             );
         };
-        let identity = Self { node_id: 0, name: config.node.clone(), seed, genesis, envelope };
-        let Some(node) = identity.genesis.node(&config.node) else {
-            bail!("the authority knows no node {:?}", config.node);
+        if let Err(error) = NoteSigner::new(&config.node, &seed) {
+            bail!("\"node\" in the configuration, {:?}, is no name for a node: {error}", config.node);
+        }
+        let planting = Seed::load(&config.data, &config.deployment, deployment.genesis)?;
+        let listing = planting.as_ref().and_then(Seed::authority);
+        let node_id = (listing.as_ref().unwrap_or(&genesis).node(&config.node).map(|node| node.id))
+            .or(config.node_id)
+            .with_context(|| format!("the authority knows no node {:?}", config.node))?;
+        let identity = Self { node_id, name: config.node.clone(), seed, genesis, envelope };
+        if let Some(authority) = &listing {
+            identity.listed(authority)?;
+        }
+        Ok((identity, planting))
+    }
+
+    /// Whether the authority lists it, so that guards will take what it signs.
+    fn listed(&self, authority: &Authority) -> anyhow::Result<()> {
+        let (name, version) = (&self.name, authority.version);
+        let Some(node) = authority.node(name) else {
+            bail!("version {version} of the authority lists no node {name:?}");
         };
-        if node.key != identity.signer().verifier() {
+        if node.key != self.signer().verifier() {
             bail!(
-                "{} is not the key that the authority lists for {:?}: guards would refuse every lease",
-                config.node_key.display(),
-                config.node
+                "this node's key is not the one that version {version} of the authority lists for {name:?}: guards would \
+                 refuse every lease"
             );
         }
-        Ok(Self { node_id: node.id, ..identity })
+        if node.id != self.node_id {
+            bail!(
+                "version {version} of the authority lists {name:?} as node {}, and this one says that it is node {}",
+                node.id,
+                self.node_id
+            );
+        }
+        Ok(())
     }
 
     fn signer(&self) -> NoteSigner {
-        NoteSigner::new(&self.name, &self.seed).expect("a name that the authority lists is a key name")
+        NoteSigner::new(&self.name, &self.seed).expect("checked when it was loaded")
     }
 }

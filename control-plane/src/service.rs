@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::{Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
@@ -15,7 +16,8 @@ use crate::leases::Leases;
 use crate::outcomes::{Account, Outcomes};
 use crate::push::Hub;
 use crate::raft::{Consensus, ProposeError};
-use crate::replica::Replica;
+use crate::replica::{Answer, Replica};
+use crate::seed::Ground;
 
 /// Outcomes that may be proposed at once, so that they never crowd out a stop.
 const OUTCOMES_AT_ONCE: usize = 16;
@@ -73,6 +75,16 @@ impl Service {
         Ok(Replica::decode_answer(&answer).map_err(SubmitError::Answer)??)
     }
 
+    /// As [`Service::propose`], of many that take effect in this order. It waits as long as it takes.
+    async fn propose_all(&self, proposals: &[Proposal]) -> Result<Vec<Answer>, SubmitError> {
+        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
+        self.audit.wait_for(lag_floor).await;
+        let encoded = proposals.iter().map(Replica::encode).collect();
+        let answers = self.consensus.propose_all(encoded).await?;
+        let decode = |answer: &Vec<u8>| Replica::decode_answer(answer).map_err(SubmitError::Answer);
+        answers.iter().map(decode).collect()
+    }
+
     /// ⑨ Appends the outcome of every stop once it is settled.
     pub async fn append_outcomes(self, mut opened: mpsc::UnboundedReceiver<Arc<Account>>) {
         let slots = Arc::new(Semaphore::new(OUTCOMES_AT_ONCE));
@@ -120,5 +132,17 @@ impl Service {
                 Err(error) => tracing::warn!(lock = %digest, %error, "a stop that a guard holds was refused"),
             }
         }
+    }
+}
+
+/// What a node begins with grows in its own log.
+impl Ground for Service {
+    fn tree(&self) -> (u64, Digest) {
+        let ledger = self.replica.ledger();
+        (ledger.size(), ledger.frontier().root())
+    }
+
+    async fn commit(&self, proposals: Vec<Proposal>) -> anyhow::Result<Vec<Answer>> {
+        Ok(self.propose_all(&proposals).await?)
     }
 }

@@ -242,6 +242,7 @@ fn write_all(
     let config = NodeConfig {
         deployment: deployment.to_string(),
         node: node_key.name.clone(),
+        node_id: None,
         listen: plan.listen,
         data: "data".into(),
         genesis: GENESIS_FILE.into(),
