@@ -32,6 +32,7 @@ use crate::peers::{CallError, Handler, Kind, Member, Peers, decode, encode};
 use crate::raft::{Change, Consensus, ProposeError, ReadError, Status};
 use crate::replica::{Answer, Replica};
 use crate::reserve::{DiskRefused, Need, Reserve, proposal_bytes};
+use crate::seed::Ground;
 
 /// How often nodes ask one another how they are.
 const EXCHANGE_EVERY: Duration = Duration::from_millis(500);
@@ -504,6 +505,21 @@ trait Saturating {
 impl Saturating for u64 {
     fn saturating_as_i64(self) -> i64 {
         i64::try_from(self).unwrap_or(i64::MAX / 2)
+    }
+}
+
+/// What a deployment begins with grows in the log of its first node, which leads itself.
+impl Ground for Cluster {
+    fn tree(&self) -> (u64, Digest) {
+        let ledger = self.replica.ledger();
+        (ledger.size(), ledger.frontier().root())
+    }
+
+    async fn commit(&self, proposals: Vec<Proposal>) -> anyhow::Result<Vec<Answer>> {
+        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
+        self.audit.wait_for(lag_floor).await;
+        let answers = self.consensus.propose_all(proposals.iter().map(Replica::encode).collect()).await?;
+        Ok(answers.iter().map(|answer| Replica::decode_answer(answer)).collect::<io::Result<_>>()?)
     }
 }
 

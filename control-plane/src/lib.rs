@@ -20,6 +20,7 @@ pub mod push;
 pub mod raft;
 pub mod replica;
 pub mod reserve;
+pub mod seed;
 pub mod service;
 pub mod sign;
 pub mod store;

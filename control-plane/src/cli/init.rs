@@ -242,6 +242,7 @@ fn write_all(
     let config = NodeConfig {
         deployment: deployment.to_string(),
         node: node_key.name.clone(),
+        node_id: None,
         listen: plan.listen,
         data: "data".into(),
         genesis: GENESIS_FILE.into(),
@@ -253,7 +254,6 @@ fn write_all(
         ca: None,
         ca_folder: None,
         reserve_mib: None,
-        node_id: None,
         rule: None,
     };
     let profile = ProfileFile {

@@ -10,6 +10,7 @@ use tagout_proto::lock::LockKind;
 use tracing_subscriber::EnvFilter;
 
 mod authority;
+mod backup;
 mod chain;
 mod client;
 pub mod document;
@@ -25,6 +26,7 @@ mod out;
 mod profile;
 mod reach;
 mod restart;
+mod restore;
 mod revoke;
 mod session;
 pub mod signing;
@@ -106,6 +108,11 @@ enum Verb {
     /// Read and verify the audit log
     #[command(subcommand)]
     Log(log::LogVerb),
+    /// Copy the log into a folder, verified; a second run fetches only what is new
+    Backup(backup::BackupArgs),
+    /// Begin anew from a backup after all nodes were lost: new nodes, a new epoch, and everything halted
+    #[command(subcommand)]
+    Restore(restore::RestoreVerb),
     /// Run a node
     Serve(ServeArgs),
     /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
@@ -154,6 +161,8 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
+        Verb::Backup(args) => backup::run(out, globals, args),
+        Verb::Restore(verb) => restore::run(out, globals, verb),
         Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
         Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
         Verb::DevAgent(args) => {

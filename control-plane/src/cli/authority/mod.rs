@@ -7,12 +7,12 @@ use super::Globals;
 use super::failure::{Exit, Failure};
 use super::out::Out;
 
-mod diff;
+pub(super) mod diff;
 pub mod document;
 mod history;
 mod propose;
 mod show;
-mod sign;
+pub(super) mod sign;
 
 #[derive(Subcommand)]
 pub enum AuthorityVerb {
