@@ -18,17 +18,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Metrics, SecurityLog};
 use crate::audit::{AuditError, AuditLog};
+use crate::certificates::{self, NodeTls};
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
-use crate::pki;
 use crate::push::Hub;
 use crate::raft::{Consensus, ConsensusConfig, STORAGE_FAILED_EXIT_CODE};
 use crate::replica::Replica;
 use crate::service::Service;
-use crate::tls::{ServerLimits, serve_tls, server_config};
+use crate::tls::{ServerLimits, serve_tls};
 
 /// Stops that guards hold and the service does not know, waiting to be committed.
 const UNKNOWN_STOPS_MAX: usize = 1024;
@@ -74,11 +74,7 @@ impl Node {
             .await
             .with_context(|| format!("cannot listen on {}: is another node running there?", config.listen))?;
         let address = listener.local_addr()?;
-        let tls = {
-            let issued = pki::load(&config.tls_cert, &config.tls_key)?;
-            tracing::info!(days_left = pki::days_left(&issued.cert_pem)?, "certificate of this node");
-            server_config(&issued.cert_pem, &issued.key_pem)?
-        };
+        let tls = NodeTls::load(certificate_files(&config))?;
 
         let instances = Arc::new(Instances::default());
         let hub = Arc::new(Hub::default());
@@ -142,7 +138,9 @@ impl Node {
         let shutdown = CancellationToken::new();
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         let app = api::router(Api { service: service.clone(), security, metrics });
-        let server = tokio::spawn(serve_tls(listener, tls, app, ServerLimits::default(), shutdown.clone()));
+        tokio::spawn(tls.clone().follow(shutdown.clone()));
+        let server =
+            tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
         Ok(Self { address, service, shutdown, server, audit })
     }
 
@@ -164,6 +162,11 @@ impl Node {
             |error: std::io::Error| tracing::error!(%error, "the audit log did not end in order"),
         );
     }
+}
+
+fn certificate_files(config: &NodeConfig) -> certificates::Files {
+    let NodeConfig { tls_cert, tls_key, ca, ca_folder, .. } = config.clone();
+    certificates::Files { cert: tls_cert, key: tls_key, ca, ca_folder }
 }
 
 async fn housekeeping(instances: Arc<Instances>, metrics: Metrics, shutdown: CancellationToken) {

@@ -24,6 +24,7 @@ pub mod log;
 mod out;
 mod profile;
 mod reach;
+mod renew;
 mod restart;
 mod revoke;
 mod session;
@@ -106,6 +107,8 @@ enum Verb {
     /// Read and verify the audit log
     #[command(subcommand)]
     Log(log::LogVerb),
+    /// Give a node a new certificate for the key that it has; a running node takes it over without a restart
+    Renew(renew::RenewArgs),
     /// Run a node
     Serve(ServeArgs),
     /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
@@ -154,6 +157,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
+        Verb::Renew(args) => renew::run(out, args),
         Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
         Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
         Verb::DevAgent(args) => {
