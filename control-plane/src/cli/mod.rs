@@ -25,6 +25,7 @@ pub mod log;
 mod out;
 mod profile;
 mod reach;
+mod renew;
 mod restart;
 mod restore;
 mod revoke;
@@ -113,6 +114,8 @@ enum Verb {
     /// Begin anew from a backup after all nodes were lost: new nodes, a new epoch, and everything halted
     #[command(subcommand)]
     Restore(restore::RestoreVerb),
+    /// Give a node a new certificate for the key that it has; a running node takes it over without a restart
+    Renew(renew::RenewArgs),
     /// Run a node
     Serve(ServeArgs),
     /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
@@ -163,6 +166,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Log(verb) => log::run(out, globals, verb),
         Verb::Backup(args) => backup::run(out, globals, args),
         Verb::Restore(verb) => restore::run(out, globals, verb),
+        Verb::Renew(args) => renew::run(out, args),
         Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
         Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
         Verb::DevAgent(args) => {
