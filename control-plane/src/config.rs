@@ -28,6 +28,8 @@ pub struct NodeConfig {
     pub ca: Option<PathBuf>,
     /// The CA's folder with its key, for a node that renews its own certificate.
     pub ca_folder: Option<PathBuf>,
+    /// The node's number, where the genesis does not list it: it was added later.
+    pub node_id: Option<u64>,
     /// Disk space that is kept for stops; the node knows how much by itself.
     pub reserve_mib: Option<u64>,
 }
@@ -88,6 +90,9 @@ impl NodeConfig {
             "\n# The node's name in the authority, and the seed of the Ed25519 key that it signs leases and checkpoints with.\n".into(),
             key("node", &self.node),
             path("node_key", &self.node_key),
+            self.node_id.map_or_else(String::new, |id| {
+                format!("\n# Its number in the cluster, since the genesis does not list it.\nnode_id = {id}\n")
+            }),
             "\n# Where the API listens, and its certificate from the deployment's private CA.\n".into(),
             key("listen", &self.listen.to_string()),
             path("tls_cert", &self.tls_cert),
@@ -134,6 +139,7 @@ mod tests {
             ca: Some("ca.pem".into()),
             ca_folder: Some("../ca".into()),
             reserve_mib: Some(64),
+            node_id: Some(4),
         }
     }
 
@@ -152,7 +158,14 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_shown_and_says_nothing() {
-        let bare = NodeConfig { peer_listen: None, ca: None, ca_folder: None, reserve_mib: None, ..config() };
+        let bare = NodeConfig {
+            peer_listen: None,
+            ca: None,
+            ca_folder: None,
+            reserve_mib: None,
+            node_id: None,
+            ..config()
+        };
         let text = bare.documented();
         assert_eq!(toml::from_str::<NodeConfig>(&text).unwrap(), bare);
         let shown =

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tagout_proto::authority::Node;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::{Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
+use tagout_proto::rule::RULE_VERSION;
+use tagout_proto::wire::{Cluster, ClusterNode, NodeNews, NodeRole};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::audit::{AuditReader, LAG_MAX};
@@ -71,6 +74,36 @@ impl Service {
         let answer =
             tokio::time::timeout(COMMIT_TIMEOUT, committed).await.map_err(|_| SubmitError::Timeout)??;
         Ok(Replica::decode_answer(&answer).map_err(SubmitError::Answer)??)
+    }
+
+    /// The nodes, as this one sees them.
+    pub fn cluster(&self) -> Cluster {
+        let raft = self.consensus.status();
+        let ledger = self.replica.ledger();
+        let node = |node: &Node| ClusterNode {
+            id: node.id,
+            name: node.key.name.clone(),
+            address: node.address.clone(),
+            role: if node.learner { NodeRole::Learner } else { NodeRole::Voter },
+            heard: (node.id == raft.node_id).then(|| NodeNews {
+                ms_ago: 0,
+                ready: true,
+                log_size: ledger.size(),
+                clock_offset_ms: 0,
+                version: env!("CARGO_PKG_VERSION").into(),
+                rule_version: RULE_VERSION,
+            }),
+        };
+        let listed = ledger.authority().map_or(&[][..], |authority| &authority.nodes);
+        let mut nodes: Vec<_> = listed.iter().map(node).collect();
+        nodes.sort_by_key(|node| node.id);
+        Cluster {
+            node: raft.node_id,
+            leader: raft.leader,
+            term: raft.term,
+            voters: raft.voters.into_iter().collect(),
+            nodes,
+        }
     }
 
     /// ⑨ Appends the outcome of every stop once it is settled.
