@@ -22,6 +22,8 @@ mod grant;
 pub mod init;
 mod keys;
 pub mod log;
+pub mod node_folder;
+mod nodes;
 mod out;
 mod profile;
 mod reach;
@@ -104,6 +106,9 @@ enum Verb {
     /// Who may do what: show, propose, sign and submit a change
     #[command(subcommand)]
     Authority(authority::AuthorityVerb),
+    /// The nodes: list, add, promote, remove and replace them
+    #[command(subcommand)]
+    Node(nodes::NodeVerb),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
     /// Read and verify the audit log
@@ -162,6 +167,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
         Verb::Authority(verb) => authority::run(out, globals, verb),
+        Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
         Verb::Backup(args) => backup::run(out, globals, args),
