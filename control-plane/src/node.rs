@@ -120,7 +120,7 @@ impl Node {
             leases,
         };
         let seed = match seed {
-            None if replica.ledger().authority().is_none() => {
+            None if replica.ledger().authority().is_none() && identity.listed(&identity.genesis).is_ok() => {
                 Some(Seed::of_genesis(&config.data, identity.envelope.clone()))
             }
             seed => seed,

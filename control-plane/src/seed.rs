@@ -147,10 +147,7 @@ impl Seed {
         let envelope: Envelope =
             serde_json::from_str(&text).map_err(|e| damaged(format!("it holds no signed genesis: {e}")))?;
         if envelope.digest() != pinned {
-            return Err(damaged(format!(
-                "it is {}, and the configuration pins {pinned}",
-                envelope.digest()
-            )));
+            return Err(damaged(format!("it is {}, and the configuration pins {pinned}", envelope.digest())));
         }
         Ok(Some(Self::of_genesis(data, envelope)))
     }
@@ -239,11 +236,8 @@ impl Seed {
 
     fn bundle(&self, id: TileId) -> Result<Vec<Vec<u8>>, SeedError> {
         let path = self.path(id);
-        let bytes = fs::read(&path).map_err(|source| SeedError::Io {
-            doing: "read",
-            path: path.clone(),
-            source,
-        })?;
+        let bytes =
+            fs::read(&path).map_err(|source| SeedError::Io { doing: "read", path: path.clone(), source })?;
         let entries = parse_bundle(&bytes).unwrap_or_default();
         if entries.len() != usize::from(id.width) {
             let what = format!("it is no bundle of {} entries: copy the seed once more", id.width);
@@ -258,7 +252,8 @@ impl Seed {
         if !folder.is_dir() {
             return Ok(());
         }
-        let renamed = fs::rename(&folder, self.data.join(BEGUN)).and_then(|()| files::sync_folder(&self.data));
+        let renamed =
+            fs::rename(&folder, self.data.join(BEGUN)).and_then(|()| files::sync_folder(&self.data));
         renamed.map_err(|source| SeedError::Io { doing: "removed", path: folder, source })?;
         sweep(&self.data)
     }

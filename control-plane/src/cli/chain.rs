@@ -45,7 +45,11 @@ impl Chain {
 
     /// The number of the epoch before `epoch`: a restore may skip some.
     pub fn epoch_before(&self, epoch: u64) -> u64 {
-        self.restores().map(|restore| restore.epoch.number).filter(|number| *number < epoch).max().unwrap_or(1)
+        self.restores()
+            .map(|restore| restore.epoch.number)
+            .filter(|number| *number < epoch)
+            .max()
+            .unwrap_or(1)
     }
 
     /// Takes what `shown` goes on with, verified; true if there was something. It must begin with all that is known, or

@@ -376,8 +376,8 @@ impl Consensus {
                 }
                 // As in `propose`.
                 Err(
-                    e @ (ClientWriteError::ChangeMembershipError(_)
-                    | ClientWriteError::PreconditionFailed(_)),
+                    e
+                    @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
                 ) => return Err(ProposeError::Stopped { source: Box::new(e) }),
             }
         }

@@ -258,7 +258,8 @@ async fn s9_a_seed_that_is_not_what_it_says_plants_nothing() {
     assert!(matches!(old.load(incomplete.path()), Err(SeedError::Incomplete { .. })));
     let newer = damaged(&|begin| {
         let text = fs::read_to_string(begin.join(SEED_FILE)).unwrap();
-        fs::write(begin.join(SEED_FILE), text.replace("\"format\":1,", "\"format\":2,\"more\":true,")).unwrap();
+        fs::write(begin.join(SEED_FILE), text.replace("\"format\":1,", "\"format\":2,\"more\":true,"))
+            .unwrap();
     });
     let error = old.load(newer.path()).unwrap_err().to_string();
     assert!(error.contains("newer version") && error.contains("format 2"), "{error}");

@@ -98,7 +98,8 @@ fn read_note(path: &Path, profile: &Profile) -> Result<Option<Checkpoint>, Failu
     };
     let checkpoint = open_checkpoint(&note, profile.trust()).map_err(|error| {
         let path = path.display();
-        let detail = format!("the remembered checkpoint {path} does not verify ({error}): find out who changed it");
+        let detail =
+            format!("the remembered checkpoint {path} does not verify ({error}): find out who changed it");
         Failure::unverified("seen", detail)
     })?;
     Ok(Some(checkpoint))

@@ -95,7 +95,9 @@ impl Prepared {
         let path = dir.join(PLAN_FILE);
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let dir = dir.display();
-            let detail = format!("{dir} is no restore that was prepared ({error}): `tagout restore prepare` makes one");
+            let detail = format!(
+                "{dir} is no restore that was prepared ({error}): `tagout restore prepare` makes one"
+            );
             Failure::new(Exit::Failed, "no-plan", detail)
         })?;
         let damaged =
@@ -107,20 +109,23 @@ impl Prepared {
         let Format { format } = serde_json::from_str(&text).map_err(damaged)?;
         if format > PLAN_FORMAT {
             let path = path.display();
-            let detail = format!("{path} was written by a newer version of tagout (format {format}): use that one");
+            let detail =
+                format!("{path} was written by a newer version of tagout (format {format}): use that one");
             return Err(Failure::new(Exit::Failed, "newer-plan", detail));
         }
         let plan: Plan = serde_json::from_str(&text).map_err(damaged)?;
-        let sound = (plan.in_backup..=plan.documents.len()).contains(&plan.before_restore) && !plan.nodes.is_empty();
+        let sound =
+            (plan.in_backup..=plan.documents.len()).contains(&plan.before_restore) && !plan.nodes.is_empty();
         if !sound {
             let detail = format!("{} contradicts itself: prepare the restore anew", path.display());
             return Err(Failure::new(Exit::Failed, "bad-plan", detail));
         }
         // Not with what this machine remembers: the restore goes on from what its signers were shown.
         let mut profile = Profile::load_pinned(&dir.join(PROFILE_FILE))?;
-        profile.chain.go_on(plan.documents.clone()).map_err(|wrong| {
-            Failure::unverified(wrong.code(), format!("{}: {wrong}", path.display()))
-        })?;
+        profile
+            .chain
+            .go_on(plan.documents.clone())
+            .map_err(|wrong| Failure::unverified(wrong.code(), format!("{}: {wrong}", path.display())))?;
 
         let path = dir.join(RESTORE_FILE);
         let restore = Draft::read(&path, |text| Restore::parse(text.as_bytes()))?;
@@ -150,7 +155,9 @@ impl Prepared {
     }
 
     fn learned(&self, documents: &[Envelope]) -> Result<Trust, Failure> {
-        let wrong = |why: String| Failure::unverified("plan", format!("{}: {why}", self.dir.join(PLAN_FILE).display()));
+        let wrong = |why: String| {
+            Failure::unverified("plan", format!("{}: {why}", self.dir.join(PLAN_FILE).display()))
+        };
         let (genesis, rest) = documents.split_first().ok_or_else(|| wrong("it has no genesis".into()))?;
         let pinned = self.profile.deployment().genesis;
         let mut trust = Trust::begin(genesis, pinned).map_err(|e| wrong(e.to_string()))?;
@@ -181,10 +188,14 @@ impl Prepared {
 
     /// What the signers put their names to, in words.
     fn say(&self, out: &Out) {
-        let Restore { epoch, checkpoint_size, lost_from, authority_version, ref reason, .. } = self.restore.document;
+        let Restore { epoch, checkpoint_size, lost_from, authority_version, ref reason, .. } =
+            self.restore.document;
         let deployment = self.profile.deployment();
         out.line(format!("{}: epoch {} of {deployment} begins", quoted(&self.restore.path), epoch.number));
-        out.line(format!("  after {}, under version {authority_version} of the authority: {reason:?}", entries(lost_from)));
+        out.line(format!(
+            "  after {}, under version {authority_version} of the authority: {reason:?}",
+            entries(lost_from)
+        ));
         say_loss(out, self.plan.entries, checkpoint_size);
         out.line("  the whole fleet is halted, and every grant is void, until people release, start and grant anew");
         let draft = &self.authority.document;
@@ -206,14 +217,20 @@ impl<T> Draft<T> {
 /// What became of the entries after the backup, as far as anybody knows.
 fn say_loss(out: &Out, in_backup: u64, checkpoint: u64) {
     match checkpoint.saturating_sub(in_backup) {
-        0 => out.line("  no checkpoint that is known here is newer than the backup: nothing is known to be lost"),
+        0 => out
+            .line("  no checkpoint that is known here is newer than the backup: nothing is known to be lost"),
         lost => out.line(format!(
             "  {}: the newest checkpoint that is known has {}, and the backup ends at {in_backup}",
-            out.ink(Ink::Red, if lost == 1 { "1 entry is lost".into() } else { format!("{lost} entries are lost") }),
+            out.ink(
+                Ink::Red,
+                if lost == 1 { "1 entry is lost".into() } else { format!("{lost} entries are lost") }
+            ),
             entries(checkpoint),
         )),
     }
-    out.line("  what else came after it is lost too, but for the stops that guards, pending stores or files hold");
+    out.line(
+        "  what else came after it is lost too, but for the stops that guards, pending stores or files hold",
+    );
 }
 
 fn authority_file(version: u64) -> String {

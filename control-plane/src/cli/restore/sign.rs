@@ -35,12 +35,14 @@ pub fn run(out: &Out, args: &SignArgs) -> Result<Exit, Failure> {
             let text = envelope.document.clone();
             let mut signed = signing::sign(text, std::slice::from_ref(signer))?;
             let signature = signed.signatures.remove(0);
-            let name = root_signer(&verified(&signature, &signed.document)?, current, next).ok_or_else(|| {
-                let version = current.version;
-                let detail =
-                    format!("{spec} is no root key of version {version} of the authority: it signs no restore");
-                Failure::new(Exit::Failed, "no-root-key", detail)
-            })?;
+            let name =
+                root_signer(&verified(&signature, &signed.document)?, current, next).ok_or_else(|| {
+                    let version = current.version;
+                    let detail = format!(
+                        "{spec} is no root key of version {version} of the authority: it signs no restore"
+                    );
+                    Failure::new(Exit::Failed, "no-root-key", detail)
+                })?;
             let path = beside(path, &format!(".sig.{name}"));
             write_new(&path, signature.as_bytes(), 0o644)?;
             out.line(format!("signed by root signer {name}: {}", quoted(&path)));
