@@ -7,6 +7,7 @@ use clap::Args;
 use tagout_proto::ledger::{Ledger, Proposal};
 use tagout_proto::log::tile::{TILE_WIDTH, TileId, parse_bundle, push_entry};
 use tagout_proto::note::{NoteSigner, VerifierKey};
+use tagout_proto::wire::TrustChain;
 
 use super::{Prepared, refused};
 use crate::cli::backup::Backup;
@@ -71,9 +72,13 @@ pub fn run(out: &Out, args: FinishArgs) -> Result<Exit, Failure> {
     let written =
         Seed::write(&first.data, &deployment, (size, root), prepared.then(), |id| exact_bundle(&tiles, id));
     written.map_err(|error| Failure::new(Exit::Failed, "seed", chain(&error)))?;
+    // The others learn the log from the first one, and from here on whom to take it from.
+    let documents = prepared.plan.documents[..prepared.plan.in_backup].iter().cloned().chain(prepared.then());
+    let chain = TrustChain { documents: documents.collect(), entries: vec![] };
+    let chain = serde_json::to_string(&chain).expect("it is plain data") + "\n";
     for node in others {
         let path = node.data.join("join");
-        let made = files::create_folder(&node.data).and_then(|()| files::replace(&path, b""));
+        let made = files::create_folder(&node.data).and_then(|()| files::replace(&path, chain.as_bytes()));
         made.map_err(|e| Failure::file("write", &path, &e))?;
     }
 

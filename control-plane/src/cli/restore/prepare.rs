@@ -82,16 +82,17 @@ fn node_spec(text: &str) -> Result<NodeSpec, String> {
     if Path::new(name).file_name() != Some(name.as_ref()) {
         return Err(format!("{name:?} is no plain name"));
     }
-    if let Ok(address) = place.parse::<SocketAddr>() {
-        return Ok(NodeSpec { name: name.into(), host: address.ip().to_string(), port: address.port() });
-    }
-    let (host, port) = match place.rsplit_once(':') {
-        Some((host, port)) if place.parse::<IpAddr>().is_err() => {
-            (host, port.parse().map_err(|_| format!("{port:?} is no port"))?)
+    let (host, port) = match (place.parse::<SocketAddr>(), place.rsplit_once(':')) {
+        (Ok(address), _) => (address.ip().to_string(), address.port()),
+        (Err(_), Some((host, port))) if place.parse::<IpAddr>().is_err() => {
+            (host.to_owned(), port.parse().map_err(|_| format!("{port:?} is no port"))?)
         }
-        _ => (place, PORT),
+        _ => (place.to_owned(), PORT),
     };
-    Ok(NodeSpec { name: name.into(), host: host.into(), port })
+    if port == u16::MAX {
+        return Err(format!("after port {port} comes none, where the other nodes reach it"));
+    }
+    Ok(NodeSpec { name: name.into(), host, port })
 }
 
 impl NodeSpec {
@@ -99,6 +100,14 @@ impl NodeSpec {
         match self.host.contains(':') {
             true => format!("https://[{}]:{}", self.host, self.port),
             false => format!("https://{}:{}", self.host, self.port),
+        }
+    }
+
+    /// Where the other nodes reach it: beside its API.
+    fn peer_address(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port + 1),
+            false => format!("{}:{}", self.host, self.port + 1),
         }
     }
 
@@ -115,6 +124,12 @@ struct Made<'a> {
     id: u64,
     seed: Zeroizing<[u8; 32]>,
     key: VerifierKey,
+}
+
+impl Made<'_> {
+    fn listed(&self) -> Node {
+        Node { id: self.id, key: self.key.clone(), address: Some(self.spec.peer_address()), learner: false }
+    }
 }
 
 pub fn run(out: &Out, globals: &Globals, args: PrepareArgs) -> Result<Exit, Failure> {
@@ -292,7 +307,7 @@ fn next_authority(profile: &Profile, nodes: &[Made<'_>], reason: &str) -> Author
             retired: vec![],
             reason: Some(reason.into()),
         }),
-        nodes: nodes.iter().map(|node| Node { id: node.id, key: node.key.clone() }).collect(),
+        nodes: nodes.iter().map(Made::listed).collect(),
         ..current.clone()
     }
 }
@@ -368,7 +383,14 @@ fn write_node(args: &PrepareArgs, profile: &Profile, node: &Made<'_>, genesis: &
         tls_cert: "tls.crt".into(),
         tls_key: "tls.key".into(),
         store: StoreKind::default(),
+        peer_listen: Some(SocketAddr::new(spec.listen().ip(), spec.port + 1)),
+        ca: Some("ca.pem".into()),
+        ca_folder: None,
+        reserve_mib: None,
+        rule: None,
     };
+    let ca = pki::load_ca_cert(&args.ca)?;
+    write_new(&folder.join("ca.pem"), ca.as_bytes(), 0o644)?;
     let seed = Zeroizing::new(format!("{}\n", BASE64.encode(&**seed)));
     write_new(&folder.join("node.key"), seed.as_bytes(), 0o600)?;
     write_new(&folder.join("genesis.json"), genesis.as_bytes(), 0o644)?;
