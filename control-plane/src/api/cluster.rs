@@ -8,5 +8,5 @@ use super::Api;
 
 /// `GET /v1/cluster`.
 pub async fn cluster(State(api): State<Api>) -> Json<Cluster> {
-    Json(api.service.cluster())
+    Json(api.service.cluster.view())
 }

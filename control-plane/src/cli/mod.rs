@@ -10,6 +10,7 @@ use tagout_proto::lock::LockKind;
 use tracing_subscriber::EnvFilter;
 
 mod authority;
+mod backup;
 mod chain;
 mod client;
 pub mod dev;
@@ -27,7 +28,9 @@ mod nodes;
 mod out;
 mod profile;
 mod reach;
+mod renew;
 mod restart;
+mod restore;
 mod revoke;
 mod session;
 pub mod signing;
@@ -112,6 +115,13 @@ enum Verb {
     /// Read and verify the audit log
     #[command(subcommand)]
     Log(log::LogVerb),
+    /// Copy the log into a folder, verified; a second run fetches only what is new
+    Backup(backup::BackupArgs),
+    /// Begin anew from a backup after all nodes were lost: new nodes, a new epoch, and everything halted
+    #[command(subcommand)]
+    Restore(restore::RestoreVerb),
+    /// Give a node a new certificate for the key that it has; a running node takes it over without a restart
+    Renew(renew::RenewArgs),
     /// Run a node
     Serve(ServeArgs),
     /// Make a deployment to try Tagout with, and run it: a node, or three, and three agents on this machine
@@ -164,11 +174,15 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
+        Verb::Backup(args) => backup::run(out, globals, args),
+        Verb::Restore(verb) => restore::run(out, globals, verb),
+        Verb::Renew(args) => renew::run(out, args),
         Verb::Serve(args) => {
             if args.ends_with_input {
                 end_with_input();
             }
-            long_running(globals, "info,openraft=warn", node::serve_command(&args.config))
+            // Consensus warns at every heartbeat of a peer that is gone; peers/ says it once, and what is fatal ends the process.
+            long_running(globals, "info,openraft=off", node::serve_command(&args.config))
         }
         Verb::Dev(args) => long_running(globals, "error", demo::run(args)),
         Verb::DevAgent(args) => {

@@ -109,7 +109,8 @@ impl Profile {
         Ok(profile)
     }
 
-    fn load_pinned(path: &Path) -> Result<Self, Failure> {
+    /// With nothing but the genesis.
+    pub fn load_pinned(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read the profile", path, &e))?;
         let wrong =
             |what: String| Failure::new(Exit::Failed, "bad-profile", format!("{}: {what}", path.display()));

@@ -28,6 +28,8 @@ use crate::node::ended;
 use crate::sign::{self, Signer};
 use crate::store::StoreKind;
 
+/// A demonstration needs no more of the disk.
+const RESERVE_MIB: u64 = 16;
 /// The scope that gets consent, and the agents below it.
 const DEMO: &str = "demo";
 const AGENTS: [&str; 3] = ["demo/agent_1", "demo/agent_2", "demo/agent_3"];
@@ -160,6 +162,7 @@ fn plans(args: &DevArgs) -> anyhow::Result<Vec<NodePlan>> {
         let listen = SocketAddr::new(args.listen.ip(), port);
         let sans = vec![listen.ip().to_string(), "localhost".into()];
         let mut plan = NodePlan::new(&format!("node-{n}"), n, listen, sans);
+        plan.reserve_mib = Some(RESERVE_MIB);
         if count == 1 {
             // It has no peers, and takes no second port.
             (plan.address, plan.peer_listen) = (None, None);

@@ -8,12 +8,12 @@ use super::failure::{Exit, Failure};
 use super::out::Out;
 
 pub mod change;
-mod diff;
+pub(super) mod diff;
 pub mod document;
 mod history;
 mod propose;
 mod show;
-mod sign;
+pub(super) mod sign;
 
 pub use propose::successor;
 

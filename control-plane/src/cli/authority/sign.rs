@@ -152,7 +152,7 @@ pub fn submit(out: &Out, globals: &Globals, args: SubmitArgs) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
-pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
+pub(in crate::cli) fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -174,7 +174,7 @@ fn signatures_beside(file: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// The draft with every signature that lies beside it, each of them good.
-fn signed_beside(file: &Path, text: &str) -> Result<Envelope, Failure> {
+pub(in crate::cli) fn signed_beside(file: &Path, text: &str) -> Result<Envelope, Failure> {
     let mut envelope = Envelope { document: text.into(), signatures: Vec::new() };
     for path in signatures_beside(file)? {
         let signature =
@@ -189,12 +189,12 @@ fn signed_beside(file: &Path, text: &str) -> Result<Envelope, Failure> {
     Ok(envelope)
 }
 
-fn verified(signature: &str, text: &str) -> Result<PublicKey, Failure> {
+pub(in crate::cli) fn verified(signature: &str, text: &str) -> Result<PublicKey, Failure> {
     let proven = SshSignature::parse(signature).and_then(|s| s.verify(text.as_bytes()));
     proven.map(|proven| proven.key).map_err(|e| Failure::unverified("signature", e.to_string()))
 }
 
-fn root_signer(key: &PublicKey, current: &Authority, next: &Authority) -> Option<String> {
+pub(in crate::cli) fn root_signer(key: &PublicKey, current: &Authority, next: &Authority) -> Option<String> {
     let signers = next.root.signers.iter().chain(&current.root.signers);
     signers.into_iter().find(|signer| signer.key == *key).map(|signer| signer.name.clone())
 }
