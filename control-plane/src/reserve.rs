@@ -52,6 +52,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use tagout_proto::ledger::Proposal;
 use tagout_proto::limits::{SIGNATURE_MAX_BYTES, STOP_MAX_BYTES};
 use tagout_proto::log::entry::EntryKind;
@@ -109,7 +110,7 @@ impl DiskState {
 }
 
 /// What something to be proposed may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Need {
     /// Takes away, signed: the reserve too.
     Stop,
@@ -136,7 +137,7 @@ impl Need {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum DiskRefused {
     #[error(
         "this node's disk has {free_mib} MiB free, and below {} it takes only what stops, restricts, throttles, isolates, \

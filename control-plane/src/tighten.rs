@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures_util::{TryStreamExt, stream};
 use tagout_proto::command::{Action, Command};
-use tagout_proto::ledger::{Proposal, Receipt, Refusal};
+use tagout_proto::envelope::Envelope;
+use tagout_proto::ledger::{Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tokio::time::{Instant, timeout_at};
 
@@ -37,17 +38,17 @@ impl Service {
     pub(crate) async fn tighten(
         &self,
         command: &Command,
-        proposal: Proposal,
+        envelope: Envelope,
+        since_ms: u64,
     ) -> Result<Receipt, SubmitError> {
-        let digest = proposal.envelope.digest();
+        let digest = envelope.digest();
         if let Some(stop) = self.pending.get(&digest) {
             return Err(SubmitError::Pending { since_ms: stop.time_ms });
         }
         let deadline = Instant::now() + COMMITTED_WITHIN;
-        let since_ms = proposal.time_ms;
         let scope = command.action.scope();
-        let stop = PendingStop { stop: proposal.envelope.clone(), scope: scope.clone(), time_ms: since_ms };
-        let no_room = match timeout_at(deadline, self.propose_for(Need::Stop, proposal)).await {
+        let committed = self.propose_for(Need::Stop, EntryKind::Command, &envelope);
+        let no_room = match timeout_at(deadline, committed).await {
             Err(_) | Ok(Err(SubmitError::Timeout)) => None,
             Ok(Err(SubmitError::Consensus(
                 ProposeError::NotLeader { .. } | ProposeError::Unknown { .. } | ProposeError::Stopped { .. },
@@ -56,6 +57,7 @@ impl Service {
             Ok(answer) => return answer,
         };
 
+        let stop = PendingStop { stop: envelope, scope: scope.clone(), time_ms: since_ms };
         // Before it is written: a disk that stalls may be the reason for all this.
         self.hub.push_stop(&scope, &stop.event());
         if let Action::Lock(lock) = &command.action
@@ -115,10 +117,7 @@ impl Service {
         let known = self.replica.ledger().check(&stop.stop, time_ms);
         let answer = match known {
             Ok(Some(receipt)) => Ok(receipt),
-            Ok(None) => {
-                let proposal = Proposal { kind: EntryKind::Command, time_ms, envelope: stop.stop.clone() };
-                self.propose_for(Need::Stop, proposal).await
-            }
+            Ok(None) => self.propose_for(Need::Stop, EntryKind::Command, &stop.stop).await,
             Err(refusal) => Err(refusal.into()),
         };
         match answer {

@@ -126,6 +126,7 @@ async fn submit(
         }
         Form::Full | Form::Shutdown => {}
     }
+    let found = read::find_instances(&api.service, scope.clone());
     let receipt = api.service.submit_from(from, envelope.clone(), &command).await?;
     Ok(CommandAnswer {
         action,
@@ -134,7 +135,7 @@ async fn submit(
         time_ms: receipt.time_ms,
         repeated: receipt.repeated,
         awaited: receipt.awaited,
-        reach: read::reach_of(&api.service, &scope),
+        reach: read::reach_of(&api.service, &scope, found).await,
         scope,
     })
 }

@@ -243,10 +243,10 @@ impl From<SubmitError> for Problem {
             SubmitError::Consensus(ProposeError::TooLarge { .. }) => {
                 Self::new(Code::TooLarge, error.to_string())
             }
+            SubmitError::Consensus(ProposeError::Strange { .. }) => Self::internal(&error),
             SubmitError::Consensus(_) | SubmitError::Timeout => {
                 Self::new(Code::NotCommitted, error.to_string())
             }
-            SubmitError::Answer(source) => Self::internal(&source),
             SubmitError::Busy(busy) => busy.into(),
             SubmitError::Pending { .. } => Self::new(Code::Pending, error.to_string()),
             SubmitError::Pushed(NotKept::Disk(_)) => Self::new(Code::DiskFull, error.to_string()),
