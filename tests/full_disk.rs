@@ -63,9 +63,11 @@ impl FullDisk {
         let deployment = Deployment::make(Choice { store, ..Choice::default() });
         let image = deployment.folder().join("disk.ext4");
         File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
-        let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).status();
-        assert!(made.is_ok_and(|status| status.success()));
+        // With what the folder of a new node holds already.
         std::fs::create_dir_all(deployment.data()).unwrap();
+        let mut make = Command::new("mkfs.ext4");
+        let made = make.args(["-q", "-F", "-m", "0", "-d"]).arg(deployment.data()).arg(&image).status();
+        assert!(made.is_ok_and(|status| status.success()));
         let mut disk = Self { deployment, image, runtime: runtime() };
         disk.serve();
         disk
