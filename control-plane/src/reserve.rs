@@ -65,7 +65,7 @@ const STOPS: u64 = 10_000;
 /// The largest stop with its one signature, as it is proposed.
 const STOP_PROPOSAL_BYTES: usize = STOP_MAX_BYTES + SIGNATURE_MAX_BYTES + 256;
 /// What must be free whenever the stores write, see above.
-const WORKING_BYTES: u64 = 24 * MIB;
+pub const WORKING_BYTES: u64 = 24 * MIB;
 /// Below so much beside the reserve, only what takes away is accepted.
 pub const WATERMARK_BYTES: u64 = WORKING_BYTES + 8 * MIB;
 /// How much more it takes until all is accepted again, so that the state does not flutter.
