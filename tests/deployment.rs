@@ -84,6 +84,8 @@ impl Deployment {
             nodes: vec![NodePlan {
                 peer_listen: None,
                 address: None,
+                // The least: many nodes of tests share one disk.
+                reserve_mib: Some(1),
                 ..NodePlan::new("node-1", 1, address, vec![address.ip().to_string()])
             }],
             ttl_ms: choice.ttl_ms,
@@ -92,18 +94,7 @@ impl Deployment {
         };
         let root = Signer::open(&keys.join("root").to_string_lossy()).expect("the root key");
         let made = make(&plan, &[root]).unwrap_or_else(|failure| panic!("{failure}"));
-        let deployment = Self { folder, name: made.deployment, address, signers, node: None, starts: 0 };
-        deployment.reserve_little();
-        deployment
-    }
-
-    /// The smallest disk reserve: many nodes of tests share one disk.
-    fn reserve_little(&self) {
-        let config = std::fs::read_to_string(self.config()).expect("the node's configuration");
-        let line =
-            config.lines().find(|line| line.starts_with("# reserve_mib = ")).expect("the key's default");
-        let little = config.replace(line, "reserve_mib = 1");
-        std::fs::write(self.config(), little).expect("the node's configuration");
+        Self { folder, name: made.deployment, address, signers, node: None, starts: 0 }
     }
 
     /// Starts the node and waits until it can issue leases.

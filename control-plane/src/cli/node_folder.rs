@@ -51,6 +51,8 @@ pub struct NodePlan {
     pub address: Option<String>,
     /// DNS names and IP addresses for its certificate; the first one is the profile's.
     pub sans: Vec<String>,
+    /// Disk space that is kept for stops, where the node shall not choose.
+    pub reserve_mib: Option<u64>,
 }
 
 impl NodePlan {
@@ -61,7 +63,7 @@ impl NodePlan {
         let host = sans.first().map_or("localhost", String::as_str).to_lowercase();
         let address = port.map(|port| format!("{}:{port}", in_brackets(&host))).filter(|a| is_address(a));
         let peer_listen = port.filter(|_| address.is_some()).map(|port| SocketAddr::new(listen.ip(), port));
-        Self { name: name.into(), id, listen, peer_listen, address, sans }
+        Self { name: name.into(), id, listen, peer_listen, address, sans, reserve_mib: None }
     }
 
     /// Where guards and people reach it.
@@ -155,7 +157,7 @@ impl NodeFolder<'_> {
             ca: Some(CA_FILE.into()),
             ca_folder: None,
             node_id: later.then_some(plan.id),
-            reserve_mib: None,
+            reserve_mib: plan.reserve_mib,
             rule: None,
         };
         let genesis = serde_json::to_string(self.genesis).expect("an envelope is text") + "\n";
