@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tagout_control_plane::cli::init::{Plan, make};
+use tagout_control_plane::cli::node_folder::NodePlan;
 use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
 use tagout_control_plane::store::StoreKind;
@@ -79,10 +80,12 @@ impl Deployment {
             threshold: 2,
             root_keys: vec![root],
             root_threshold: 1,
-            node_name: "node-1".into(),
-            node_id: 1,
-            listen: address,
-            sans: vec![address.ip().to_string()],
+            // Without peers: the port above may be another test's.
+            nodes: vec![NodePlan {
+                peer_listen: None,
+                address: None,
+                ..NodePlan::new("node-1", 1, address, vec![address.ip().to_string()])
+            }],
             ttl_ms: choice.ttl_ms,
             store: choice.store,
             keys: vec!["../keys/alice".into()],

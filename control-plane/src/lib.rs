@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod api;
 pub mod audit;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Metrics, SecurityLog};
 use crate::audit::{AuditError, AuditLog};
+use crate::certificates::{self, NodeTls};
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::instances::Instances;
@@ -30,16 +31,13 @@ use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
 use crate::peers::{self, Me, Member, PROTOCOL_NEWEST, Peers};
 use crate::pending::Pending;
-use crate::pki;
 use crate::push::Hub;
 use crate::raft::{Consensus, ConsensusConfig, Origin, STORAGE_FAILED_EXIT_CODE};
 use crate::replica::{Build, Replica};
 use crate::reserve::Reserve;
 use crate::seed::{self, Seed};
 use crate::service::Service;
-use crate::tls::{
-    ServerIdentity, ServerLimits, client_config_with_identity, serve_tls, server_config, server_config_for,
-};
+use crate::tls::{ServerLimits, serve_tls};
 
 /// Stops that guards hold and the service does not know, waiting to be committed.
 const UNKNOWN_STOPS_MAX: usize = 1024;
@@ -98,11 +96,7 @@ impl Node {
             .await
             .with_context(|| format!("cannot listen on {}: is another node running there?", config.listen))?;
         let address = listener.local_addr()?;
-        let tls = {
-            let issued = pki::load(&config.tls_cert, &config.tls_key)?;
-            tracing::info!(days_left = pki::days_left(&issued.cert_pem)?, "certificate of this node");
-            server_config(&issued.cert_pem, &issued.key_pem)?
-        };
+        let tls = NodeTls::load(certificate_files(&config))?;
 
         // First of all: on a full disk, it gives the stores the room that they need to open.
         let reserve = Reserve::open(&config.data, config.reserve_mib)
@@ -119,7 +113,7 @@ impl Node {
         let replica =
             Arc::new(Replica::new(deployment.genesis, build, audit.sink(), hub.clone(), outcomes.clone()));
 
-        let taking_peers = Peering::prepare(build, &config, &identity).await?;
+        let taking_peers = Peering::prepare(build, &config, &identity, &tls).await?;
         let peers = taking_peers.as_ref().map_or_else(Peers::nobody, |peering| peering.peers.clone());
         let origin = match &seed {
             Some(_) => Origin::Begin,
@@ -207,7 +201,9 @@ impl Node {
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
         let app = api::router(Api { service: service.clone(), security, metrics });
-        let server = tokio::spawn(serve_tls(listener, tls, app, ServerLimits::default(), shutdown.clone()));
+        tokio::spawn(tls.clone().follow(shutdown.clone()));
+        let server =
+            tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
         Ok(Self { address, service, shutdown, server, audit })
     }
 
@@ -275,22 +271,23 @@ impl Recovery {
 /// The port for other nodes.
 struct Peering {
     listener: TcpListener,
-    tls: peers::ServerTls,
+    tls: Arc<rustls::ServerConfig>,
     peers: Arc<Peers>,
 }
 
 impl Peering {
-    async fn prepare(build: Build, config: &NodeConfig, identity: &Identity) -> anyhow::Result<Option<Self>> {
+    async fn prepare(
+        build: Build,
+        config: &NodeConfig,
+        identity: &Identity,
+        tls: &NodeTls,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.peer_listen else { return Ok(None) };
-        let Some(ca) = &config.ca else {
+        if config.ca.is_none() {
             bail!(
                 "\"peer_listen\" in the configuration needs \"ca\": the deployment's CA, which vouches for peers"
             );
-        };
-        let ca = std::fs::read_to_string(ca).with_context(|| format!("cannot read {}", ca.display()))?;
-        let issued = pki::load(&config.tls_cert, &config.tls_key)?;
-        let client = Arc::new(client_config_with_identity(&ca, &issued.cert_pem, &issued.key_pem)?);
-        let server = server_config_for(ServerIdentity::new(&issued.cert_pem, &issued.key_pem)?, Some(&ca))?;
+        }
         let listener = TcpListener::bind(listen).await.with_context(|| {
             format!("cannot listen for peers on {listen}: is another node running there?")
         })?;
@@ -301,9 +298,9 @@ impl Peering {
             deployment: identity.genesis.deployment.to_string(),
             key: SigningKey::from_bytes(&identity.seed),
         };
-        let peers = Peers::new(me, Arc::new(move || client.clone()));
+        let peers = Peers::new(me, tls.peer_client()?);
         peers.know_authority(&identity.newest);
-        Ok(Some(Self { listener, tls: Arc::new(move || server.clone()), peers }))
+        Ok(Some(Self { listener, tls: tls.peer_server()?, peers }))
     }
 
     async fn serve(self, cluster: Arc<Cluster>, shutdown: CancellationToken) {
@@ -319,6 +316,11 @@ fn remove_marker(path: &Path) -> anyhow::Result<()> {
         _ => crate::store::files::sync_folder(path.parent().unwrap_or(path)),
     }
     .with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn certificate_files(config: &NodeConfig) -> certificates::Files {
+    let NodeConfig { tls_cert, tls_key, ca, ca_folder, .. } = config.clone();
+    certificates::Files { cert: tls_cert, key: tls_key, ca, ca_folder }
 }
 
 async fn housekeeping(instances: Arc<Instances>, metrics: Metrics, shutdown: CancellationToken) {

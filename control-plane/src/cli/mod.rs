@@ -22,9 +22,12 @@ mod grant;
 pub mod init;
 mod keys;
 pub mod log;
+pub mod node_folder;
+mod nodes;
 mod out;
 mod profile;
 mod reach;
+mod renew;
 mod restart;
 mod restore;
 mod revoke;
@@ -103,6 +106,9 @@ enum Verb {
     /// Who may do what: show, propose, sign and submit a change
     #[command(subcommand)]
     Authority(authority::AuthorityVerb),
+    /// The nodes: list, add, promote, remove and replace them
+    #[command(subcommand)]
+    Node(nodes::NodeVerb),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
     /// Read and verify the audit log
@@ -113,6 +119,8 @@ enum Verb {
     /// Begin anew from a backup after all nodes were lost: new nodes, a new epoch, and everything halted
     #[command(subcommand)]
     Restore(restore::RestoreVerb),
+    /// Give a node a new certificate for the key that it has; a running node takes it over without a restart
+    Renew(renew::RenewArgs),
     /// Run a node
     Serve(ServeArgs),
     /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
@@ -159,11 +167,14 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
         Verb::Authority(verb) => authority::run(out, globals, verb),
+        Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
         Verb::Backup(args) => backup::run(out, globals, args),
         Verb::Restore(verb) => restore::run(out, globals, verb),
-        Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
+        Verb::Renew(args) => renew::run(out, args),
+        // Consensus warns at every heartbeat of a peer that is gone; peers/ says it once, and what is fatal ends the process.
+        Verb::Serve(args) => long_running(globals, "info,openraft=off", node::serve_command(&args.config)),
         Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
         Verb::DevAgent(args) => {
             let profile = profile::locate(globals.profile.as_deref())?;

@@ -19,6 +19,7 @@ use crate::cli::out::{Ink, Out, count};
 use crate::cli::session::Session;
 use crate::cli::signing::{self, Signed};
 use crate::cli::status;
+use crate::sign::Signer;
 
 #[derive(Args)]
 pub struct SignArgs {
@@ -55,15 +56,7 @@ pub fn sign(out: &Out, globals: &Globals, args: SignArgs) -> Result<Exit, Failur
 
     let mut written = Vec::new();
     for (signer, spec) in signers.iter().zip(&args.keys) {
-        let envelope = signing::sign(text.clone(), std::slice::from_ref(signer))?;
-        let signature = &envelope.signatures[0];
-        let name = root_signer(&verified(signature, &text)?, current, &draft).ok_or_else(|| {
-            let version = current.version;
-            let detail = format!(
-                "{spec} is no root key, neither of version {version} nor of the draft: it signs no authority"
-            );
-            Failure::new(Exit::Failed, "no-root-key", detail)
-        })?;
+        let (signature, name) = sign_as_root(signer, spec, &text, current, &draft)?;
         let path = beside(&args.file, &format!(".sig.{name}"));
         write_new(&path, signature.as_bytes(), 0o644)?;
         out.line(format!("signed by root signer {name}: {}", quoted(&path)));
@@ -76,6 +69,26 @@ pub fn sign(out: &Out, globals: &Globals, args: SignArgs) -> Result<Exit, Failur
         None => out.line(format!("enough root keys have signed; next: tagout authority submit {file}")),
     }
     Ok(Exit::Ok)
+}
+
+/// A root key's signature on the draft, and whose it is.
+pub(super) fn sign_as_root(
+    signer: &Signer,
+    spec: &str,
+    text: &str,
+    current: &Authority,
+    draft: &Authority,
+) -> Result<(String, String), Failure> {
+    let mut envelope = signing::sign(text.to_owned(), std::slice::from_ref(signer))?;
+    let signature = envelope.signatures.remove(0);
+    let name = root_signer(&verified(&signature, text)?, current, draft).ok_or_else(|| {
+        let version = current.version;
+        let detail = format!(
+            "{spec} is no root key, neither of version {version} nor of the draft: it signs no authority"
+        );
+        Failure::new(Exit::Failed, "no-root-key", detail)
+    })?;
+    Ok((signature, name))
 }
 
 /// Before the first signature, the draft is made to say how many agents it disables; afterwards its bytes are fixed.
@@ -187,7 +200,7 @@ pub(in crate::cli) fn root_signer(key: &PublicKey, current: &Authority, next: &A
 }
 
 /// What is missing until both thresholds are reached.
-fn missing(trust: &Trust, envelope: &Envelope) -> Option<String> {
+pub(super) fn missing(trust: &Trust, envelope: &Envelope) -> Option<String> {
     trust.clone().learn(envelope).err().map(|error| error.to_string())
 }
 

@@ -72,13 +72,14 @@ pub fn run(out: &Out, args: FinishArgs) -> Result<Exit, Failure> {
     let written =
         Seed::write(&first.data, &deployment, (size, root), prepared.then(), |id| exact_bundle(&tiles, id));
     written.map_err(|error| Failure::new(Exit::Failed, "seed", chain(&error)))?;
-    // The others learn the log from the first one, and from here on whom to take it from.
-    let documents = prepared.plan.documents[..prepared.plan.in_backup].iter().cloned().chain(prepared.then());
-    let chain = TrustChain { documents: documents.collect(), entries: vec![] };
-    let chain = serde_json::to_string(&chain).expect("it is plain data") + "\n";
+    // Whom the others are to believe when the first node finds them: the genesis lists none of these nodes.
+    let documents = [&prepared.plan.documents[..prepared.plan.in_backup], &prepared.then()].concat();
+    let chain_of_trust = TrustChain { documents, entries: Vec::new() };
+    let chain_of_trust = serde_json::to_string(&chain_of_trust).expect("it is plain data");
     for node in others {
         let path = node.data.join("join");
-        let made = files::create_folder(&node.data).and_then(|()| files::replace(&path, chain.as_bytes()));
+        let made = files::create_folder(&node.data)
+            .and_then(|()| files::replace(&path, chain_of_trust.as_bytes()));
         made.map_err(|e| Failure::file("write", &path, &e))?;
     }
 

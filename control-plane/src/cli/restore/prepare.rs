@@ -82,17 +82,16 @@ fn node_spec(text: &str) -> Result<NodeSpec, String> {
     if Path::new(name).file_name() != Some(name.as_ref()) {
         return Err(format!("{name:?} is no plain name"));
     }
-    let (host, port) = match (place.parse::<SocketAddr>(), place.rsplit_once(':')) {
-        (Ok(address), _) => (address.ip().to_string(), address.port()),
-        (Err(_), Some((host, port))) if place.parse::<IpAddr>().is_err() => {
-            (host.to_owned(), port.parse().map_err(|_| format!("{port:?} is no port"))?)
-        }
-        _ => (place.to_owned(), PORT),
-    };
-    if port == u16::MAX {
-        return Err(format!("after port {port} comes none, where the other nodes reach it"));
+    if let Ok(address) = place.parse::<SocketAddr>() {
+        return Ok(NodeSpec { name: name.into(), host: address.ip().to_string(), port: address.port() });
     }
-    Ok(NodeSpec { name: name.into(), host, port })
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if place.parse::<IpAddr>().is_err() => {
+            (host, port.parse().map_err(|_| format!("{port:?} is no port"))?)
+        }
+        _ => (place, PORT),
+    };
+    Ok(NodeSpec { name: name.into(), host: host.into(), port })
 }
 
 impl NodeSpec {
