@@ -38,6 +38,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(15);
 pub struct Node {
     pub address: std::net::SocketAddr,
     pub service: Service,
+    pub certificates: Arc<NodeTls>,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
     audit: AuditLog,
@@ -47,6 +48,7 @@ pub struct Node {
 pub async fn serve_command(config: &Path) -> anyhow::Result<()> {
     let config = NodeConfig::load(config)?;
     let node = Node::start(config).await?;
+    tokio::spawn(node.certificates.clone().look_on_hangup());
     tracing::info!(address = %node.address, "serving");
     ended().await?;
     tracing::info!("shutting down");
@@ -141,7 +143,7 @@ impl Node {
         tokio::spawn(tls.clone().follow(shutdown.clone()));
         let server =
             tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
-        Ok(Self { address, service, shutdown, server, audit })
+        Ok(Self { address, service, certificates: tls, shutdown, server, audit })
     }
 
     /// Ends in order: no new requests, open ones finish, then consensus, then the audit log.

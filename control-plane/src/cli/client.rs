@@ -18,7 +18,7 @@ use tagout_proto::wire::{
     Agents, AuthorityImpact, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::{Exit, Failure, chain};
 use super::log::tiles::Tiles;
@@ -134,7 +134,7 @@ impl Client {
             if !told.may_change() || begun.elapsed() > QUORUM_PATIENCE {
                 return Err(told.failure(self, envelope));
             }
-            self.runtime.block_on(sleep(QUORUM_RETRY));
+            std::thread::sleep(QUORUM_RETRY);
         }
     }
 
