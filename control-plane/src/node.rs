@@ -55,6 +55,7 @@ const DISK_LOOK: Duration = Duration::from_secs(1);
 pub struct Node {
     pub address: std::net::SocketAddr,
     pub service: Service,
+    pub certificates: Arc<NodeTls>,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
     audit: AuditLog,
@@ -64,6 +65,7 @@ pub struct Node {
 pub async fn serve_command(config: &Path) -> anyhow::Result<()> {
     let config = NodeConfig::load(config)?;
     let node = Node::start(config).await?;
+    tokio::spawn(node.certificates.clone().look_on_hangup());
     tracing::info!(address = %node.address, "serving");
     ended().await?;
     tracing::info!("shutting down");
@@ -204,7 +206,7 @@ impl Node {
         tokio::spawn(tls.clone().follow(shutdown.clone()));
         let server =
             tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
-        Ok(Self { address, service, shutdown, server, audit })
+        Ok(Self { address, service, certificates: tls, shutdown, server, audit })
     }
 
     /// Ends in order: another node leads, no new requests, open ones finish, then consensus, then the audit log.
