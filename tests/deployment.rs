@@ -39,12 +39,23 @@ pub struct Deployment {
 pub struct Choice {
     pub store: StoreKind,
     pub ttl_ms: u64,
+    /// A node at each of them; without any there is one, on a free port of the loopback address.
+    pub seats: Vec<Seat>,
+}
+
+/// Where a node listens, and where it is found, which may be a proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    pub api: SocketAddr,
+    pub peers: SocketAddr,
+    pub api_found_at: SocketAddr,
+    pub peers_found_at: SocketAddr,
 }
 
 impl Default for Choice {
     fn default() -> Self {
         // The shortest ttl, so that nothing waits long for a bound.
-        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS }
+        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS, seats: Vec::new() }
     }
 }
 
@@ -70,7 +81,16 @@ impl Deployment {
         };
         let people = PEOPLE.map(&mut key).into();
         let (soar, root, _stranger) = (key("soar"), key("root"), key("stranger"));
-        let address = free_address();
+        let seats = match &choice.seats[..] {
+            [] => {
+                let free = free_address();
+                vec![Seat { api: free, peers: free, api_found_at: free, peers_found_at: free }]
+            }
+            seats => seats.to_vec(),
+        };
+        let address = seats[0].api;
+        let sans = seats.iter().flat_map(|seat| [seat.api_found_at, seat.api, seat.peers_found_at, seat.peers]);
+        let sans: std::collections::BTreeSet<String> = sans.map(|address| address.ip().to_string()).collect();
         let plan = Plan {
             name: "test".into(),
             dir: folder.path().join("deployment"),
@@ -82,7 +102,7 @@ impl Deployment {
             node_name: "node-1".into(),
             node_id: 1,
             listen: address,
-            sans: vec![address.ip().to_string()],
+            sans: sans.into_iter().collect(),
             ttl_ms: choice.ttl_ms,
             store: choice.store,
             keys: vec!["../keys/alice".into()],

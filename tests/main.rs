@@ -3,6 +3,7 @@
 mod authority;
 mod bad_input;
 mod durable;
+mod faults;
 mod kill;
 mod lease_bound;
 mod line;
