@@ -388,9 +388,9 @@ impl Cluster {
 
     /// What a client gets that asks once; nothing unless it is a success.
     fn get(&self, url: &str) -> Option<Vec<u8>> {
-        let request = self.http.get(url).timeout(ANSWER_TIMEOUT).send();
+        let request = self.http.get(url).timeout(ANSWER_TIMEOUT);
         let answer = self.in_clients(async move {
-            let answer = request.await.ok()?.error_for_status().ok()?;
+            let answer = request.send().await.ok()?.error_for_status().ok()?;
             answer.bytes().await.ok()
         });
         answer.map(|bytes| bytes.to_vec())
@@ -428,6 +428,8 @@ impl Cluster {
         }
         words.push(bin::tagout().display().to_string());
         let mut command = Command::new(&words[0]);
+        // Hundreds of commands say nothing about a fault.
+        command.env("RUST_LOG", "info,tagout_control_plane::api=warn");
         command.args(&words[1..]).arg("serve").arg("--config").arg(self.folder(node).join("tagout.toml"));
         let mut command = self.network.at(Place::Node(node), command);
         let slot = &mut self.nodes[node - 1];
