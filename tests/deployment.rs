@@ -89,7 +89,8 @@ impl Deployment {
             seats => seats.to_vec(),
         };
         let address = seats[0].api;
-        let sans = seats.iter().flat_map(|seat| [seat.api_found_at, seat.api, seat.peers_found_at, seat.peers]);
+        let sans =
+            seats.iter().flat_map(|seat| [seat.api_found_at, seat.api, seat.peers_found_at, seat.peers]);
         let sans: std::collections::BTreeSet<String> = sans.map(|address| address.ip().to_string()).collect();
         let plan = Plan {
             name: "test".into(),

@@ -32,7 +32,8 @@ fn s1_to_s10_hold_whatever_happens_in_namespaces() {
 }
 
 fn rounds(name: &str, topology: Topology) {
-    let given = std::env::var("TAGOUT_SEED").ok().map(|seed| seed.parse::<u64>().expect("TAGOUT_SEED is a number"));
+    let given =
+        std::env::var("TAGOUT_SEED").ok().map(|seed| seed.parse::<u64>().expect("TAGOUT_SEED is a number"));
     let long = std::env::var_os("TAGOUT_LONG").is_some();
     let rounds = match (given, long) {
         (Some(_), _) => 1,
@@ -54,7 +55,8 @@ fn round(name: &str, seed: u64, topology: Topology) -> Sum {
     let clocks = faketime().is_some() && random.below(3) == 0;
     let failing_writes = random.below(3) == 0;
     let made = Made { topology, clocks, failing_writes, ..Made::default() };
-    let load = Load { operators: 3 + random.below(4) as usize, stoppers: random.below(3) as usize, attackers: 1 };
+    let load =
+        Load { operators: 3 + random.below(4) as usize, stoppers: random.below(3) as usize, attackers: 1 };
     let mut story = Story::begin(name, seed, made, load);
     for _ in 0..STEPS {
         step(&mut story, &mut random);

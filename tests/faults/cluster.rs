@@ -33,8 +33,8 @@ pub struct Made {
     pub clocks: bool,
     /// Writes of nodes can be made to fail.
     pub failing_writes: bool,
-    /// This node's data lies on a disk of so many MiB.
-    pub small_disk: Option<(usize, u64)>,
+    /// Each node's data lies on a disk of its own, of so many MiB.
+    pub small_disks: Option<u64>,
 }
 
 pub struct Cluster {
@@ -62,7 +62,8 @@ impl Cluster {
     /// Makes one and waits until all of it is ready.
     pub fn start(made: Made) -> Self {
         let network = Network::new(made.topology, made.nodes);
-        let deployment = Deployment::make(Choice { ttl_ms: TTL_MS, seats: network.seats().to_vec(), ..Choice::default() });
+        let deployment =
+            Deployment::make(Choice { ttl_ms: TTL_MS, seats: network.seats().to_vec(), ..Choice::default() });
         let clients = network.client_runtime();
         let http = deployment.http();
         let mut cluster = Self {
@@ -76,8 +77,13 @@ impl Cluster {
             deployment: Arc::new(deployment),
             history: Arc::default(),
         };
-        if let Some((node, mib)) = cluster.made.small_disk {
-            cluster.nodes[node - 1].disk = Some(SmallDisk::make(&cluster.data(node), mib));
+        if let Some(mib) = cluster.made.small_disks {
+            for node in cluster.all() {
+                cluster.nodes[node - 1].disk = Some(SmallDisk::make(&cluster.data(node), mib));
+                let config = cluster.folder(node).join("tagout.toml");
+                let text = fs::read_to_string(&config).expect("the configuration");
+                fs::write(&config, format!("{text}\nreserve_mib = 4\n")).expect("the configuration");
+            }
         }
         for node in cluster.all() {
             fs::write(cluster.clock(node), "+0\n").expect("the clock's file");
@@ -120,7 +126,10 @@ impl Cluster {
     pub fn data_of_running(&self, node: usize) -> PathBuf {
         let pid = self.running(node).id();
         let data = self.data(node);
-        Path::new("/proc").join(pid.to_string()).join("root").join(data.strip_prefix("/").expect("an absolute path"))
+        Path::new("/proc")
+            .join(pid.to_string())
+            .join("root")
+            .join(data.strip_prefix("/").expect("an absolute path"))
     }
 
     fn clock(&self, node: usize) -> PathBuf {
@@ -281,8 +290,12 @@ impl Cluster {
         assert!(self.made.failing_writes, "this cluster's nodes die of a failed write");
         let pid = self.running(node).id();
         self.fault(format!("files of node {node} end at {bytes} bytes"), |_| {
-            let limit = Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--fsize={bytes}")).status();
-            assert!(limit.is_ok_and(|status| status.success()), "prlimit sets the limit of a process of ours");
+            let limit =
+                Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--fsize={bytes}")).status();
+            assert!(
+                limit.is_ok_and(|status| status.success()),
+                "prlimit sets the limit of a process of ours"
+            );
         });
     }
 
@@ -294,9 +307,7 @@ impl Cluster {
 
     pub fn free_disk(&mut self, node: usize) {
         let filler = self.data_of_running(node).join("filler");
-        self.fault(format!("the disk of node {node} is free again"), |_| {
-            fs::remove_file(&filler).expect("the filler");
-        });
+        self.fault(format!("the disk of node {node} is free again"), |_| drop(fs::remove_file(&filler)));
     }
 
     // How it comes back.
@@ -333,7 +344,9 @@ impl Cluster {
         wait_within(HEALED_WITHIN, "a node to lead", || {
             let claims = self.all().filter_map(|node| {
                 let metrics = String::from_utf8(self.get(&format!("{}/metrics", self.url(node)))?).ok()?;
-                let gauge = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+                let gauge = |name: &str| {
+                    metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+                };
                 let leads = gauge("tagout_raft_leader ")? == 1.0;
                 leads.then_some((gauge("tagout_raft_term ")? as u64, node))
             });
@@ -354,12 +367,15 @@ impl Cluster {
 
     /// Every node with the same number of entries, once all have as many as the farthest has now.
     pub fn endings(&self) -> Vec<Ending> {
-        let sizes = self.all().map(|node| self.log_size(node).unwrap_or_else(|| panic!("node {node} tells its log's size")));
+        let sizes = self
+            .all()
+            .map(|node| self.log_size(node).unwrap_or_else(|| panic!("node {node} tells its log's size")));
         let size = sizes.max().expect("there are nodes");
         self.all()
             .map(|node| {
                 let url = self.url(node);
-                let get = |path: String| self.get(&format!("{url}{path}")).unwrap_or_else(|| panic!("{url}{path}"));
+                let get =
+                    |path: String| self.get(&format!("{url}{path}")).unwrap_or_else(|| panic!("{url}{path}"));
                 wait_until(&format!("the log of node {node} to have {size} entries"), || {
                     self.get(&format!("{url}/log/checkpoint?size={size}")).is_some()
                 });
@@ -424,7 +440,8 @@ impl Cluster {
             words.push(format!("LD_PRELOAD={}", faketime().expect("libfaketime").display()));
             words.push(format!("FAKETIME_TIMESTAMP_FILE={}", self.clock(node).display()));
             // Only the date is wrong, and it jumps within a tenth of a second; files keep their own times.
-            words.extend(["DONT_FAKE_MONOTONIC=1", "FAKETIME_NO_CACHE=1", "NO_FAKE_STAT=1"].map(String::from));
+            words
+                .extend(["DONT_FAKE_MONOTONIC=1", "FAKETIME_NO_CACHE=1", "NO_FAKE_STAT=1"].map(String::from));
         }
         words.push(bin::tagout().display().to_string());
         let mut command = Command::new(&words[0]);
@@ -492,7 +509,9 @@ impl Drop for Cluster {
 pub fn node_key(folder: &Path, node: usize) -> VerifierKey {
     let seed = fs::read_to_string(folder.join("node.key")).expect("the node's key");
     let seed = data_encoding::BASE64.decode(seed.trim().as_bytes()).expect("base64");
-    NoteSigner::new(&format!("test/node-{node}"), &seed.try_into().expect("32 bytes")).expect("a key").verifier()
+    NoteSigner::new(&format!("test/node-{node}"), &seed.try_into().expect("32 bytes"))
+        .expect("a key")
+        .verifier()
 }
 
 /// The library that shows a process another date.

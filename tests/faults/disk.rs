@@ -81,7 +81,8 @@ impl Flipped {
     fn at(file: &Path, original: Vec<u8>, at: usize) -> Self {
         let mode = fs::metadata(file).expect("the file").permissions().mode();
         fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("the file is ours");
-        let open = OpenOptions::new().write(true).open(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let open =
+            OpenOptions::new().write(true).open(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         open.write_all_at(&[original[at] ^ 0x10], at as u64).expect("the byte is written");
         Self { file: file.into(), original, mode }
     }

@@ -35,6 +35,8 @@ pub struct Record {
     /// When no node could answer a guard: no quorum was together, or clients were cut off.
     pub outages: Vec<Range<u64>>,
     pub faults: Vec<(u64, String)>,
+    /// When everything was taken back, and every node ready.
+    pub healed_ns: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,8 +76,13 @@ pub struct Attempt {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// 201, or 200 for bytes that took effect before: acknowledged.
-    Took { index: u64 },
-    Refused { status: u16, code: String },
+    Took {
+        index: u64,
+    },
+    Refused {
+        status: u16,
+        code: String,
+    },
     /// The node or the network said nothing.
     Nothing,
 }
@@ -93,7 +100,9 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decided {
     /// With the time that the lease had left.
-    Allowed { left_ns: u64 },
+    Allowed {
+        left_ns: u64,
+    },
     /// By this lock.
     Stopped(Digest),
     /// It ends by itself.
@@ -150,6 +159,10 @@ impl History {
 
     pub fn fault(&self, what: String) {
         self.0.lock().faults.push((now_ns(), what));
+    }
+
+    pub fn healed(&self) {
+        self.0.lock().healed_ns = Some(now_ns());
     }
 
     /// The run so far.

@@ -85,6 +85,7 @@ impl Story {
     /// The heal phase and the checks. Panics at a violation, with the seed that may repeat it.
     pub fn end(mut self) -> Sum {
         self.cluster.heal();
+        self.cluster.history.healed();
         // The load meets a cluster that is well, and ends.
         self.for_ms(300);
         self.workload.end();
@@ -130,7 +131,10 @@ impl Story {
             wait_until("the stop to reach every guard", || self.workload.stopped(QUIET, lock));
             let field = &self.workload.field;
             let (what, release) = field.release(&PEOPLE, QUIET, vec![lock]);
-            assert!(matches!(self.send(node, what, release), Answer::Took { .. }), "node {node} takes a release");
+            assert!(
+                matches!(self.send(node, what, release), Answer::Took { .. }),
+                "node {node} takes a release"
+            );
             let (what, start) = field.start_of(&PEOPLE, QUIET, vec![lock]);
             assert!(matches!(self.send(node, what, start), Answer::Took { .. }), "node {node} takes a start");
         }
@@ -163,7 +167,8 @@ impl Story {
         theirs.env("SSL_CERT_FILE", self.cluster.deployment.dir().join("ca.pem"));
         [ours, theirs].into_iter().find_map(|verifier| {
             let ran = Ran::of(&mut self.cluster.command_of_client(verifier));
-            (ran.code != Some(0)).then(|| format!("S9: the log of node {node} is refused: {}{}", ran.stdout, ran.stderr))
+            (ran.code != Some(0))
+                .then(|| format!("S9: the log of node {node} is refused: {}{}", ran.stdout, ran.stderr))
         })
     }
 }

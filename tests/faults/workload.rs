@@ -37,6 +37,7 @@ pub const QUIET: &str = "fleet/quiet";
 const PROCESSES: usize = 2;
 const BETWEEN_CHECKS: Duration = Duration::from_millis(1);
 const BETWEEN_LEASES: Duration = Duration::from_millis(60);
+const AFTER_NOTHING: Duration = Duration::from_millis(20);
 /// How long an operator's program waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -86,7 +87,7 @@ impl Workload {
         let runtime = cluster.clients.handle().clone();
         let guards: Arc<[Guard]> = (0..PROCESSES)
             .flat_map(|_| {
-                let client = field.guard_process(&runtime);
+                let client = field.guard_process(&runtime, &field.urls);
                 AGENTS.into_iter().chain([QUIET]).map(move |agent| client.guard(agent).expect("a guard"))
             })
             .collect();
@@ -136,17 +137,28 @@ impl Workload {
         self.guards.iter().filter(|guard| guard.agent().as_str() == agent).cloned().collect()
     }
 
+    /// One more guard, which knows only `node` and is not watched.
+    pub fn guard_at(&self, node: usize, agent: &str) -> Guard {
+        let client = self.field.guard_process(&self.runtime, &[self.field.url(node).to_owned()]);
+        let guard = client.guard(agent).expect("a guard");
+        wait_until("the guard to allow calls", || guard.check().is_ok());
+        guard
+    }
+
     /// Whether every guard of `agent` says that `lock` stops it.
     pub fn stopped(&self, agent: &str, lock: Digest) -> bool {
-        let stopped = |guard: &Guard| match guard.check() {
-            Err(denied) => matches!(denied.reason, Reason::Stopped(by) if by.id == lock),
-            Ok(_) => false,
-        };
-        self.guards_of(agent).iter().all(stopped)
+        self.guards_of(agent).iter().all(|guard| stopped_by(guard, lock))
     }
 
     pub fn allowed(&self, agent: &str) -> bool {
         self.guards_of(agent).iter().all(|guard| guard.check().is_ok())
+    }
+}
+
+pub fn stopped_by(guard: &Guard, lock: Digest) -> bool {
+    match guard.check() {
+        Err(denied) => matches!(denied.reason, Reason::Stopped(by) if by.id == lock),
+        Ok(_) => false,
     }
 }
 
@@ -200,8 +212,8 @@ impl Field {
         &self.urls[node - 1]
     }
 
-    /// A process with a client of the SDK that knows every node.
-    pub fn guard_process(&self, runtime: &tokio::runtime::Handle) -> tagout::Client {
+    /// A process with a client of the SDK that knows these nodes.
+    pub fn guard_process(&self, runtime: &tokio::runtime::Handle, urls: &[String]) -> tagout::Client {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let builder = tagout::Client::builder()
             .ca_pem(self.deployment.ca_pem())
@@ -209,23 +221,33 @@ impl Field {
             .pinned(self.deployment.name.to_string())
             .instance(format!("process-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
             .runtime(runtime.clone());
-        self.urls.iter().fold(builder, |builder, url| builder.node(url)).build().expect("a client of the SDK")
+        urls.iter().fold(builder, |builder, url| builder.node(url)).build().expect("a client of the SDK")
     }
 
     /// Sends `envelope` to `node`, once, and writes down both.
     pub async fn send(&self, node: usize, by: By, what: What, envelope: &Envelope) -> Answer {
+        self.send_to(&format!("{}/v1/commands", self.url(node)), node, by, what, envelope).await
+    }
+
+    async fn send_to(&self, url: &str, node: usize, by: By, what: What, envelope: &Envelope) -> Answer {
         let digest = envelope.digest();
         self.history.sent(digest, Command { what, by, document: envelope.document.clone() });
-        let (http, url) = (self.http(), format!("{}/v1/commands", self.url(node)));
-        let sent_ns = now_ns();
-        let answer = match tokio::time::timeout(PATIENCE, try_submit(&http, &url, envelope)).await {
+        let (http, sent_ns) = (self.http(), now_ns());
+        let answer = match tokio::time::timeout(PATIENCE, try_submit(&http, url, envelope)).await {
             Ok(Ok(Ok(answer))) => Answer::Took { index: answer.index },
             Ok(Ok(Err(problem))) => Answer::Refused { status: problem.status, code: problem.code },
             Ok(Err(_)) | Err(_) => Answer::Nothing,
         };
-        self.history.attempt(Attempt { digest, node, sent_ns, answered_ns: now_ns(), answer: answer.clone() });
+        self.history.attempt(Attempt {
+            digest,
+            node,
+            sent_ns,
+            answered_ns: now_ns(),
+            answer: answer.clone(),
+        });
         if answer == Answer::Nothing {
             self.connect_anew();
+            tokio::time::sleep(AFTER_NOTHING).await;
         }
         answer
     }
@@ -284,7 +306,9 @@ impl Field {
 
     /// Releases everything that a node says holds `scope`, and starts what takes that.
     pub async fn bring_back(&self, node: usize, scope: &str) -> bool {
-        let Some(locks) = self.get::<Locks>(node, &format!("/v1/locks?scope={scope}")).await else { return false };
+        let Some(locks) = self.get::<Locks>(node, &format!("/v1/locks?scope={scope}")).await else {
+            return false;
+        };
         let mut all_taken = true;
         for place in locks.locks.iter().map(|record| record.lock.scope.clone()).collect::<BTreeSet<_>>() {
             let here = || locks.locks.iter().map(|record| &record.lock).filter(|lock| lock.scope == place);
@@ -297,7 +321,8 @@ impl Field {
                     continue;
                 }
             }
-            let to_start: Vec<Digest> = here().filter(|lock| lock.kind.needs_start()).map(|lock| lock.id).collect();
+            let to_start: Vec<Digest> =
+                here().filter(|lock| lock.kind.needs_start()).map(|lock| lock.id).collect();
             if !to_start.is_empty() {
                 let (what, start) = self.start_of(&PEOPLE, place.as_str(), to_start);
                 let answer = self.send_until_taken(node, By::Operators, what, &start).await;
@@ -324,7 +349,12 @@ impl Field {
                     let (what, stop) = self.lock("soar", agent, LockKind::Halt);
                     self.send_until_taken(node, By::Automation, what, &stop).await;
                 }
-                50..58 if !earlier.is_empty() => {
+                50..54 => {
+                    let (what, stop) = self.lock("bob", agent, LockKind::Halt);
+                    let url = format!("{}/agent/shutdown", self.url(node));
+                    self.send_to(&url, node, By::Operators, what, &stop).await;
+                }
+                54..58 if !earlier.is_empty() => {
                     // The same bytes once more, as somebody does who is not sure.
                     let (what, stop) = &earlier[random.below(earlier.len() as u64) as usize];
                     self.send(node, By::Operators, what.clone(), stop).await;
@@ -393,7 +423,8 @@ impl Field {
             let mut nonce = Digest::default();
             getrandom::fill(&mut nonce.0).expect("randomness");
             let agents = vec![AgentRequest { scope: scope.clone(), view: None }];
-            let request = LeaseRequest { nonce, instance: format!("prober-{node}"), agents, known: Vec::new() };
+            let request =
+                LeaseRequest { nonce, instance: format!("prober-{node}"), agents, known: Vec::new() };
             match ask(&self.http(), self.url(node), &request).await {
                 None => self.connect_anew(),
                 Some(response) => {
@@ -401,7 +432,9 @@ impl Field {
                     let signed = lease::Lease::open(&response.lease, key).expect("a node signs its leases");
                     let views = [(&scope, response.views[0].as_ref().expect("a first view").digest())];
                     let leaf = lease::leaf_hash_of(&nonce, views.into_iter(), &[]);
-                    signed.binds(leaf, response.leaf_index, &response.path).expect("the lease is of our nonce");
+                    signed
+                        .binds(leaf, response.leaf_index, &response.path)
+                        .expect("the lease is of our nonce");
                     assert_eq!(signed.deployment.to_string(), name);
                     self.history.lease(Lease {
                         node,

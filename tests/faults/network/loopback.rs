@@ -165,12 +165,16 @@ fn owner(address: SocketAddr, pids: &Pids) -> Option<usize> {
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
     let inode = table.lines().find_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&local.as_str())).then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))
+        (fields.get(1) == Some(&local.as_str()))
+            .then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))
     })??;
     let pids = pids.lock().clone();
-    pids.into_iter().position(|pid| {
-        let files = pid.and_then(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok());
-        let mut links = files.into_iter().flatten().filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-        links.any(|link| link.as_os_str() == inode.as_str())
-    }).map(|index| index + 1)
+    pids.into_iter()
+        .position(|pid| {
+            let files = pid.and_then(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok());
+            let mut links =
+                files.into_iter().flatten().filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+            links.any(|link| link.as_os_str() == inode.as_str())
+        })
+        .map(|index| index + 1)
 }

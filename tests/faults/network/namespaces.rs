@@ -84,7 +84,10 @@ impl Namespaces {
 
     /// Packets are dropped where they arrive, so that the sender hears nothing of it.
     pub fn set(&self, trouble: &Trouble) {
-        assert_eq!(trouble.delay_ms, 0, "this kernel has no netem; delay needs the proxies of the loopback topology");
+        assert_eq!(
+            trouble.delay_ms, 0,
+            "this kernel has no netem; delay needs the proxies of the loopback topology"
+        );
         for place in (1..=self.seats.len()).map(Place::Node).chain([Place::Clients]) {
             let mut rules = String::from("add table inet faults\ndelete table inet faults\n");
             rules.push_str("table inet faults {\n chain input {\n  type filter hook input priority 0;\n");
@@ -92,7 +95,8 @@ impl Namespaces {
                 writeln!(rules, "  ip saddr {} drop", ip(host(*from))).expect("text");
             }
             if trouble.loss_percent > 0 {
-                writeln!(rules, "  iif != lo numgen random mod 100 < {} drop", trouble.loss_percent).expect("text");
+                writeln!(rules, "  iif != lo numgen random mod 100 < {} drop", trouble.loss_percent)
+                    .expect("text");
             }
             rules.push_str(" }\n}\n");
             self.held(place).run(&["nft", "-f", "-"], &rules);
@@ -154,9 +158,14 @@ impl Held {
         let spawned = entered.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = spawned.unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let mut stdin = child.stdin.take().expect("its input is a pipe");
-        std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        std::io::Write::write_all(&mut stdin, input.as_bytes())
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
         drop(stdin);
         let output = child.wait_with_output().expect("a child can be waited for");
-        assert!(output.status.success(), "{command:?} of {input}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{command:?} of {input}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }

@@ -36,7 +36,9 @@ pub fn check(run: &Run) -> Vec<String> {
 
     let log = run.log();
     for (digest, start) in &log {
-        let Some(What::Start { locks, .. }) = run.record.commands.get(digest).map(|c| &c.what) else { continue };
+        let Some(What::Start { locks, .. }) = run.record.commands.get(digest).map(|c| &c.what) else {
+            continue;
+        };
         for lock in locks {
             let released = log.iter().any(|(digest, release)| {
                 let what = run.record.commands.get(digest).map(|c| &c.what);
@@ -44,7 +46,11 @@ pub fn check(run: &Run) -> Vec<String> {
                 names && release.index < start.index
             });
             if !released {
-                found.push(format!("entry {} starts {} and no release of it stands before", start.index, lock.short()));
+                found.push(format!(
+                    "entry {} starts {} and no release of it stands before",
+                    start.index,
+                    lock.short()
+                ));
             }
         }
     }

@@ -11,7 +11,9 @@ pub fn check(run: &Run) -> Vec<String> {
         for outage in &run.record.outages {
             if (outage.start + run.ttl_ns() + 1..outage.end).contains(&decision.at_ns) {
                 let after = ms(outage.start, decision.at_ns);
-                found.push(format!("guard {guard} of {agent} allowed a call {after:.1} ms after the last node could answer"));
+                found.push(format!(
+                    "guard {guard} of {agent} allowed a call {after:.1} ms after the last node could answer"
+                ));
             }
         }
         if left_ns > run.ttl_ns() {

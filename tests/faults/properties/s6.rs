@@ -14,5 +14,7 @@ pub fn check(run: &Run) -> Vec<String> {
         }
     }
     let missing = seen.into_iter().filter(|(id, _)| !log.contains_key(id));
-    missing.map(|(id, guard)| format!("lock {} stopped guard {guard}, and is not in the log", id.short())).collect()
+    missing
+        .map(|(id, guard)| format!("lock {} stopped guard {guard}, and is not in the log", id.short()))
+        .collect()
 }

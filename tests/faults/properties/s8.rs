@@ -13,7 +13,11 @@ pub fn check(run: &Run) -> Vec<String> {
     let Some((first, others)) = run.endings.split_first() else { return found };
     for (node, other) in (2..).zip(others) {
         if other.entries.len() != first.entries.len() {
-            found.push(format!("node 1 has {} entries, node {node} {}", first.entries.len(), other.entries.len()));
+            found.push(format!(
+                "node 1 has {} entries, node {node} {}",
+                first.entries.len(),
+                other.entries.len()
+            ));
         }
         if let Some(at) = first.entries.iter().zip(&other.entries).position(|(one, other)| one != other) {
             found.push(format!("nodes 1 and {node} differ at entry {at}"));

@@ -24,14 +24,20 @@ pub fn check(run: &Run) -> Vec<String> {
                     checkpoint.size
                 )),
                 Some(root) if *root != checkpoint.root => {
-                    found.push(format!("node {node} does not continue the checkpoint of {} by node {by}", checkpoint.size));
+                    found.push(format!(
+                        "node {node} does not continue the checkpoint of {} by node {by}",
+                        checkpoint.size
+                    ));
                 }
                 Some(_) => {}
             }
         }
         for lease in &run.record.leases {
             if roots.get(&lease.log_size).is_none_or(|root| *root != lease.log_root) {
-                found.push(format!("node {node} does not have the log of {} that node {} signed a lease of", lease.log_size, lease.node));
+                found.push(format!(
+                    "node {node} does not have the log of {} that node {} signed a lease of",
+                    lease.log_size, lease.node
+                ));
             }
         }
     }
