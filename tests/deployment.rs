@@ -16,7 +16,7 @@ use tagout_proto::lock::LockKind;
 use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
-use tagout_proto::wire::{CommandAnswer, Problem, Status};
+use tagout_proto::wire::{CommandAnswer, Problem, Status, StopEvent};
 
 use crate::bin;
 use crate::process::Process;
@@ -110,7 +110,18 @@ impl Deployment {
         };
         let root = Signer::open(&keys.join("root").to_string_lossy()).expect("the root key");
         let made = make(&plan, &[root]).unwrap_or_else(|failure| panic!("{failure}"));
-        Self { folder, name: made.deployment, address, signers, node: None, starts: 0 }
+        let deployment = Self { folder, name: made.deployment, address, signers, node: None, starts: 0 };
+        deployment.reserve_little();
+        deployment
+    }
+
+    /// The smallest disk reserve: many nodes of tests share one disk.
+    fn reserve_little(&self) {
+        let config = std::fs::read_to_string(self.config()).expect("the node's configuration");
+        let line =
+            config.lines().find(|line| line.starts_with("# reserve_mib = ")).expect("the key's default");
+        let little = config.replace(line, "reserve_mib = 1");
+        std::fs::write(self.config(), little).expect("the node's configuration");
     }
 
     /// Starts the node and waits until it can issue leases.
@@ -237,15 +248,20 @@ impl Deployment {
 
     /// A day's consent for `scope`, signed by both people.
     pub async fn grant(&self, http: &reqwest::Client, scope: &str) -> CommandAnswer {
+        let grant = self.grant_for(scope).await;
+        self.submit(http, &self.envelope(&PEOPLE, &grant)).await.expect("the grant")
+    }
+
+    pub async fn grant_for(&self, scope: &str) -> Action {
+        let http = self.http();
         let status: Status = http.get(self.url("/v1/status")).send().await.unwrap().json().await.unwrap();
-        let grant = Grant {
+        Action::Grant(Grant {
             scope: parse(scope),
             expires_at_ms: status.time_ms + 24 * 3600 * 1000,
             seen: Seen { epoch: status.epoch.id, size: status.log_size, authority: status.authority_version },
             terms: Terms::default(),
             reason: "test".into(),
-        };
-        self.submit(http, &self.envelope(&PEOPLE, &Action::Grant(grant))).await.expect("the grant")
+        })
     }
 
     /// Sends a command; panics where the node cannot be reached.
@@ -271,6 +287,54 @@ impl Deployment {
             .pinned(self.name.to_string())
             .build()
             .expect("a client of the SDK")
+    }
+}
+
+/// What the node pushes to one connection.
+pub struct Listener {
+    stream: reqwest::Response,
+    text: String,
+}
+
+impl Listener {
+    /// Listens for what touches `scope`; the greeting has come.
+    pub async fn start(deployment: &Deployment, scope: &str) -> Self {
+        let http = deployment.http();
+        let stream = http.get(deployment.url(&format!("/v1/events?scope={scope}"))).send().await.unwrap();
+        let mut listener = Self { stream: stream.error_for_status().unwrap(), text: String::new() };
+        listener.hear("event: hello").await;
+        listener
+    }
+
+    /// Waits for a line with `what` in it, among those that were not waited for yet, and gives it.
+    pub async fn hear(&mut self, what: &str) -> String {
+        tokio::time::timeout(crate::wait::DEADLINE, async {
+            loop {
+                while let Some((line, rest)) = self.text.split_once('\n') {
+                    let (line, rest) = (line.to_owned(), rest.to_owned());
+                    self.text = rest;
+                    if line.contains(what) {
+                        return line;
+                    }
+                }
+                let chunk =
+                    self.stream.chunk().await.expect("the stream goes on").expect("the stream goes on");
+                self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("never heard {what:?}"))
+    }
+
+    /// Waits for the push of `stop`, and says whether it has an entry.
+    pub async fn hear_stop(&mut self, stop: &Envelope) -> Option<u64> {
+        loop {
+            let line = self.hear("data: {\"stop\":").await;
+            let event: StopEvent = serde_json::from_str(&line["data: ".len()..]).expect("a stop event");
+            if event.stop.digest() == stop.digest() {
+                return event.index;
+            }
+        }
     }
 }
 

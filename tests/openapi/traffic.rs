@@ -44,6 +44,18 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("readStatus", "not-ready"),
     ("tryAuthority", "not-ready"),
     ("isReady", "not-ready"),
+    ("submitCommand", "pending"),
+    ("shutdownAgent", "pending"),
+    // A flood, of which flood.rs is a test.
+    ("submitCommand", "busy"),
+    ("shutdownAgent", "busy"),
+    ("askForLease", "busy"),
+    ("confirmStop", "busy"),
+    ("tryAuthority", "busy"),
+    // A full disk, of which full_disk.rs is a test.
+    ("submitCommand", "disk-low"),
+    ("submitCommand", "disk-full"),
+    ("shutdownAgent", "disk-full"),
     // A disk that fails.
     ("submitCommand", "internal"),
     ("shutdownAgent", "internal"),
@@ -57,6 +69,8 @@ const NOT_MET: &[&str] = &[
     "/components/schemas/LockRecord/properties/lost_from",
     // Two lease requests that are served in one batch.
     "/components/schemas/LeaseResponse/properties/path/items",
+    // A stop that is pending.
+    "/components/schemas/StopEvent/properties/index/anyOf/1",
 ];
 
 #[test]
