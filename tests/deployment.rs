@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tagout_control_plane::cli::init::{Plan, make};
+use tagout_control_plane::cli::node_folder::NodePlan;
 use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
 use tagout_control_plane::store::StoreKind;
@@ -52,6 +53,17 @@ pub struct Seat {
     pub peers_found_at: SocketAddr,
 }
 
+impl Seat {
+    fn plan(&self, id: u64) -> NodePlan {
+        let Self { api, peers, api_found_at, peers_found_at } = *self;
+        let mut sans: Vec<String> =
+            [api_found_at, api, peers_found_at, peers].map(|address| address.ip().to_string()).into();
+        sans.dedup();
+        let (peer_listen, address) = (Some(peers), Some(peers_found_at.to_string()));
+        NodePlan { name: format!("node-{id}"), id, listen: api, peer_listen, address, sans }
+    }
+}
+
 impl Default for Choice {
     fn default() -> Self {
         // The shortest ttl, so that nothing waits long for a bound.
@@ -81,17 +93,15 @@ impl Deployment {
         };
         let people = PEOPLE.map(&mut key).into();
         let (soar, root, _stranger) = (key("soar"), key("root"), key("stranger"));
-        let seats = match &choice.seats[..] {
+        let (address, nodes) = match &choice.seats[..] {
             [] => {
                 let free = free_address();
-                vec![Seat { api: free, peers: free, api_found_at: free, peers_found_at: free }]
+                // Without peers: the port above may be another test's.
+                let alone = NodePlan::new("node-1", 1, free, vec![free.ip().to_string()]);
+                (free, vec![NodePlan { peer_listen: None, address: None, ..alone }])
             }
-            seats => seats.to_vec(),
+            seats => (seats[0].api, seats.iter().zip(1..).map(|(seat, id)| seat.plan(id)).collect()),
         };
-        let address = seats[0].api;
-        let sans =
-            seats.iter().flat_map(|seat| [seat.api_found_at, seat.api, seat.peers_found_at, seat.peers]);
-        let sans: std::collections::BTreeSet<String> = sans.map(|address| address.ip().to_string()).collect();
         let plan = Plan {
             name: "test".into(),
             dir: folder.path().join("deployment"),
@@ -100,28 +110,15 @@ impl Deployment {
             threshold: 2,
             root_keys: vec![root],
             root_threshold: 1,
-            node_name: "node-1".into(),
-            node_id: 1,
-            listen: address,
-            sans: sans.into_iter().collect(),
+            nodes,
             ttl_ms: choice.ttl_ms,
             store: choice.store,
             keys: vec!["../keys/alice".into()],
         };
         let root = Signer::open(&keys.join("root").to_string_lossy()).expect("the root key");
         let made = make(&plan, &[root]).unwrap_or_else(|failure| panic!("{failure}"));
-        let deployment = Self { folder, name: made.deployment, address, signers, node: None, starts: 0 };
-        deployment.reserve_little();
-        deployment
-    }
-
-    /// The smallest disk reserve: many nodes of tests share one disk.
-    fn reserve_little(&self) {
-        let config = std::fs::read_to_string(self.config()).expect("the node's configuration");
-        let line =
-            config.lines().find(|line| line.starts_with("# reserve_mib = ")).expect("the key's default");
-        let little = config.replace(line, "reserve_mib = 1");
-        std::fs::write(self.config(), little).expect("the node's configuration");
+        made.node_configs.iter().for_each(|config| reserve_little(config));
+        Self { folder, name: made.deployment, address, signers, node: None, starts: 0 }
     }
 
     /// Starts the node and waits until it can issue leases.
@@ -336,6 +333,14 @@ impl Listener {
             }
         }
     }
+}
+
+/// The smallest disk reserve: many nodes of tests share one disk.
+fn reserve_little(path: &Path) {
+    let config = std::fs::read_to_string(path).expect("the node's configuration");
+    let line = config.lines().find(|line| line.starts_with("# reserve_mib = ")).expect("the key's default");
+    let little = config.replace(line, "reserve_mib = 1");
+    std::fs::write(path, little).expect("the node's configuration");
 }
 
 /// Sends a command to `url`; the outer error is the network's.

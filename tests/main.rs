@@ -13,6 +13,7 @@ mod openapi;
 mod pending;
 mod power_cut;
 mod put_back;
+mod restore;
 mod size;
 mod take_away;
 mod tampering;

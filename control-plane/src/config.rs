@@ -15,6 +15,9 @@ pub struct NodeConfig {
     pub deployment: String,
     /// The node's name in the authority; its key signs leases and checkpoints under it.
     pub node: String,
+    /// Its number in its cluster, where the genesis does not list it: a later authority does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<u64>,
     pub listen: SocketAddr,
     pub data: PathBuf,
     pub genesis: PathBuf,
@@ -29,8 +32,6 @@ pub struct NodeConfig {
     pub ca: Option<PathBuf>,
     /// The CA's folder with its key, for a node that renews its own certificate.
     pub ca_folder: Option<PathBuf>,
-    /// The node's number, where the genesis does not list it: it was added later.
-    pub node_id: Option<u64>,
     /// What the disk reserve holds for stops; absent for ten thousand of them (reserve.rs).
     pub reserve_mib: Option<u64>,
     /// The newest rule of verdicts that may come into force; absent for the oldest.
@@ -142,6 +143,7 @@ mod tests {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),
+            node_id: None,
             listen: "127.0.0.1:7470".parse().unwrap(),
             data: "data".into(),
             genesis: "genesis.json".into(),

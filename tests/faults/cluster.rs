@@ -80,9 +80,6 @@ impl Cluster {
         if let Some(mib) = cluster.made.small_disks {
             for node in cluster.all() {
                 cluster.nodes[node - 1].disk = Some(SmallDisk::make(&cluster.data(node), mib));
-                let config = cluster.folder(node).join("tagout.toml");
-                let text = fs::read_to_string(&config).expect("the configuration");
-                fs::write(&config, format!("{text}\nreserve_mib = 4\n")).expect("the configuration");
             }
         }
         for node in cluster.all() {

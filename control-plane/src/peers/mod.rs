@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 use self::connection::Connection;
 pub use self::frame::FRAME_MAX_BYTES;
 pub use self::hello::NEWEST as PROTOCOL_NEWEST;
-pub use self::server::{ServerTls, serve};
+pub use self::server::serve;
 
 /// A member of the cluster, as Raft's log and the authority name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,19 +132,16 @@ pub struct Me {
     pub key: SigningKey,
 }
 
-/// How a connection is opened; a closure, since certificates are renewed while the node runs.
-pub type ClientTls = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
-
 /// The way to the other nodes.
 pub struct Peers {
     me: Me,
-    tls: Option<ClientTls>,
+    tls: Option<Arc<rustls::ClientConfig>>,
     members: RwLock<BTreeMap<u64, Member>>,
     connections: Mutex<BTreeMap<(u64, Lane), Arc<Connection>>>,
 }
 
 impl Peers {
-    pub fn new(me: Me, tls: ClientTls) -> Arc<Self> {
+    pub fn new(me: Me, tls: Arc<rustls::ClientConfig>) -> Arc<Self> {
         Arc::new(Self { me, tls: Some(tls), members: RwLock::default(), connections: Mutex::default() })
     }
 
