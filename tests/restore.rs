@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::Value;
 use tagout::{Guard, Lock, Reason};
@@ -74,13 +75,29 @@ impl World {
         let (ca, address) = (self.deployment.dir().join("ca").display().to_string(), self.deployment.address);
         let (backup, dir, node) = (self.text(backup), self.text(dir), format!("node-2={address}"));
         self.run(&[
-            "restore", "prepare", "--from", &backup, "--dir", &dir, "--new-node", &node, "--ca", &ca, "--reason",
+            "restore",
+            "prepare",
+            "--from",
+            &backup,
+            "--dir",
+            &dir,
+            "--new-node",
+            &node,
+            "--ca",
+            &ca,
+            "--reason",
             "the data centre burnt down",
         ])
     }
 
     fn sign(&self, dir: &str, key: &str) -> Ran {
-        self.run(&["restore", "sign", &self.text(dir), "--key", &self.deployment.key(key).display().to_string()])
+        self.run(&[
+            "restore",
+            "sign",
+            &self.text(dir),
+            "--key",
+            &self.deployment.key(key).display().to_string(),
+        ])
     }
 
     fn serve(&self, name: &str, config: &Path) -> Process {
@@ -125,7 +142,10 @@ fn s1_s5_s9_after_a_restore_everything_is_halted_and_a_guard_brings_the_stop_tha
 
     let prepared = world.prepare("new", "backup").exits(0);
     assert!(prepared.stdout.contains(" lost: the newest checkpoint that is known has "), "{prepared:?}");
-    assert!(prepared.stdout.contains("but for the stops that guards, pending stores or files hold"), "{prepared:?}");
+    assert!(
+        prepared.stdout.contains("but for the stops that guards, pending stores or files hold"),
+        "{prepared:?}"
+    );
     let signed = world.sign("new", "root").exits(0);
     assert!(signed.stdout.contains("the whole fleet is halted, and every grant is void"), "{signed:?}");
     assert!(signed.stdout.contains("enough root keys have signed"), "{signed:?}");
@@ -135,7 +155,8 @@ fn s1_s5_s9_after_a_restore_everything_is_halted_and_a_guard_brings_the_stop_tha
     let node = world.serve_restored("new");
 
     // S1, S5: the guard follows the new epoch and the new node's key by the roots' signatures alone. It is under both locks.
-    let told = wait_for("the guard to be under both locks", || stopped(&guard).filter(|lock| lock.others == 1));
+    let told =
+        wait_for("the guard to be under both locks", || stopped(&guard).filter(|lock| lock.others == 1));
     assert!([halt, lost].contains(&told.id), "{told:?}");
     let status: Status = world.get("/v1/status");
     assert_eq!((status.epoch.number, old.epoch.number, status.grants.len()), (2, 1, 0));
@@ -147,7 +168,10 @@ fn s1_s5_s9_after_a_restore_everything_is_halted_and_a_guard_brings_the_stop_tha
     let status = world.run(&["status"]).exits(0);
     assert!(status.stdout.contains("epoch 2, "), "{status:?}");
     assert!(status.stdout.contains(&format!("locks from entry {backed_up} on may be lost")), "{status:?}");
-    assert!(status.stdout.contains(&kept.short()) && !status.stdout.contains("support/forgotten"), "{status:?}");
+    assert!(
+        status.stdout.contains(&kept.short()) && !status.stdout.contains("support/forgotten"),
+        "{status:?}"
+    );
 
     // S9: the log goes on from the backup's, and says in it what was done. What this machine saw of the old end is no fork.
     let verified = world.run(&["log", "verify"]).exits(0);
@@ -194,10 +218,15 @@ fn s1_s5_s9_after_a_restore_everything_is_halted_and_a_guard_brings_the_stop_tha
     // Nor does its data make the new node forget.
     let data = world.path("new/node-2/data");
     fs::remove_dir_all(&data).unwrap();
-    fs::rename(world.path("lost/data"), &data).unwrap();
+    fs::create_dir(&data).unwrap();
+    fs::rename(world.path("lost/data/raft"), data.join("raft")).unwrap();
     let mut mixed = world.serve("mixed", &world.path("new/node-2/tagout.toml"));
     assert!(!mixed.wait().success());
-    assert!(mixed.stderr().contains("belongs to node 1, and the configuration says node 2"), "{}", mixed.stderr());
+    assert!(
+        mixed.stderr().contains("belongs to node 1, and the configuration says node 2"),
+        "{}",
+        mixed.stderr()
+    );
 }
 
 #[test]
@@ -211,7 +240,8 @@ fn s1_s9_what_a_backup_or_a_restore_refuses_is_said_in_words() {
          tests/restore.rs compares; TAGOUT_BLESS=1 writes this file anew.\n",
     );
     copy(&world.path("backup"), &world.path("flipped"));
-    let bundle = fs::read_dir(world.path("flipped/tile/entries/000.p")).unwrap().next().unwrap().unwrap().path();
+    let bundle =
+        fs::read_dir(world.path("flipped/tile/entries/000.p")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = fs::read(&bundle).unwrap();
     let at = bytes.windows(6).rposition(|w| w == b"policy").expect("the stop's reason");
     bytes[at] ^= 1;
@@ -222,10 +252,18 @@ fn s1_s9_what_a_backup_or_a_restore_refuses_is_said_in_words() {
     world.stop("support/b");
     world.run(&["log", "verify"]).exits(0);
 
-    golden.add("a backup that was changed goes on", 7, world.run(&["backup", "--out", &world.text("flipped")]));
+    golden.add(
+        "a backup that was changed goes on",
+        7,
+        world.run(&["backup", "--out", &world.text("flipped")]),
+    );
     golden.add("a backup that was changed", 7, world.run(&["backup", "--verify", &world.text("flipped")]));
     golden.add("a folder without a backup", 1, world.run(&["backup", "--verify", &world.text("nothing")]));
-    golden.add("a backup that is older than what was seen", 0, world.run(&["backup", "--verify", &world.text("older")]));
+    golden.add(
+        "a backup that is older than what was seen",
+        0,
+        world.run(&["backup", "--verify", &world.text("older")]),
+    );
     golden.add("a restore while a node is left", 3, world.prepare("new", "older"));
 
     // A node that was set back behind the backup.
@@ -239,7 +277,11 @@ fn s1_s9_what_a_backup_or_a_restore_refuses_is_said_in_words() {
     fs::remove_dir_all(world.deployment.data()).unwrap();
     copy(&world.path("ahead"), &world.deployment.data());
     world.deployment.start_node();
-    golden.add("a node that was set back behind the backup", 7, world.run(&["backup", "--out", &world.text("newest")]));
+    golden.add(
+        "a node that was set back behind the backup",
+        7,
+        world.run(&["backup", "--out", &world.text("newest")]),
+    );
     assert_eq!(
         world.run(&["backup", "--verify", &world.text("newest"), "--json"]).exits(0).json()["size"].as_u64(),
         newest["size"].as_u64().map(|size| size + 1),
@@ -256,6 +298,7 @@ fn s1_s9_what_a_backup_or_a_restore_refuses_is_said_in_words() {
     golden.add("a restore that a stranger signs", 1, world.sign("new", "stranger"));
     let ssh = |key: &str, file: &str, signature: &str| {
         let file = world.path(file);
+        let _ = fs::remove_file(world.path(signature));
         let signed = Command::new("ssh-keygen")
             .args(["-q", "-Y", "sign", "-n", "tagout-command", "-f"])
             .arg(world.deployment.key(key))
@@ -293,7 +336,11 @@ fn s9_a_backup_is_incremental_and_goes_on_where_it_was_interrupted() {
     let stops = |from: u32, to: u32| {
         world.runtime.block_on(async {
             for n in from..to {
-                world.deployment.submit(&http, &world.deployment.stop(&format!("many/agent_{n}"))).await.unwrap();
+                world
+                    .deployment
+                    .submit(&http, &world.deployment.stop(&format!("many/agent_{n}")))
+                    .await
+                    .unwrap();
             }
         });
     };
@@ -301,7 +348,10 @@ fn s9_a_backup_is_incremental_and_goes_on_where_it_was_interrupted() {
     let first = world.backup("backup");
     assert_eq!(first["new"], first["size"]);
     let nothing = world.backup("backup");
-    assert!(nothing["new"].as_u64().unwrap() <= nothing["size"].as_u64().unwrap() - first["size"].as_u64().unwrap());
+    assert!(
+        nothing["new"].as_u64().unwrap()
+            <= nothing["size"].as_u64().unwrap() - first["size"].as_u64().unwrap()
+    );
     stops(300, 310);
     // As a crash leaves it: tiles that no checkpoint covers yet.
     let checkpoint = fs::read(world.path("backup/checkpoint")).unwrap();
@@ -315,6 +365,92 @@ fn s9_a_backup_is_incremental_and_goes_on_where_it_was_interrupted() {
     assert_eq!(dir.exits(0).json()["root"], again["root"]);
     let full = world.path("backup/tile/entries/000");
     assert!(full.is_file(), "the partial bundle became a full one");
+}
+
+#[test]
+fn s5_an_authority_that_the_backup_lost_is_put_back_before_the_new_nodes_are_listed() {
+    for more_was_lost in [false, true] {
+        let mut world = World::start();
+        world.by_both(&["grant", "support", "--for", "1h", "--reason", "consent"]).exits(0);
+        let client = world.runtime.block_on(async { world.deployment.sdk(&world.deployment.url("")) });
+        let guard = client.guard("support/agent").unwrap();
+        world.runtime.block_on(guard.ready(DEADLINE)).unwrap();
+        let size = world.backup("backup")["size"].as_u64().unwrap();
+
+        let draft = world.text("authority-2.json");
+        world.run(&["authority", "propose", "--ttl", "3s", "--reason", "slower", "--out", &draft]).exits(0);
+        let root = world.deployment.key("root").display().to_string();
+        world.run(&["authority", "sign", &draft, "--key", &root]).exits(0);
+        world.run(&["authority", "submit", &draft]).exits(0);
+        wait_until("the guard to have a lease under version 2", || guard.check().is_ok());
+        if more_was_lost {
+            world.stop("support/other");
+            world.run(&["log", "verify"]).exits(0);
+        }
+        world.lose_everything();
+
+        let prepared = world.prepare("new", "backup").exits(0);
+        assert!(prepared.stdout.contains("put back: 1 document of whom to believe"), "{prepared:?}");
+        assert!(prepared.stdout.contains("authority-3.json"), "{prepared:?}");
+        world.sign("new", "root").exits(0);
+        let finished = world.run(&["restore", "finish", &world.text("new"), "--json"]).exits(0).json();
+        // It comes before the restore, which then knows it, unless its own place was the last that is known.
+        assert_eq!(finished["lost_from"], size + u64::from(more_was_lost), "{finished}");
+        let halt: Digest = finished["lock"].as_str().unwrap().parse().unwrap();
+        let _node = world.serve_restored("new");
+        wait_until("the guard to follow", || stopped(&guard).is_some_and(|lock| lock.id == halt));
+        let status: Status = world.get("/v1/status");
+        assert_eq!((status.authority_version, status.epoch.number, status.limits.ttl_ms), (3, 2, 3000));
+        world.run(&["log", "verify"]).exits(0);
+        world.run(&["authority", "history"]).exits(0);
+    }
+}
+
+/// Kills the first node while its log grows, again and again: what was planted stays, and the rest follows.
+#[test]
+fn s1_a_node_that_is_killed_while_it_begins_from_a_backup_goes_on() {
+    let mut world = World::start();
+    let many = if std::env::var_os("TAGOUT_LONG").is_some() { 20_000 } else { 1_500 };
+    world.runtime.block_on(async {
+        let http = world.deployment.http();
+        for first in (0..many).step_by(50) {
+            let stops: Vec<_> =
+                (first..first + 50).map(|n| world.deployment.stop(&format!("many/agent_{n}"))).collect();
+            let sent = stops.iter().map(|stop| world.deployment.submit(&http, stop));
+            for answer in futures_util::future::join_all(sent).await {
+                answer.unwrap();
+            }
+        }
+    });
+    let backup = world.backup("backup");
+    world.lose_everything();
+    world.prepare("new", "backup").exits(0);
+    world.sign("new", "root").exits(0);
+    world.run(&["restore", "finish", &world.text("new")]).exits(0);
+    let begin = world.path("new/node-2/data/begin");
+    let mut kills = 0;
+    for round in 0..20 {
+        let mut node = world.serve(&format!("killed-{round}"), &world.path("new/node-2/tagout.toml"));
+        let planted = |node: &Process| node.stderr().matches(" planted ").count();
+        wait_until("some of it to be planted", || {
+            planted(&node) > 0 || !begin.exists() || node.ended().is_some()
+        });
+        assert!(node.ended().is_none(), "{}", node.stderr());
+        node.kill();
+        if !begin.exists() {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 0, "it was killed in the middle");
+    let started = Instant::now();
+    let _node = world.serve_restored("new");
+    println!("{many} stops, {kills} kills; the last start took {:?}", started.elapsed());
+    assert!(!begin.exists());
+    let status: Status = world.get("/v1/status");
+    assert_eq!((status.epoch.number, status.authority_version), (2, 2));
+    let verified = world.run(&["log", "verify", "--json"]).exits(0).json();
+    assert!(verified["size"].as_u64().unwrap() >= backup["size"].as_u64().unwrap() + 2);
 }
 
 struct Golden {
@@ -352,7 +488,9 @@ fn normal(line: &str) -> String {
     for word in line.split(' ') {
         let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
         let is = |what: fn(&u8) -> bool| !bare.is_empty() && bare.bytes().all(|b| what(&b));
-        let told = words.last().is_some_and(|before| ["epoch", "version", "format", "(node"].contains(&before.as_str()));
+        let told = words
+            .last()
+            .is_some_and(|before| ["epoch", "version", "format", "(node"].contains(&before.as_str()));
         let word = if word.contains("SHA256:") {
             "<fingerprint>".into()
         } else if let Some((before, address)) = word.split_once("127.0.0.1:") {

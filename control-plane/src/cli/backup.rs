@@ -78,7 +78,7 @@ pub fn run(out: &Out, globals: &Globals, args: BackupArgs) -> Result<Exit, Failu
     let mut known = 0;
     if let Some(kept) = &kept {
         // First what lies here: a copy that was changed must not be gone on with.
-        kept.verify(out, &session.profile, args.from_start, &mut |_| ())?;
+        kept.verify(out, &session.profile, &seen(&session.profile)?, args.from_start, &mut |_| ())?;
         known = kept.checkpoint.size;
     }
     let (note, checkpoint) = session.checkpoint_note(0)?;
@@ -117,8 +117,9 @@ pub fn run(out: &Out, globals: &Globals, args: BackupArgs) -> Result<Exit, Failu
 fn verify(out: &Out, globals: &Globals, dir: &Path, from_start: bool) -> Result<Exit, Failure> {
     let mut profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
     let backup = Backup::open_whole(dir, &mut profile)?;
-    let verified = backup.verify(out, &profile, from_start, &mut |_| ())?;
-    let behind = newest_seen(&profile)?.map_or(0, |seen| seen.size.saturating_sub(verified.size));
+    let seen = seen(&profile)?;
+    let verified = backup.verify(out, &profile, &seen, from_start, &mut |_| ())?;
+    let behind = seen.iter().map(|seen| seen.size.saturating_sub(verified.size)).max().unwrap_or(0);
     let deployment = profile.deployment().to_string();
     out.document(&Report { deployment, dir, new: 0, behind, verified: &verified });
     let (done, size) = (out.ink(Ink::Green, "verified"), entries(verified.size));
@@ -137,9 +138,9 @@ fn verify(out: &Out, globals: &Globals, dir: &Path, from_start: bool) -> Result<
     Ok(Exit::Ok)
 }
 
-/// The newest checkpoint that this machine has seen, also of a log whose end a restore lost since.
-pub(super) fn newest_seen(profile: &Profile) -> Result<Option<Checkpoint>, Failure> {
-    Ok(Seen::load(profile)?.checkpoint)
+/// The newest checkpoint that this machine has seen.
+pub(super) fn seen(profile: &Profile) -> Result<Vec<Checkpoint>, Failure> {
+    Ok(Seen::load(profile)?.checkpoint.into_iter().collect())
 }
 
 /// A backup as it lies on the disk.
@@ -150,8 +151,7 @@ pub(super) struct Backup {
 }
 
 impl Backup {
-    /// Opens it, and lets `profile` learn whom it says to believe, since nodes may have signed it that came later than all
-    /// that this machine knows. `None` where nothing was ever finished.
+    /// Opens it, with whom it says to believe. `None` where nothing was ever finished.
     pub fn open(dir: &Path, profile: &mut Profile) -> Result<Option<Self>, Failure> {
         let tiles = TileDir { path: dir.into() };
         let note = match read_checkpoint(&tiles) {
@@ -159,18 +159,7 @@ impl Backup {
             Err(LogError::NoCheckpoint) => return Ok(None),
             Err(error) => return Err(blamed(dir, error.into())),
         };
-        if let Some(chain) = read_chain(&dir.join(AUTHORITY))? {
-            match profile.chain.go_on(chain.documents) {
-                // It is older than what this machine knows, as backups are.
-                Ok(_) | Err(Disagreement::Behind { .. }) => {}
-                Err(wrong) => {
-                    return Err(blamed(
-                        dir,
-                        Failure::unverified(wrong.code(), format!("{AUTHORITY}: {wrong}")),
-                    ));
-                }
-            }
-        }
+        learn(dir, profile)?;
         let checkpoint = open_checkpoint(&note, profile.trust()).map_err(|e| blamed(dir, e.into()))?;
         Ok(Some(Self { dir: dir.into(), note, checkpoint }))
     }
@@ -183,20 +172,30 @@ impl Backup {
         })
     }
 
-    /// Verifies all of it, and compares it with what this machine has seen of the log as far as it goes: a backup is older
-    /// than what came after it, which is no fault. `ended` gets the state at its end.
+    /// Verifies all of it, and compares it with what this machine has `seen` of the log as far as it goes: a backup is
+    /// older than what came after it, which is no fault. `ended` gets the state at its end.
     pub fn verify(
         &self,
         out: &Out,
         profile: &Profile,
+        seen: &[Checkpoint],
         from_start: bool,
         ended: &mut dyn FnMut(&Replay),
     ) -> Result<Verified, Failure> {
-        let seen = newest_seen(profile)?;
-        let older: Vec<_> = seen.into_iter().filter(|seen| seen.size <= self.checkpoint.size).collect();
+        let older: Vec<_> = seen.iter().filter(|seen| seen.size <= self.checkpoint.size).cloned().collect();
         let tiles = TileDir { path: self.dir.clone() };
         verify_all(out, profile, &tiles, &self.note, &older, from_start, ended)
             .map_err(|failure| blamed(&self.dir, failure))
+    }
+}
+
+/// Lets `profile` learn whom a backup says to believe, if it says so: nodes that came later may have signed its checkpoint.
+pub(super) fn learn(dir: &Path, profile: &mut Profile) -> Result<(), Failure> {
+    let Some(chain) = read_chain(&dir.join(AUTHORITY))? else { return Ok(()) };
+    match profile.chain.go_on(chain.documents) {
+        // It is older than what this machine knows, as backups are.
+        Ok(_) | Err(Disagreement::Behind { .. }) => Ok(()),
+        Err(wrong) => Err(blamed(dir, Failure::unverified(wrong.code(), format!("{AUTHORITY}: {wrong}")))),
     }
 }
 

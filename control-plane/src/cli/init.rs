@@ -600,7 +600,8 @@ mod tests {
         for (wrong, says) in [
             ("a", "write NAME=HOST"),
             ("a=::1", "neither a DNS name"),
-            ("a=https://h", "neither a DNS name"),
+            ("a=https://h", "write NAME=HOST"),
+            ("a=h_1", "neither a DNS name"),
             ("a=h:", "write NAME=HOST"),
             ("a=h:0", "write NAME=HOST"),
             ("a=h:65535", "give the PEER_PORT"),

@@ -173,7 +173,8 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Backup(args) => backup::run(out, globals, args),
         Verb::Restore(verb) => restore::run(out, globals, verb),
         Verb::Renew(args) => renew::run(out, args),
-        Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
+        // Consensus warns at every heartbeat of a peer that is gone; peers/ says it once, and what is fatal ends the process.
+        Verb::Serve(args) => long_running(globals, "info,openraft=off", node::serve_command(&args.config)),
         Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
         Verb::DevAgent(args) => {
             let profile = profile::locate(globals.profile.as_deref())?;

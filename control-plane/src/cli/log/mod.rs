@@ -18,6 +18,7 @@ use tagout_proto::trust::Trust;
 use tagout_proto::wire::Outcome;
 
 use super::Globals;
+use super::backup;
 use super::chain::signed_by;
 use super::failure::{Exit, Failure};
 use super::files::{quoted, write_new};
@@ -310,7 +311,8 @@ fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Fa
     }
     let (profile, verified) = match &args.dir {
         Some(path) => {
-            let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+            let mut profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+            backup::learn(path, &mut profile)?;
             let tiles = TileDir { path: path.clone() };
             let note = read_checkpoint(&tiles)?;
             let verified = verify_and_remember(out, &profile, &tiles, &note, &args)?;

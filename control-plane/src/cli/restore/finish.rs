@@ -1,11 +1,13 @@
 //! `tagout restore finish`: the ledger itself judges the backup and what follows it, before any node sees either.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tagout_proto::ledger::{Ledger, Proposal};
-use tagout_proto::log::tile::TileId;
-use tagout_proto::note::NoteSigner;
+use tagout_proto::log::tile::{TILE_WIDTH, TileId, parse_bundle, push_entry};
+use tagout_proto::note::{NoteSigner, VerifierKey};
+use tagout_proto::wire::TrustChain;
 
 use super::{Prepared, refused};
 use crate::cli::backup::Backup;
@@ -59,35 +61,25 @@ pub fn run(out: &Out, args: FinishArgs) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Failed, "other-backup", detail));
     }
     let mut ledger = None;
-    backup.verify(out, &prepared.profile, false, &mut |replay| ledger = Some(replay.ledger().clone()))?;
+    backup
+        .verify(out, &prepared.profile, &[], false, &mut |replay| ledger = Some(replay.ledger().clone()))?;
     let mut ledger = ledger.expect("a log that verifies was replayed to its end");
     judge(&mut ledger, &prepared)?;
 
     let (first, others) = nodes.split_first().expect("a restore has a node");
     let tiles = TileDir { path: from };
-    let bundle = |id: TileId| {
-        let read = |path: String| tiles.read(&path).map_err(std::io::Error::other);
-        // Full by now, or wider than asked for: the checkpoint ends earlier.
-        let whole = TileId { width: tagout_proto::log::tile::TILE_WIDTH as u16, ..id };
-        let bytes = match read(format!("tile/{id}"))? {
-            Some(bytes) => bytes,
-            None => read(format!("tile/{whole}"))?
-                .ok_or_else(|| std::io::Error::other(format!("no tile/{id}")))?,
-        };
-        let entries = tagout_proto::log::tile::parse_bundle(&bytes).unwrap_or_default();
-        let mut exact = Vec::new();
-        entries
-            .into_iter()
-            .take(id.width.into())
-            .for_each(|e| tagout_proto::log::tile::push_entry(&mut exact, e));
-        Ok(exact)
-    };
     let deployment = prepared.profile.deployment().to_string();
-    let written = Seed::write(&first.data, &deployment, (size, root), prepared.then(), bundle);
+    let written =
+        Seed::write(&first.data, &deployment, (size, root), prepared.then(), |id| exact_bundle(&tiles, id));
     written.map_err(|error| Failure::new(Exit::Failed, "seed", chain(&error)))?;
+    // Whom the others are to believe when the first node finds them: the genesis lists none of these nodes.
+    let documents = [&prepared.plan.documents[..prepared.plan.in_backup], &prepared.then()].concat();
+    let chain_of_trust = TrustChain { documents, entries: Vec::new() };
+    let chain_of_trust = serde_json::to_string(&chain_of_trust).expect("it is plain data");
     for node in others {
         let path = node.data.join("join");
-        let made = files::create_folder(&node.data).and_then(|()| files::replace(&path, b""));
+        let made = files::create_folder(&node.data)
+            .and_then(|()| files::replace(&path, chain_of_trust.as_bytes()));
         made.map_err(|e| Failure::file("write", &path, &e))?;
     }
 
@@ -109,6 +101,20 @@ pub fn run(out: &Out, args: FinishArgs) -> Result<Exit, Failure> {
          what may run"
     ));
     Ok(Exit::Ok)
+}
+
+/// A bundle of just the entries that are asked for, though the backup may hold a wider one by now.
+fn exact_bundle(tiles: &TileDir, id: TileId) -> io::Result<Vec<u8>> {
+    let read = |id: TileId| tiles.read(&format!("tile/{id}")).map_err(io::Error::other);
+    let bytes = match read(id)? {
+        Some(bytes) => Some(bytes),
+        None => read(TileId { width: TILE_WIDTH as u16, ..id })?,
+    };
+    let bytes = bytes.ok_or_else(|| io::Error::other(format!("the backup has no tile/{id}")))?;
+    let mut exact = Vec::new();
+    let entries = parse_bundle(&bytes).unwrap_or_default();
+    entries.into_iter().take(id.width.into()).for_each(|entry| push_entry(&mut exact, entry));
+    Ok(exact)
 }
 
 /// Has the ledger take what follows the backup, just as the first node will.
@@ -161,7 +167,7 @@ impl Prepared {
     }
 }
 
-fn has_key(path: &Path, name: &str, listed: &tagout_proto::note::VerifierKey) -> bool {
+fn has_key(path: &Path, name: &str, listed: &VerifierKey) -> bool {
     let seed = std::fs::read_to_string(path).ok();
     let seed = seed.and_then(|text| data_encoding::BASE64.decode(text.trim().as_bytes()).ok());
     let seed: Option<[u8; 32]> = seed.and_then(|seed| seed.try_into().ok());

@@ -25,7 +25,8 @@ use zeroize::Zeroizing;
 
 use super::{PLAN_FILE, PLAN_FORMAT, PROFILE_FILE, Plan, RESTORE_FILE, authority_file, document, say_loss};
 use crate::cli::Globals;
-use crate::cli::backup::{Backup, newest_seen, read_chain};
+use crate::cli::backup::{self, Backup, read_chain};
+use crate::cli::chain::Disagreement;
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::files::{quoted, write_new};
@@ -136,11 +137,19 @@ pub fn run(out: &Out, globals: &Globals, args: PrepareArgs) -> Result<Exit, Fail
         learn(&mut profile, path)?;
     }
     let backup = Backup::open_whole(&args.from, &mut profile)?;
+    let mut seen = backup::seen(&profile)?;
+    for file in &args.checkpoint {
+        seen.push(read_older(file, profile.trust())?);
+    }
     let mut found = None;
-    backup.verify(out, &profile, false, &mut |replay| found = Some(replay.ledger().clone()))?;
+    backup.verify(out, &profile, &seen, false, &mut |replay| found = Some(replay.ledger().clone()))?;
     let ledger = found.expect("a log that verifies was replayed to its end");
     let size = backup.checkpoint.size;
-    let newest = newest_checkpoint(out, globals, &profile, &backup, &args)?;
+    if !args.offline {
+        check_nobody_left(out, globals, &profile, &backup)?;
+    }
+    let newest =
+        seen.iter().chain([&backup.checkpoint]).max_by_key(|seen| seen.size).expect("the backup has one");
 
     // Whom to believe: the backup's part of it, and what was lost with the log and is known here.
     let in_backup = ledger.trust_entries().len();
@@ -223,42 +232,31 @@ fn learn(profile: &mut Profile, path: &Path) -> Result<(), Failure> {
         ))
     })?;
     match profile.chain.go_on(chain.documents) {
-        Ok(_) | Err(crate::cli::chain::Disagreement::Behind { .. }) => Ok(()),
+        Ok(_) | Err(Disagreement::Behind { .. }) => Ok(()),
         Err(wrong) => Err(Failure::unverified(wrong.code(), format!("{}: {wrong}", path.display()))),
     }
 }
 
-/// The newest checkpoint that anybody is known to have seen: it tells how much is lost, and stands in the restore.
-fn newest_checkpoint(
+/// A restore is for what is lost: as long as a node has more than the backup, less is.
+fn check_nobody_left(
     out: &Out,
     globals: &Globals,
     profile: &Profile,
     backup: &Backup,
-    args: &PrepareArgs,
-) -> Result<Checkpoint, Failure> {
-    let mut newest = backup.checkpoint.clone();
-    let given: Vec<Checkpoint> =
-        args.checkpoint.iter().map(|file| read_older(file, profile.trust())).collect::<Result<_, _>>()?;
-    let left = if args.offline { None } else { node_left(out, globals, profile) };
-    if let Some((node, checkpoint)) = left {
-        if checkpoint.size > backup.checkpoint.size {
-            let detail = format!(
-                "{node} still has {}, more than the backup's {}: run `tagout backup --out {}` first, and less is lost; \
-                 --offline asks no node",
-                entries(checkpoint.size),
-                backup.checkpoint.size,
-                quoted(&args.from)
-            );
-            return Err(Failure::new(Exit::Refused, "node-left", detail));
-        }
+) -> Result<(), Failure> {
+    let Some((node, checkpoint)) = node_left(out, globals, profile) else { return Ok(()) };
+    if checkpoint.size <= backup.checkpoint.size {
         out.note(format!("warning: {node} still answers: end it for good before the new nodes begin"));
+        return Ok(());
     }
-    for checkpoint in newest_seen(profile)?.into_iter().chain(given) {
-        if checkpoint.size > newest.size {
-            newest = checkpoint;
-        }
-    }
-    Ok(newest)
+    let detail = format!(
+        "{node} still has {}, more than the backup's {}: run `tagout backup --out {}` first, and less is lost; --offline asks \
+         no node",
+        entries(checkpoint.size),
+        backup.checkpoint.size,
+        quoted(&backup.dir)
+    );
+    Err(Failure::new(Exit::Refused, "node-left", detail))
 }
 
 /// A node that is not lost after all.
