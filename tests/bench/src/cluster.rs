@@ -43,20 +43,22 @@ pub enum Side {
 }
 
 impl Cluster {
-    /// `nodes` nodes of ours, running and ready.
+    /// `nodes` nodes of ours, running and ready: of `build`, or of the `tagout` command that was built beside this one.
     pub async fn tagout(
         folder: &Path,
         name: &str,
         nodes: usize,
         store: StoreKind,
+        build: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let folder = folder.join(name.replace(' ', "-"));
         let addresses = (0..nodes).map(|_| free_address()).collect::<anyhow::Result<Vec<_>>>()?;
         let deployment = Deployment::make(&folder, store, &addresses)?;
+        let program = build.map_or_else(tagout, Path::to_owned);
         let node = |(n, &address): (usize, &SocketAddr)| Node {
             address,
             data: deployment.data(n),
-            program: tagout(),
+            program: program.clone(),
             arguments: ["serve".into(), "--config".into(), deployment.config(n).display().to_string()].into(),
             process: None,
         };
@@ -234,7 +236,6 @@ impl Protocol {
     }
 }
 
-/// The `tagout` command that was built beside this one.
 fn tagout() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     own.with_file_name("tagout")

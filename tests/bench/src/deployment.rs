@@ -90,7 +90,8 @@ impl Deployment {
     pub fn stop(&mut self) -> anyhow::Result<Envelope> {
         self.stops += 1;
         let scope = Scope::parse(&format!("stopped/agent_{}", self.stops))?;
-        let lock = LockCommand { scope, kind: LockKind::Halt, reason: "policy violation 4.1".into(), case: None };
+        let lock =
+            LockCommand { scope, kind: LockKind::Halt, reason: "policy violation 4.1".into(), case: None };
         self.signed(&[&self.alice], &Action::Lock(lock))
     }
 

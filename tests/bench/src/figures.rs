@@ -50,7 +50,8 @@ impl Table {
 
     pub fn print(&self) {
         let all = || std::iter::once(&self.columns).chain(&self.rows);
-        let width = |i: usize| all().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
+        let width =
+            |i: usize| all().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
         let widths: Vec<_> = (0..self.columns.len()).map(width).collect();
         println!("\n{}\n", self.title);
         for row in all() {

@@ -27,7 +27,7 @@ pub async fn run(folder: &Path, args: &LayersArgs) -> anyhow::Result<Table> {
     let title = format!("one stop by layers, {} node(s), 1 writer", args.nodes);
     let mut table = Table::new(&title, &["request", "store", "p50 ms", "p99 ms", "CPU µs"]);
     for (name, store) in [("sled", StoreKind::Sled), ("segment", StoreKind::Segment)] {
-        let mut cluster = Cluster::tagout(folder, &format!("layers {name}"), args.nodes, store).await?;
+        let mut cluster = Cluster::tagout(folder, &format!("layers {name}"), args.nodes, store, None).await?;
         let leader = cluster.leader().await?;
         let connection = cluster.connect(leader).await?;
         let mut forged = cluster.stop()?;
@@ -38,35 +38,38 @@ pub async fn run(folder: &Path, args: &LayersArgs) -> anyhow::Result<Table> {
         let mut stops = cluster.writes(args.requests + args.requests / 10)?;
         let mut next = move || stops.pop().unwrap_or_default();
 
-        let mut measure = async |what: &str, ask: &mut dyn FnMut() -> (Bytes, StatusCode)| -> anyhow::Result<()> {
-            let mut samples = Vec::new();
-            let mut cpu = Duration::ZERO;
-            for n in 0..args.requests + args.requests / 10 {
-                if n == args.requests / 10 {
-                    samples.clear();
-                    cpu = cluster.cpu()?;
+        let mut measure =
+            async |what: &str, ask: &mut dyn FnMut() -> (Bytes, StatusCode)| -> anyhow::Result<()> {
+                let mut samples = Vec::new();
+                let mut cpu = Duration::ZERO;
+                for n in 0..args.requests + args.requests / 10 {
+                    if n == args.requests / 10 {
+                        samples.clear();
+                        cpu = cluster.cpu()?;
+                    }
+                    let (body, wanted) = ask();
+                    let began = Instant::now();
+                    let answer = send(&connection, body).await?;
+                    samples.push(began.elapsed());
+                    if answer.status != wanted {
+                        bail!("{what}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
+                    }
                 }
-                let (body, wanted) = ask();
-                let began = Instant::now();
-                let answer = send(&connection, body).await?;
-                samples.push(began.elapsed());
-                if answer.status != wanted {
-                    bail!("{what}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
-                }
-            }
-            let cpu = cluster.cpu()? - cpu;
-            table.row([
-                what.into(),
-                name.into(),
-                format!("{:.3}", ms(percentile(&mut samples, 50.0))),
-                format!("{:.3}", ms(percentile(&mut samples, 99.0))),
-                format!("{:.0}", cpu.as_secs_f64() * 1e6 / args.requests as f64),
-            ]);
-            Ok(())
-        };
+                let cpu = cluster.cpu()? - cpu;
+                table.row([
+                    what.into(),
+                    name.into(),
+                    format!("{:.3}", ms(percentile(&mut samples, 50.0))),
+                    format!("{:.3}", ms(percentile(&mut samples, 99.0))),
+                    format!("{:.0}", cpu.as_secs_f64() * 1e6 / args.requests as f64),
+                ]);
+                Ok(())
+            };
         measure("GET /healthz: HTTP and TLS", &mut || (Bytes::new(), StatusCode::OK)).await?;
-        measure("a forged stop: and the form, and one verification", &mut || (forged.clone(), StatusCode::UNAUTHORIZED))
-            .await?;
+        measure("a forged stop: and the form, and one verification", &mut || {
+            (forged.clone(), StatusCode::UNAUTHORIZED)
+        })
+        .await?;
         measure("a stop again: and its receipt", &mut || (repeated.clone(), StatusCode::OK)).await?;
         measure("a stop", &mut || (next(), StatusCode::CREATED)).await?;
     }
@@ -74,5 +77,9 @@ pub async fn run(folder: &Path, args: &LayersArgs) -> anyhow::Result<Table> {
 }
 
 async fn send(connection: &Connection, body: Bytes) -> anyhow::Result<Answer> {
-    if body.is_empty() { connection.get("/healthz").await } else { connection.post(COMMANDS, &FORM, body).await }
+    if body.is_empty() {
+        connection.get("/healthz").await
+    } else {
+        connection.post(COMMANDS, &FORM, body).await
+    }
 }

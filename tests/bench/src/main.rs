@@ -3,11 +3,16 @@
 
 mod cluster;
 mod deployment;
+mod disk;
 mod etcd;
+mod failover;
 mod figures;
+mod guards;
 mod http;
 mod layers;
+mod leases;
 mod process;
+mod profile;
 mod stops;
 
 use std::cell::Cell;
@@ -38,8 +43,19 @@ struct Cli {
 enum Benchmark {
     /// A signed stop beside a put into etcd, with 1 and 64 writers
     Stops(stops::StopsArgs),
+    /// From kill -9 of the leader to the next accepted write, and false denials meanwhile
+    Failover(failover::FailoverArgs),
+    /// Lease renewals a second for each core
+    Leases(leases::LeasesArgs),
+    /// Bytes on the disk and the time to serve again after 100,000 commands
+    Disk(disk::DiskArgs),
     /// Where the time of one stop goes
     Layers(layers::LayersArgs),
+    /// Where the nodes' processor time goes while stops are written (takes linux-perf)
+    Profile(profile::ProfileArgs),
+    /// What `failover` runs as a process of its own
+    #[command(hide = true)]
+    Guards(guards::GuardsArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,22 +69,36 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    if let Benchmark::Guards(args) = &cli.benchmark {
+        return guards::run(args);
+    }
     // One thread: the client shall take as little of the machine from both sides as it can.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let folder = Folder::make(&cli.dir)?;
     let began = Instant::now();
-    let table = runtime.block_on(async {
-        match &cli.benchmark {
-            Benchmark::Stops(args) => stops::run(&folder.0, args).await,
-            Benchmark::Layers(args) => layers::run(&folder.0, args).await,
-        }
+    let found = runtime.block_on(async {
+        Ok(match &cli.benchmark {
+            Benchmark::Stops(args) => stops::run(&folder.0, args).await?,
+            Benchmark::Failover(args) => failover::run(&folder.0, args).await?,
+            Benchmark::Leases(args) => leases::run(&folder.0, args).await?,
+            Benchmark::Disk(args) => disk::run(&folder.0, args).await?,
+            Benchmark::Layers(args) => layers::run(&folder.0, args).await?,
+            Benchmark::Guards(_) => return Ok(None),
+            Benchmark::Profile(args) => {
+                println!("{}", profile::run(&folder.0, args).await?);
+                return Ok(None);
+            }
+        })
+        .map(Some)
     });
-    let mut table = table.inspect_err(|_| folder.keep())?;
+    let Some(mut table): Option<Table> = found.inspect_err(|_: &anyhow::Error| folder.keep())? else {
+        return Ok(());
+    };
     table.note(format!("{}; took {:.0} s.", machine(), began.elapsed().as_secs_f64()));
     if cli.json {
         println!("{}", serde_json::to_string_pretty(&table)?);
     } else {
-        Table::print(&table);
+        table.print();
     }
     Ok(())
 }

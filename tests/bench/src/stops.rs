@@ -1,6 +1,6 @@
 //! A signed stop, verified and durable on a quorum, beside a put of as many bytes into etcd.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -29,6 +29,9 @@ pub struct StopsArgs {
     /// Only the sides whose names contain one of these
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Another build of the `tagout` command, which takes its turns too: what a change brings
+    #[arg(long, value_name = "PATH")]
+    pub before: Option<PathBuf>,
 }
 
 /// Who takes turns.
@@ -62,23 +65,30 @@ struct Cells {
 
 pub async fn run(folder: &Path, args: &StopsArgs) -> anyhow::Result<Table> {
     let nodes = args.nodes;
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| name.contains(only.as_str()));
+    let wanted =
+        |name: &str| args.only.is_empty() || args.only.iter().any(|only| name.contains(only.as_str()));
     let mut clusters = Vec::new();
     let mut sides = Vec::new();
-    for (name, kind) in [
+    let mut all = vec![
         ("etcd", Kind::Etcd { tls: true }),
         ("etcd, no TLS", Kind::Etcd { tls: false }),
-        ("sled", Kind::Tagout(StoreKind::Sled)),
-        ("segment", Kind::Tagout(StoreKind::Segment)),
-    ] {
+        ("sled", Kind::Tagout(StoreKind::Sled, None)),
+        ("segment", Kind::Tagout(StoreKind::Segment, None)),
+    ];
+    if let Some(before) = &args.before {
+        all.push(("sled, before", Kind::Tagout(StoreKind::Sled, Some(before.as_path()))));
+        all.push(("segment, before", Kind::Tagout(StoreKind::Segment, Some(before.as_path()))));
+    }
+    for (name, kind) in all {
         let follower = (nodes > 1).then(|| format!("{name}, follower"));
-        let follower = follower.filter(|f| matches!(kind, Kind::Tagout(_) | Kind::Etcd { tls: true }) && wanted(f));
+        let follower =
+            follower.filter(|f| matches!(kind, Kind::Tagout(..) | Kind::Etcd { tls: true }) && wanted(f));
         if !wanted(name) && follower.is_none() {
             continue;
         }
         clusters.push(match kind {
             Kind::Etcd { tls } => Cluster::etcd(folder, name, nodes, tls, None).await?,
-            Kind::Tagout(store) => Cluster::tagout(folder, name, nodes, store).await?,
+            Kind::Tagout(store, build) => Cluster::tagout(folder, name, nodes, store, build).await?,
         });
         let cluster = clusters.len() - 1;
         for (name, follower) in [(Some(name.to_owned()), false), (follower, true)] {
@@ -133,9 +143,12 @@ pub async fn run(folder: &Path, args: &StopsArgs) -> anyhow::Result<Table> {
     Ok(table(args, &mut sides))
 }
 
-enum Kind {
-    Etcd { tls: bool },
-    Tagout(StoreKind),
+enum Kind<'a> {
+    Etcd {
+        tls: bool,
+    },
+    /// With a build that is not the one beside this program.
+    Tagout(StoreKind, Option<&'a Path>),
 }
 
 impl Side {
@@ -169,7 +182,8 @@ impl Side {
             }
             Ok(samples)
         };
-        let samples = futures_util::future::try_join_all(self.connections[..writers].iter().map(writer)).await;
+        let samples =
+            futures_util::future::try_join_all(self.connections[..writers].iter().map(writer)).await;
         self.ready = ready.into_inner();
         Ok(samples?.concat())
     }
