@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ed25519_dalek::SigningKey;
+use parking_lot::Mutex;
 use tagout_proto::authority::Authority;
 use tagout_proto::command::Deployment;
+use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::ledger::Proposal;
 use tagout_proto::log::entry::EntryKind;
 use tagout_proto::note::NoteSigner;
+use tagout_proto::rule::RULE_VERSION;
+use tagout_proto::trust::Trust;
+use tagout_proto::wire::TrustChain;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -18,21 +24,34 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Metrics, SecurityLog};
 use crate::audit::{AuditError, AuditLog};
-use crate::clock;
+use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
+use crate::peers::{self, Me, Member, Peers};
+use crate::pending::Pending;
 use crate::pki;
 use crate::push::Hub;
-use crate::raft::{Consensus, ConsensusConfig, STORAGE_FAILED_EXIT_CODE};
+use crate::raft::{Consensus, ConsensusConfig, Origin, STORAGE_FAILED_EXIT_CODE};
 use crate::replica::Replica;
+use crate::reserve::Reserve;
 use crate::service::Service;
-use crate::tls::{ServerLimits, serve_tls, server_config};
+use crate::tls::{
+    ServerIdentity, ServerLimits, client_config_with_identity, serve_tls, server_config, server_config_for,
+};
 
 /// Stops that guards hold and the service does not know, waiting to be committed.
 const UNKNOWN_STOPS_MAX: usize = 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
+/// The pause before a node that finds no leader yet looks again.
+const RECOVERY_RETRY: Duration = Duration::from_millis(100);
+/// In a new node's data folder: this is where the deployment begins, from the seed in it.
+const BEGIN: &str = "begin";
+/// Or: it is new in a cluster.
+const JOIN: &str = "join";
+/// How often the disk is looked at when nothing is written to it.
+const DISK_LOOK: Duration = Duration::from_secs(1);
 
 /// A running node.
 pub struct Node {
@@ -80,79 +99,111 @@ impl Node {
             server_config(&issued.cert_pem, &issued.key_pem)?
         };
 
+        // First of all: on a full disk, it gives the stores the room that they need to open.
+        let reserve = Reserve::open(&config.data, config.reserve_mib)
+            .with_context(|| format!("the disk reserve in {} cannot be used", config.data.display()))?;
         let instances = Arc::new(Instances::default());
         let hub = Arc::new(Hub::default());
         let limits = identity.genesis.limits;
-        let (outcomes, opened) = Outcomes::new(instances.clone(), config.node.clone(), limits);
+        let (outcomes, opened, news) = Outcomes::new(instances.clone(), config.node.clone(), limits);
         let deployment = identity.genesis.deployment.clone();
         let audit =
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
-        let security = SecurityLog::open(&config.data).context("the security log cannot be written")?;
+        let security =
+            SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
         let replica = Arc::new(Replica::new(deployment.genesis, audit.sink(), hub.clone(), outcomes.clone()));
 
+        let taking_peers = Peering::prepare(&config, &identity).await?;
+        let peers = taking_peers.as_ref().map_or_else(Peers::nobody, |peering| peering.peers.clone());
+        let origin = identity.origin(&config)?;
         let consensus = ConsensusConfig {
             store: config.store,
+            origin,
+            member: identity.member(),
+            reserve: Some(reserve.clone()),
             ..ConsensusConfig::new(identity.node_id, config.data.join("raft"))
         };
-        let consensus = Consensus::start(consensus, replica.clone()).await?;
-        // The Raft store and the audit log are two witnesses of one history. A store that was put back, or half lost, would
-        // forget acknowledged stops: it is refused before anything is served (S1, S8, S9).
-        let applied = replica.ledger().size();
-        if applied < audit.opened_size() {
-            return Err(AuditError::Ahead { applied, logged: audit.opened_size() }.into());
-        }
-        audit.compared().await?;
+        let consensus = Consensus::start(consensus, replica.clone(), peers.clone()).await?;
+        let cluster = Arc::new(Cluster {
+            id: identity.node_id,
+            consensus,
+            peers,
+            replica: replica.clone(),
+            audit: audit.reader(),
+            instances: instances.clone(),
+            outcomes: outcomes.clone(),
+            reserve: reserve.clone(),
+            seen: Mutex::default(),
+            rule_known: RULE_VERSION,
+            withheld: Mutex::new(Some("it is still finding out what was committed before its start".into())),
+            recovered: AtomicBool::new(false),
+        });
         let (unknown_stops, unknown) = mpsc::channel(UNKNOWN_STOPS_MAX);
         let leases = Leases::serve(LeaseServer {
-            consensus: consensus.clone(),
+            cluster: cluster.clone(),
             replica: replica.clone(),
             instances: instances.clone(),
             audit: audit.reader(),
             signer: Arc::new(identity.signer()),
             unknown_stops,
         });
+        let pending = Pending::open(&config.data, reserve.clone())?;
         let service = Service {
             node: config.node.as_str().into(),
             replica: replica.clone(),
-            consensus,
+            cluster: cluster.clone(),
             audit: audit.reader(),
             hub,
             instances: instances.clone(),
             outcomes: outcomes.clone(),
             leases,
+            admission: Arc::default(),
+            reserve: reserve.clone(),
+            pending: Arc::new(pending),
         };
-        if replica.ledger().authority().is_none() {
-            outcomes.begin();
-            let envelope = identity.envelope;
-            service
-                .propose(Proposal { kind: EntryKind::Command, time_ms: clock::wall_ms(), envelope })
-                .await?;
+        let shutdown = CancellationToken::new();
+        if let Some(peering) = taking_peers {
+            tokio::spawn(peering.serve(cluster.clone(), shutdown.clone()));
         }
-        if let Some(authority) = replica.ledger().authority() {
-            outcomes.limits_changed(authority.limits);
+        tokio::spawn(cluster.clone().exchange(shutdown.clone()));
+        tokio::spawn(cluster.clone().tell_news(news));
+        if origin == Origin::Join {
+            // Its store has its identity now; from here on an empty one would be a lost one.
+            remove_marker(&config.data.join(JOIN))?;
         }
-        replica.go_live();
-        // What a crash interrupted: nobody has yet said what these stops achieved.
-        for (id, scope, kind) in replica.ledger().stops_without_outcome() {
-            outcomes.open(id, scope, kind);
+        let recovery = Recovery { service: service.clone(), opened_size: audit.opened_size() };
+        if cluster.consensus.is_alone() {
+            if replica.ledger().authority().is_none() {
+                outcomes.begin();
+                service.propose(EntryKind::Command, &identity.envelope).await?;
+            }
+            if origin == Origin::Begin {
+                remove_marker(&config.data.join(BEGIN))?;
+            }
+            audit.compared().await?;
+            recovery.complete()?;
+        } else {
+            tokio::spawn(recovery.wait());
         }
         tokio::spawn(service.clone().append_outcomes(opened));
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
+        tokio::spawn(service.clone().commit_pending(security.clone()));
 
-        let shutdown = CancellationToken::new();
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
+        tokio::spawn(watch_disk(reserve, shutdown.clone()));
         let app = api::router(Api { service: service.clone(), security, metrics });
         let server = tokio::spawn(serve_tls(listener, tls, app, ServerLimits::default(), shutdown.clone()));
         Ok(Self { address, service, shutdown, server, audit })
     }
 
-    /// Ends in order: no new requests, open ones finish, then consensus, then the audit log.
+    /// Ends in order: another node leads, no new requests, open ones finish, then consensus, then the audit log.
     pub async fn shutdown(self) {
+        self.service.cluster.hand_over().await;
         self.shutdown.cancel();
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the listener did not end in order");
         }
-        self.service.consensus.shutdown().await;
+        self.service.cluster.consensus.shutdown().await;
         let audit = self.audit;
         // Dropping it waits for the disk.
         crate::blocking(move || {
@@ -166,11 +217,108 @@ impl Node {
     }
 }
 
+/// What a start waits for: everything that was committed before is applied here.
+struct Recovery {
+    service: Service,
+    opened_size: u64,
+}
+
+impl Recovery {
+    /// Among several nodes that takes a leader, which may be long in coming; the node answers 503 meanwhile.
+    async fn wait(self) {
+        while self.service.cluster.read_barrier().await.is_err() {
+            tokio::time::sleep(RECOVERY_RETRY).await;
+        }
+        if let Err(error) = self.complete() {
+            end_process(error);
+        }
+    }
+
+    fn complete(&self) -> Result<(), AuditError> {
+        let Service { replica, outcomes, cluster, .. } = &self.service;
+        // The Raft store and the audit log are two witnesses of one history. A store that was put back, or half lost, would
+        // forget acknowledged stops: it is refused before anything is served (S1, S8, S9).
+        let applied = replica.ledger().size();
+        if applied < self.opened_size {
+            return Err(AuditError::Ahead { applied, logged: self.opened_size });
+        }
+        if let Some(authority) = replica.ledger().authority() {
+            outcomes.limits_changed(authority.limits);
+        }
+        replica.go_live();
+        // What a crash interrupted: nobody has yet said what these stops achieved.
+        for (id, scope, kind) in replica.ledger().stops_without_outcome() {
+            outcomes.open(id, scope, kind);
+        }
+        *cluster.withheld.lock() = None;
+        cluster.recovered.store(true, Ordering::Relaxed);
+        tracing::info!(log_size = applied, "caught up with what was committed before the start");
+        Ok(())
+    }
+}
+
+/// The port for other nodes.
+struct Peering {
+    listener: TcpListener,
+    tls: peers::ServerTls,
+    peers: Arc<Peers>,
+}
+
+impl Peering {
+    async fn prepare(config: &NodeConfig, identity: &Identity) -> anyhow::Result<Option<Self>> {
+        let Some(listen) = config.peer_listen else { return Ok(None) };
+        let Some(ca) = &config.ca else {
+            bail!(
+                "\"peer_listen\" in the configuration needs \"ca\": the deployment's CA, which vouches for peers"
+            );
+        };
+        let ca = std::fs::read_to_string(ca).with_context(|| format!("cannot read {}", ca.display()))?;
+        let issued = pki::load(&config.tls_cert, &config.tls_key)?;
+        let client = Arc::new(client_config_with_identity(&ca, &issued.cert_pem, &issued.key_pem)?);
+        let server = server_config_for(ServerIdentity::new(&issued.cert_pem, &issued.key_pem)?, Some(&ca))?;
+        let listener = TcpListener::bind(listen).await.with_context(|| {
+            format!("cannot listen for peers on {listen}: is another node running there?")
+        })?;
+        let me = Me {
+            id: identity.node_id,
+            deployment: identity.genesis.deployment.to_string(),
+            key: SigningKey::from_bytes(&identity.seed),
+        };
+        let peers = Peers::new(me, Arc::new(move || client.clone()));
+        peers.know_authority(&identity.newest);
+        Ok(Some(Self { listener, tls: Arc::new(move || server.clone()), peers }))
+    }
+
+    async fn serve(self, cluster: Arc<Cluster>, shutdown: CancellationToken) {
+        peers::serve(self.listener, self.tls, self.peers, cluster, shutdown).await;
+    }
+}
+
+/// Durably: what it says must not be believed again.
+fn remove_marker(path: &Path) -> anyhow::Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => crate::store::files::sync_folder(path.parent().unwrap_or(path)),
+    }
+    .with_context(|| format!("cannot remove {}", path.display()))
+}
+
 async fn housekeeping(instances: Arc<Instances>, metrics: Metrics, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(HOUSEKEEPING);
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         instances.forget();
         metrics.upkeep();
+    }
+}
+
+async fn watch_disk(reserve: Arc<Reserve>, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(DISK_LOOK);
+    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        let reserve = reserve.clone();
+        if let Err(error) = crate::blocking(move || reserve.look()).await {
+            tracing::error!(%error, "cannot tell how full the disk is");
+        }
     }
 }
 
@@ -184,6 +332,8 @@ fn end_process(error: AuditError) {
 /// Who this node is, checked before anything is opened.
 struct Identity {
     genesis: Authority,
+    /// The newest authority that its files hold: the genesis, or for a node that was added later what it was given.
+    newest: Authority,
     envelope: Envelope,
     node_id: u64,
     name: String,
@@ -217,21 +367,66 @@ impl Identity {
                 config.node_key.display()
             );
         };
-        let identity = Self { node_id: 0, name: config.node.clone(), seed, genesis, envelope };
-        let Some(node) = identity.genesis.node(&config.node) else {
-            bail!("the authority knows no node {:?}", config.node);
-        };
-        if node.key != identity.signer().verifier() {
+        let newest = newest_authority(&config.data.join(JOIN), &envelope, deployment.genesis)?;
+        let identity = Self { node_id: 0, name: config.node.clone(), seed, genesis, newest, envelope };
+        let listed = identity.newest.node(&config.node);
+        if let Some(node) = listed
+            && node.key != identity.signer().verifier()
+        {
             bail!(
                 "{} is not the key that the authority lists for {:?}: guards would refuse every lease",
                 config.node_key.display(),
                 config.node
             );
         }
-        Ok(Self { node_id: node.id, ..identity })
+        // A node that was added later stands in an authority that it learns from the others.
+        let Some(node_id) = listed.map(|node| node.id).or(config.node_id) else {
+            bail!(
+                "the authority knows no node {:?}, and the configuration gives no \"node_id\"",
+                config.node
+            );
+        };
+        Ok(Self { node_id, ..identity })
     }
 
     fn signer(&self) -> NoteSigner {
         NoteSigner::new(&self.name, &self.seed).expect("a name that the authority lists is a key name")
     }
+
+    fn member(&self) -> Member {
+        let listed = self.newest.node(&self.name).map(Member::of);
+        listed.unwrap_or_else(|| Member { name: self.name.clone(), ..Member::default() })
+    }
+
+    fn origin(&self, config: &NodeConfig) -> anyhow::Result<Origin> {
+        let there = |name: &str| {
+            let path = config.data.join(name);
+            path.try_exists().with_context(|| format!("cannot look for {}", path.display()))
+        };
+        Ok(match (there(BEGIN)?, there(JOIN)?) {
+            (true, _) => Origin::Begin,
+            (false, true) => Origin::Join,
+            (false, false) => Origin::Known,
+        })
+    }
+}
+
+/// What a node that joins was given: the documents of whom to believe, or nothing beyond the genesis.
+fn newest_authority(join: &Path, genesis: &Envelope, pinned: Digest) -> anyhow::Result<Authority> {
+    let mut trust = Trust::begin(genesis, pinned).context("the genesis is refused")?;
+    let text = match std::fs::read_to_string(join) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", join.display())),
+    };
+    if !text.trim().is_empty() {
+        let chain: TrustChain = serde_json::from_str(&text)
+            .with_context(|| format!("{} holds no chain of authorities", join.display()))?;
+        for document in chain.documents.iter().skip(1) {
+            trust
+                .learn(document)
+                .with_context(|| format!("an authority in {} is refused", join.display()))?;
+        }
+    }
+    Ok(trust.authority().clone())
 }

@@ -17,7 +17,7 @@ use crate::push::Hub;
 use crate::raft::Machine;
 
 /// The format of a snapshot's bytes.
-const SNAPSHOT_FORMAT: u8 = 2;
+const SNAPSHOT_FORMAT: u8 = 3;
 
 pub struct Replica {
     ledger: RwLock<Ledger>,
@@ -57,7 +57,7 @@ impl Replica {
         let log_size = ledger.size();
         let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny });
         let push = |scope| {
-            let (index, time_ms) = (log_size - 1, proposal.time_ms);
+            let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
             self.hub.push_stop(scope, &StopEvent { stop: proposal.envelope.clone(), index, time_ms });
         };
         match effect {

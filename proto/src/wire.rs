@@ -187,7 +187,9 @@ pub struct Confirmation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopEvent {
     pub stop: Envelope,
-    pub index: u64,
+    /// Its entry in the log; `null` while no log has it yet (pending): the signature alone makes it a stop (S6).
+    pub index: Option<u64>,
+    /// The entry's time, or when the node took it if there is no entry yet.
     pub time_ms: u64,
 }
 

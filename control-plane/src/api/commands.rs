@@ -14,6 +14,7 @@ use tagout_proto::wire::CommandAnswer;
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
 use super::{Api, read};
+use crate::fair::Source;
 use crate::tls::Peer;
 
 const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bearer token never replaces one:\n\
@@ -62,7 +63,8 @@ async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wante
     let began = Instant::now();
     let (envelope, result) = match read_envelope(form).await {
         Ok(envelope) => {
-            let result = submit(api, &envelope, wanted).await;
+            let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
+            let result = submit(api, &envelope, wanted, from).await;
             (Some(envelope), result)
         }
         Err(problem) => (None, Err(problem)),
@@ -99,7 +101,12 @@ fn refuse(
     problem.into_response()
 }
 
-async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandAnswer, Problem> {
+async fn submit(
+    api: &Api,
+    envelope: &Envelope,
+    wanted: Form,
+    from: Source,
+) -> Result<CommandAnswer, Problem> {
     let command =
         Command::parse(envelope.document.as_bytes()).map_err(tagout_proto::ledger::Refusal::from)?;
     let (action, scope) = (command.action.kind(), command.action.scope());
@@ -116,7 +123,8 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
         }
         Form::Full | Form::Shutdown => {}
     }
-    let receipt = api.service.submit(envelope.clone()).await?;
+    let found = read::find_instances(&api.service, scope.clone());
+    let receipt = api.service.submit_from(from, envelope.clone(), &command).await?;
     Ok(CommandAnswer {
         action,
         digest: receipt.digest,
@@ -124,7 +132,7 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
         time_ms: receipt.time_ms,
         repeated: receipt.repeated,
         awaited: receipt.awaited,
-        reach: read::reach_of(&api.service, &scope),
+        reach: read::reach_of(&api.service, &scope, found).await,
         scope,
     })
 }

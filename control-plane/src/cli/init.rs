@@ -249,6 +249,11 @@ fn write_all(
         tls_cert: file_name(&tls_cert),
         tls_key: file_name(&tls_key),
         store: plan.store,
+        peer_listen: None,
+        ca: None,
+        ca_folder: None,
+        reserve_mib: None,
+        node_id: None,
     };
     let profile = ProfileFile {
         deployment: deployment.to_string(),
@@ -324,7 +329,7 @@ fn genesis_document(plan: &Plan, node: &VerifierKey, issued_at_ms: u64) -> Strin
         principals: people.into_iter().chain(automation).collect(),
         roles,
         root: Root { signers, threshold: plan.root_threshold },
-        nodes: vec![Node { id: plan.node_id, key: node.clone() }],
+        nodes: vec![Node { id: plan.node_id, key: node.clone(), address: None, learner: false }],
         limits: Limits { ttl_ms: plan.ttl_ms, lapse_grace_ms: LAPSE_GRACE_DEFAULT_MS },
     })
 }

@@ -26,6 +26,8 @@ use crate::node::{Node, ended};
 use crate::sign::{self, Signer};
 use crate::store::StoreKind;
 
+/// A demonstration needs no more of the disk.
+const RESERVE_MIB: u64 = 16;
 /// The scope that gets consent, and the agents below it.
 const DEMO: &str = "demo";
 const AGENTS: [&str; 3] = ["demo/agent_1", "demo/agent_2", "demo/agent_3"];
@@ -64,7 +66,8 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     if made_now {
         make_deployment(&args)?;
     }
-    let config = NodeConfig::load(&args.dir.join("node-1").join("tagout.toml"))?;
+    let mut config = NodeConfig::load(&args.dir.join("node-1").join("tagout.toml"))?;
+    config.reserve_mib.get_or_insert(RESERVE_MIB);
     if !config.listen.ip().is_loopback() {
         bail!("{} is no loopback address; `tagout dev` runs on this machine only", config.listen);
     }
