@@ -52,10 +52,11 @@ impl Cluster {
         build: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let folder = folder.join(name.replace(' ', "-"));
-        let addresses = (0..nodes).map(|_| free_address()).collect::<anyhow::Result<Vec<_>>>()?;
+        let address = |_| Ok((free_address()?, free_address()?));
+        let addresses = (0..nodes).map(address).collect::<anyhow::Result<Vec<_>>>()?;
         let deployment = Deployment::make(&folder, store, &addresses)?;
-        let program = build.map_or_else(tagout, Path::to_owned);
-        let node = |(n, &address): (usize, &SocketAddr)| Node {
+        let program = build.map_or_else(deployment::tagout, Path::to_owned);
+        let node = |(n, &(address, _)): (usize, &(SocketAddr, SocketAddr))| Node {
             address,
             data: deployment.data(n),
             program: program.clone(),
@@ -234,11 +235,6 @@ impl Protocol {
             }
         }
     }
-}
-
-fn tagout() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    own.with_file_name("tagout")
 }
 
 /// A loopback port that nobody has now; a node takes it a moment later.

@@ -2,23 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use tagout_control_plane::cli::ProfileFile;
-use tagout_control_plane::cli::init::{Plan, make};
 use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
 use tagout_control_plane::store::StoreKind;
 use tagout_proto::command::{Action, Deployment as Name, Grant, LockCommand, Seen};
 use tagout_proto::envelope::Envelope;
-use tagout_proto::limits::TTL_DEFAULT_MS;
 use tagout_proto::lock::LockKind;
 use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
-use tagout_proto::sshsig::PublicKey;
 use tagout_proto::wire::Status;
 
 use crate::http::{Answer, Connection};
@@ -35,39 +33,49 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Makes one in `folder`, whose nodes listen at `addresses`.
-    pub fn make(folder: &Path, store: StoreKind, addresses: &[SocketAddr]) -> anyhow::Result<Self> {
+    /// Makes one in `folder`, whose nodes listen at these addresses, for clients and for one another.
+    pub fn make(folder: &Path, store: StoreKind, nodes: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<Self> {
         let keys = folder.join("keys");
         std::fs::create_dir_all(&keys)?;
-        let mut signers = Vec::new();
-        let mut key = |name: &str| -> anyhow::Result<(String, PublicKey)> {
+        let key = |name: &str| -> anyhow::Result<Signer> {
             let path = keys.join(name);
-            let public = generate(&path, name, None)?;
-            signers.push(Signer::open(&path.to_string_lossy())?);
-            Ok((name.to_owned(), PublicKey::parse_openssh(&public.line())?))
+            generate(&path, name, None)?;
+            Ok(Signer::open(&path.to_string_lossy())?)
         };
-        let [address] = addresses else { bail!("this build makes deployments of one node") };
-        let plan = Plan {
-            name: "bench".into(),
-            dir: folder.join("deployment"),
-            people: vec![key("alice")?, key("bob")?],
-            automation: vec![],
-            threshold: 2,
-            root_keys: vec![key("root")?],
-            root_threshold: 1,
-            node_name: "node-1".into(),
-            node_id: 1,
-            listen: *address,
-            sans: vec![address.ip().to_string()],
-            ttl_ms: TTL_DEFAULT_MS,
-            store,
-            keys: vec![],
+        let (alice, bob, _root) = (key("alice")?, key("bob")?, key("root")?);
+        let dir = folder.join("deployment");
+        let at = |(n, (api, peer)): (usize, &(SocketAddr, SocketAddr))| {
+            format!("node-{}={}:{}:{}", n + 1, api.ip(), api.port(), peer.port())
         };
-        let root = signers.pop().context("three keys were made")?;
-        let bob = signers.pop().context("three keys were made")?;
-        let alice = signers.pop().context("three keys were made")?;
-        let made = make(&plan, &[root]).map_err(|failure| anyhow!("{failure}"))?;
-        Ok(Self { dir: plan.dir, name: made.deployment, alice, bob, stops: 0 })
+        let nodes: Vec<_> = nodes.iter().enumerate().map(at).collect();
+        let public = |name: &str| keys.join(name).with_extension("pub").display().to_string();
+        let made = Command::new(tagout())
+            .args(["init", "--name", "bench", "--dir"])
+            .arg(&dir)
+            .args([
+                "--person",
+                &format!("alice={}", public("alice")),
+                "--person",
+                &format!("bob={}", public("bob")),
+            ])
+            .args(["--root-key", &public("root"), "--sign-root", &keys.join("root").display().to_string()])
+            .args(["--nodes", &nodes.join(",")])
+            .output()
+            .context("cannot run the tagout command")?;
+        if !made.status.success() {
+            bail!("tagout init failed: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        let name = profile(&dir.join("profile.toml"))?.deployment.parse()?;
+        let deployment = Self { dir, name, alice, bob, stops: 0 };
+        for n in 0..nodes.len() {
+            let config = deployment.config(n);
+            let text = std::fs::read_to_string(&config)?;
+            if store == StoreKind::Segment {
+                let segment = text.replace("store = \"sled\"", "store = \"segment\"");
+                std::fs::write(&config, segment)?;
+            }
+        }
+        Ok(deployment)
     }
 
     pub fn config(&self, n: usize) -> PathBuf {
@@ -118,6 +126,11 @@ impl Deployment {
         }
         Ok(envelope)
     }
+}
+
+/// The `tagout` command that was built beside this one.
+pub fn tagout() -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name("tagout")
 }
 
 /// The profile in `path`, with its own paths made good.

@@ -35,7 +35,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CONSENTED: &str = "leased";
 
 /// A guard as the node sees it: it has its view, and wants to hear that the view still holds.
-struct Guard {
+pub struct Guard {
     connection: Connection,
     request: LeaseRequest,
 }
@@ -47,7 +47,6 @@ pub async fn run(folder: &Path, args: &LeasesArgs) -> anyhow::Result<Table> {
     for &nodes in &args.nodes {
         let cluster = Cluster::tagout(folder, &format!("{nodes} nodes"), nodes, args.store, None).await?;
         let leader = cluster.leader().await?;
-        cluster.deployment()?.grant(&cluster.connect(leader).await?, CONSENTED).await?;
         let followers: Vec<usize> = (0..nodes).filter(|n| *n != leader).collect();
         let mut asked = vec![("the leader", vec![leader])];
         if nodes > 1 {
@@ -55,10 +54,7 @@ pub async fn run(folder: &Path, args: &LeasesArgs) -> anyhow::Result<Table> {
             asked.push(("all", (0..nodes).collect()));
         }
         for (who, asked) in asked {
-            let mut guards = Vec::new();
-            for n in 0..args.guards {
-                guards.push(Guard::new(cluster.connect(asked[n % asked.len()]).await?, n).await?);
-            }
+            let mut guards = self::guards(&cluster, args.guards, &asked).await?;
             // As many as there can be, and then half as many at even distances, which is nearer to a working day.
             let full = measure(&cluster, &mut guards, args.seconds, None).await?;
             let half = measure(&cluster, &mut guards, args.seconds, Some(full.per_second() / 2.0)).await?;
@@ -83,6 +79,16 @@ pub async fn run(folder: &Path, args: &LeasesArgs) -> anyhow::Result<Table> {
     ));
     table.note("Aim: ≤ 15 µs of CPU a lease, TLS and HTTP included.");
     Ok(table)
+}
+
+/// `count` guards that ask the nodes `asked` in turn.
+pub async fn guards(cluster: &Cluster, count: usize, asked: &[usize]) -> anyhow::Result<Vec<Guard>> {
+    cluster.deployment()?.grant(&cluster.connect(asked[0]).await?, CONSENTED).await?;
+    let mut guards = Vec::new();
+    for n in 0..count {
+        guards.push(Guard::new(cluster.connect(asked[n % asked.len()]).await?, n).await?);
+    }
+    Ok(guards)
 }
 
 impl Guard {
@@ -119,20 +125,24 @@ fn nonce() -> anyhow::Result<Digest> {
     Ok(Digest(nonce))
 }
 
-struct Run {
+pub struct Run {
     samples: Vec<Duration>,
     elapsed: Duration,
     cpu: Duration,
 }
 
 impl Run {
+    pub fn count(&self) -> usize {
+        self.samples.len()
+    }
+
     fn per_second(&self) -> f64 {
         self.samples.len() as f64 / self.elapsed.as_secs_f64()
     }
 }
 
 /// Every guard renews, again and again, or at `rate` renewals a second for all of them together.
-async fn measure(
+pub async fn measure(
     cluster: &Cluster,
     guards: &mut [Guard],
     seconds: f64,

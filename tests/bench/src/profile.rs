@@ -1,5 +1,6 @@
-//! Where the processors' time of the nodes goes while stops are written: perf's samples, as text that can be kept.
+//! Where the processors' time of the nodes goes while stops are written or leases renewed: perf's samples, as text that can be kept.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -7,9 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use tagout_control_plane::store::StoreKind;
 
 use crate::cluster::Cluster;
+use crate::http::Connection;
+use crate::leases::{self, Guard};
 
 #[derive(clap::Args, Clone)]
 pub struct ProfileArgs {
@@ -18,11 +22,14 @@ pub struct ProfileArgs {
     pub nodes: usize,
     #[arg(long, value_enum, default_value = "sled")]
     pub store: StoreKind,
-    /// Writers at once, each with a connection of its own
+    /// Writers, or guards, at once, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub writers: usize,
     #[arg(long, default_value_t = 10)]
     pub seconds: u64,
+    /// Lease renewals in place of stops
+    #[arg(long)]
+    pub leases: bool,
     /// Only the leader
     #[arg(long)]
     pub leader: bool,
@@ -68,11 +75,7 @@ const PARTS: &[(&str, &[&str])] = &[
 pub async fn run(folder: &Path, args: &ProfileArgs) -> anyhow::Result<String> {
     let mut cluster = Cluster::tagout(folder, "profiled", args.nodes, args.store, None).await?;
     let leader = cluster.leader().await?;
-    let mut connections = Vec::new();
-    for _ in 0..args.writers {
-        connections.push(cluster.connect(leader).await?);
-    }
-    let stops = std::cell::RefCell::new(cluster.writes(args.seconds as usize * 5000)?);
+    let mut load = Load::prepare(&mut cluster, leader, args).await?;
     let pids = match args.leader {
         true => vec![cluster.process(leader)?.id()],
         false => cluster.process_ids(),
@@ -89,21 +92,10 @@ pub async fn run(folder: &Path, args: &ProfileArgs) -> anyhow::Result<String> {
         .stderr(Stdio::null())
         .spawn()
         .context("cannot run perf: install linux-perf")?;
-    let protocol = cluster.protocol();
     let (began, cpu) = (Instant::now(), cluster.cpu()?);
-    let ends = began + Duration::from_secs(args.seconds);
-    let writes = connections.iter().map(async |connection| -> anyhow::Result<usize> {
-        let mut written = 0;
-        while Instant::now() < ends {
-            let Some(body) = stops.borrow_mut().pop() else { break };
-            protocol.write(connection, body).await?;
-            written += 1;
-        }
-        Ok(written)
-    });
-    let written: usize = futures_util::future::try_join_all(writes).await?.into_iter().sum();
+    let done = load.run(&cluster, began + Duration::from_secs(args.seconds)).await?;
     let cpu = cluster.cpu()? - cpu;
-    let per_second = written as f64 / began.elapsed().as_secs_f64();
+    let per_second = done as f64 / began.elapsed().as_secs_f64();
     let status = perf.wait()?;
     drop(cluster);
     if !status.success() {
@@ -119,12 +111,13 @@ pub async fn run(folder: &Path, args: &ProfileArgs) -> anyhow::Result<String> {
         bail!("perf took no samples");
     }
     let head = format!(
-        "{} node(s), {:?}, {} writer(s), {}: {per_second:.0} stops a second, {:.0} µs of CPU each, {} samples\n",
+        "{} node(s), {:?}, {} at once, {}: {per_second:.0} {} a second, {:.0} µs of CPU each, {} samples\n",
         args.nodes,
         args.store,
         args.writers,
         if args.leader { "the leader only" } else { "all nodes" },
-        cpu.as_secs_f64() * 1e6 / written as f64,
+        if args.leases { "leases" } else { "stops" },
+        cpu.as_secs_f64() * 1e6 / done as f64,
         samples.len()
     );
     let text = head + &report(&samples, args.least)?;
@@ -132,6 +125,46 @@ pub async fn run(folder: &Path, args: &ProfileArgs) -> anyhow::Result<String> {
         std::fs::write(out, &text)?;
     }
     Ok(text)
+}
+
+enum Load {
+    Stops(Vec<Connection>, RefCell<Vec<Bytes>>),
+    Leases(Vec<Guard>),
+}
+
+impl Load {
+    async fn prepare(cluster: &mut Cluster, leader: usize, args: &ProfileArgs) -> anyhow::Result<Self> {
+        if args.leases {
+            return Ok(Self::Leases(leases::guards(cluster, args.writers, &[leader]).await?));
+        }
+        let mut connections = Vec::new();
+        for _ in 0..args.writers {
+            connections.push(cluster.connect(leader).await?);
+        }
+        Ok(Self::Stops(connections, RefCell::new(cluster.writes(args.seconds as usize * 5000)?)))
+    }
+
+    /// How many requests were answered.
+    async fn run(&mut self, cluster: &Cluster, ends: Instant) -> anyhow::Result<usize> {
+        let (connections, stops) = match self {
+            Self::Leases(guards) => {
+                let left = ends.saturating_duration_since(Instant::now()).as_secs_f64();
+                return Ok(leases::measure(cluster, guards, left, None).await?.count());
+            }
+            Self::Stops(connections, stops) => (connections, stops),
+        };
+        let protocol = cluster.protocol();
+        let writes = connections.iter().map(async |connection| -> anyhow::Result<usize> {
+            let mut written = 0;
+            while Instant::now() < ends {
+                let Some(body) = stops.borrow_mut().pop() else { break };
+                protocol.write(connection, body).await?;
+                written += 1;
+            }
+            Ok(written)
+        });
+        Ok(futures_util::future::try_join_all(writes).await?.into_iter().sum())
+    }
 }
 
 struct Sample {
