@@ -4,7 +4,7 @@
 //! Nodes ask one another every half second how they are (peers.rs carries it): their clocks, how far their logs are and
 //! the roots, and whether they serve. From this follow three rules. A node whose clock is off signs no leases and does not
 //! lead. The leader makes Raft's members those of the committed authority, one at a time. And a new rule of verdicts comes
-//! into force once every voter knows it.
+//! into force once every voter supports it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::Proposal;
 use tagout_proto::log::entry::EntryKind;
 use tagout_proto::scope::Scope;
-use tagout_proto::wire;
+use tagout_proto::wire::{self, ClusterNode, NodeNews, NodeRole};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,7 @@ use crate::peers::{CallError, Handler, Kind, Member, Peers, decode, encode};
 use crate::raft::{Change, Consensus, ProposeError, ReadError, Status};
 use crate::replica::{Answer, Replica};
 use crate::reserve::{DiskRefused, Need, Reserve, proposal_bytes};
+use crate::seed::Ground;
 
 /// How often nodes ask one another how they are.
 const EXCHANGE_EVERY: Duration = Duration::from_millis(500);
@@ -63,7 +64,7 @@ pub struct Cluster {
     pub outcomes: Arc<Outcomes>,
     pub reserve: Arc<Reserve>,
     pub seen: Mutex<BTreeMap<u64, Seen>>,
-    /// The newest rule of verdicts that this build knows.
+    /// The newest rule of verdicts that this node may support: its build knows it, and its configuration allows it.
     pub rule_known: u64,
     /// Whether a seed is still being planted, or the log here differs from the others': no leases then.
     pub withheld: Mutex<Option<String>>,
@@ -79,7 +80,7 @@ pub struct NodeState {
     pub log_root: Digest,
     /// It can issue leases.
     pub ready: bool,
-    /// The newest rule of verdicts that its build knows.
+    /// The newest rule of verdicts that it may support.
     pub rule_known: u64,
     pub build: String,
 }
@@ -217,6 +218,40 @@ impl Cluster {
 
     fn voters(&self) -> Vec<u64> {
         self.consensus.members().into_iter().filter(|(_, _, votes)| *votes).map(|(id, _, _)| id).collect()
+    }
+
+    /// The nodes, as this one sees them: those of the authority, and those that Raft has yet to leave.
+    pub fn view(&self) -> wire::Cluster {
+        let raft = self.consensus.status();
+        let heard = |id: u64| {
+            let (state, ms_ago, clock_offset_ms) = if id == self.id {
+                (self.state(), 0, 0)
+            } else {
+                let seen = self.seen.lock();
+                let seen = seen.get(&id).filter(|seen| seen.at.elapsed() < SEEN_FOR)?;
+                (seen.state.clone(), seen.at.elapsed().as_millis() as u64, seen.offset_ms)
+            };
+            let NodeState { ready, log_size, build: version, rule_known: rule_version, .. } = state;
+            Some(NodeNews { ms_ago, ready, log_size, clock_offset_ms, version, rule_version })
+        };
+        let mut nodes: BTreeMap<u64, ClusterNode> = BTreeMap::new();
+        for (id, Member { name, address, .. }, _) in self.consensus.members() {
+            let address = (!address.is_empty()).then_some(address);
+            nodes.insert(id, ClusterNode { id, name, address, role: NodeRole::Removed, heard: heard(id) });
+        }
+        let listed = self.replica.ledger().authority().map(|a| a.nodes.clone()).unwrap_or_default();
+        for node in listed {
+            let role = if node.learner { NodeRole::Learner } else { NodeRole::Voter };
+            let (id, name, address) = (node.id, node.key.name, node.address);
+            nodes.insert(id, ClusterNode { id, name, address, role, heard: heard(id) });
+        }
+        wire::Cluster {
+            node: self.id,
+            leader: raft.leader,
+            term: raft.term,
+            voters: raft.voters.into_iter().collect(),
+            nodes: nodes.into_values().collect(),
+        }
     }
 
     pub fn status(&self) -> Status {
@@ -411,7 +446,8 @@ impl Cluster {
         voters.iter().filter(lives).count() * 2 > voters.len()
     }
 
-    /// A newer rule of verdicts comes into force once every voter knows it: from that entry on all decide by it.
+    /// A newer rule of verdicts comes into force once every voter supports it: from that entry on all decide by it. Guards
+    /// whose SDK does not know it deny, so a build that knows it is not enough: the configuration of each voter allows it.
     async fn raise_the_rule(&self) {
         let voters = self.voters();
         let known = {
@@ -435,7 +471,10 @@ impl Cluster {
         let envelope = Envelope { document, signatures: Vec::new() };
         match self.propose_here(Need::Other, EntryKind::RuleVersion, &envelope).await {
             Ok(_) => {
-                tracing::info!(rule = known, "every voter knows the newer rule of verdicts: it is in force")
+                tracing::info!(
+                    rule = known,
+                    "every voter supports the newer rule of verdicts: it is in force"
+                )
             }
             Err(error) => {
                 tracing::warn!(%error, "the newer rule of verdicts could not be brought into force")
@@ -500,6 +539,21 @@ trait Saturating {
 impl Saturating for u64 {
     fn saturating_as_i64(self) -> i64 {
         i64::try_from(self).unwrap_or(i64::MAX / 2)
+    }
+}
+
+/// What a deployment begins with grows in the log of its first node, which leads itself.
+impl Ground for Cluster {
+    fn tree(&self) -> (u64, Digest) {
+        let ledger = self.replica.ledger();
+        (ledger.size(), ledger.frontier().root())
+    }
+
+    async fn commit(&self, proposals: Vec<Proposal>) -> anyhow::Result<Vec<Answer>> {
+        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
+        self.audit.wait_for(lag_floor).await;
+        let answers = self.consensus.propose_all(proposals.iter().map(Replica::encode).collect()).await?;
+        Ok(answers.iter().map(|answer| Replica::decode_answer(answer)).collect::<io::Result<_>>()?)
     }
 }
 

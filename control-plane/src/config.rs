@@ -15,6 +15,9 @@ pub struct NodeConfig {
     pub deployment: String,
     /// The node's name in the authority; its key signs leases and checkpoints under it.
     pub node: String,
+    /// Its number in its cluster, where the genesis does not list it: a later authority does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<u64>,
     pub listen: SocketAddr,
     pub data: PathBuf,
     pub genesis: PathBuf,
@@ -29,10 +32,10 @@ pub struct NodeConfig {
     pub ca: Option<PathBuf>,
     /// The CA's folder with its key, for a node that renews its own certificate.
     pub ca_folder: Option<PathBuf>,
-    /// The node's number, where the genesis does not list it: it was added later.
-    pub node_id: Option<u64>,
     /// What the disk reserve holds for stops; absent for ten thousand of them (reserve.rs).
     pub reserve_mib: Option<u64>,
+    /// The newest rule of verdicts that may come into force; absent for the oldest.
+    pub rule: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +123,10 @@ impl NodeConfig {
                 self.reserve_mib.map(|mib| format!("reserve_mib = {mib}\n")),
                 &format!("reserve_mib = {}", reserve::default_mib()),
             ),
+            "\n# The newest rule of verdicts that may come into force, once every voter allows it and every SDK in use knows it:\n\
+             # guards that do not know the rule in force deny.\n"
+                .into(),
+            or(self.rule.map(|rule| format!("rule = {rule}\n")), "rule = 1"),
         ]
         .concat()
     }
@@ -136,6 +143,7 @@ mod tests {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),
+            node_id: None,
             listen: "127.0.0.1:7470".parse().unwrap(),
             data: "data".into(),
             genesis: "genesis.json".into(),
@@ -148,6 +156,7 @@ mod tests {
             ca_folder: Some("../ca".into()),
             reserve_mib: Some(64),
             node_id: Some(4),
+            rule: Some(1),
         }
     }
 
@@ -172,6 +181,7 @@ mod tests {
             ca_folder: None,
             reserve_mib: None,
             node_id: None,
+            rule: None,
             ..config()
         };
         let text = bare.documented();

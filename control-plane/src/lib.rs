@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod api;
 pub mod audit;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
@@ -20,6 +21,7 @@ pub mod push;
 pub mod raft;
 pub mod replica;
 pub mod reserve;
+pub mod seed;
 pub mod service;
 pub mod sign;
 pub mod store;

@@ -12,7 +12,6 @@ use tagout_proto::authority::Authority;
 use tagout_proto::command::Deployment;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::log::entry::EntryKind;
 use tagout_proto::note::NoteSigner;
 use tagout_proto::rule::RULE_VERSION;
 use tagout_proto::trust::Trust;
@@ -24,31 +23,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Metrics, SecurityLog};
 use crate::audit::{AuditError, AuditLog};
+use crate::certificates::{self, NodeTls};
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
-use crate::peers::{self, Me, Member, Peers};
+use crate::peers::{self, Me, Member, PROTOCOL_NEWEST, Peers};
 use crate::pending::Pending;
-use crate::pki;
 use crate::push::Hub;
 use crate::raft::{Consensus, ConsensusConfig, Origin, STORAGE_FAILED_EXIT_CODE};
-use crate::replica::Replica;
+use crate::replica::{Build, Replica};
 use crate::reserve::Reserve;
+use crate::seed::{self, Seed};
 use crate::service::Service;
-use crate::tls::{
-    ServerIdentity, ServerLimits, client_config_with_identity, serve_tls, server_config, server_config_for,
-};
+use crate::tls::{ServerLimits, serve_tls};
 
 /// Stops that guards hold and the service does not know, waiting to be committed.
 const UNKNOWN_STOPS_MAX: usize = 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
 /// The pause before a node that finds no leader yet looks again.
 const RECOVERY_RETRY: Duration = Duration::from_millis(100);
-/// In a new node's data folder: this is where the deployment begins, from the seed in it.
-const BEGIN: &str = "begin";
-/// Or: it is new in a cluster.
+/// The rule of verdicts that a node supports unless its configuration allows a newer one.
+const RULE_OLDEST: u64 = 1;
+/// In the data folder of a node that is new in a cluster.
 const JOIN: &str = "join";
 /// How often the disk is looked at when nothing is written to it.
 const DISK_LOOK: Duration = Duration::from_secs(1);
@@ -87,17 +85,18 @@ pub async fn ended() -> std::io::Result<()> {
 
 impl Node {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
-        let identity = Identity::load(&config)?;
+        Self::start_as(Build::THIS, config).await
+    }
+
+    /// As [`Node::start`], for tests of upgrades: in the name of another build.
+    pub async fn start_as(build: Build, config: NodeConfig) -> anyhow::Result<Self> {
+        let (identity, seed) = Identity::load(&config)?;
         let metrics = Metrics::install().context("the metrics could not be set up")?;
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {}: is another node running there?", config.listen))?;
         let address = listener.local_addr()?;
-        let tls = {
-            let issued = pki::load(&config.tls_cert, &config.tls_key)?;
-            tracing::info!(days_left = pki::days_left(&issued.cert_pem)?, "certificate of this node");
-            server_config(&issued.cert_pem, &issued.key_pem)?
-        };
+        let tls = NodeTls::load(certificate_files(&config))?;
 
         // First of all: on a full disk, it gives the stores the room that they need to open.
         let reserve = Reserve::open(&config.data, config.reserve_mib)
@@ -111,11 +110,16 @@ impl Node {
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
         let security =
             SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
-        let replica = Arc::new(Replica::new(deployment.genesis, audit.sink(), hub.clone(), outcomes.clone()));
+        let replica =
+            Arc::new(Replica::new(deployment.genesis, build, audit.sink(), hub.clone(), outcomes.clone()));
 
-        let taking_peers = Peering::prepare(&config, &identity).await?;
+        let taking_peers = Peering::prepare(build, &config, &identity, &tls).await?;
         let peers = taking_peers.as_ref().map_or_else(Peers::nobody, |peering| peering.peers.clone());
-        let origin = identity.origin(&config)?;
+        let origin = match &seed {
+            Some(_) => Origin::Begin,
+            None if joins(&config)? => Origin::Join,
+            None => Origin::Known,
+        };
         let consensus = ConsensusConfig {
             store: config.store,
             origin,
@@ -134,7 +138,7 @@ impl Node {
             outcomes: outcomes.clone(),
             reserve: reserve.clone(),
             seen: Mutex::default(),
-            rule_known: RULE_VERSION,
+            rule_known: build.rule_known.min(config.rule.unwrap_or(RULE_OLDEST)),
             withheld: Mutex::new(Some("it is still finding out what was committed before its start".into())),
             recovered: AtomicBool::new(false),
         });
@@ -165,7 +169,6 @@ impl Node {
         if let Some(peering) = taking_peers {
             tokio::spawn(peering.serve(cluster.clone(), shutdown.clone()));
         }
-        tokio::spawn(cluster.clone().exchange(shutdown.clone()));
         tokio::spawn(cluster.clone().tell_news(news));
         if origin == Origin::Join {
             // Its store has its identity now; from here on an empty one would be a lost one.
@@ -173,18 +176,24 @@ impl Node {
         }
         let recovery = Recovery { service: service.clone(), opened_size: audit.opened_size() };
         if cluster.consensus.is_alone() {
-            if replica.ledger().authority().is_none() {
-                outcomes.begin();
-                service.propose(EntryKind::Command, &identity.envelope).await?;
+            if let Some(seed) = seed {
+                // After a restore the guards of before may still be at work.
+                if seed.is_genesis() {
+                    outcomes.begin();
+                }
+                let planted = seed::plant(&seed, &*cluster).await?;
+                tracing::info!(from = planted.from, to = planted.to, "the seed has grown");
             }
-            if origin == Origin::Begin {
-                remove_marker(&config.data.join(BEGIN))?;
-            }
+            let ledger = replica.ledger();
+            identity.listed(ledger.authority().context("this node's log has no genesis")?)?;
+            drop(ledger);
             audit.compared().await?;
             recovery.complete()?;
         } else {
             tokio::spawn(recovery.wait());
         }
+        // From here on the leader also makes Raft's members those of the authority.
+        tokio::spawn(cluster.clone().exchange(shutdown.clone()));
         tokio::spawn(service.clone().append_outcomes(opened));
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
         tokio::spawn(service.clone().commit_pending(security.clone()));
@@ -192,7 +201,9 @@ impl Node {
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
         let app = api::router(Api { service: service.clone(), security, metrics });
-        let server = tokio::spawn(serve_tls(listener, tls, app, ServerLimits::default(), shutdown.clone()));
+        tokio::spawn(tls.clone().follow(shutdown.clone()));
+        let server =
+            tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
         Ok(Self { address, service, shutdown, server, audit })
     }
 
@@ -260,33 +271,36 @@ impl Recovery {
 /// The port for other nodes.
 struct Peering {
     listener: TcpListener,
-    tls: peers::ServerTls,
+    tls: Arc<rustls::ServerConfig>,
     peers: Arc<Peers>,
 }
 
 impl Peering {
-    async fn prepare(config: &NodeConfig, identity: &Identity) -> anyhow::Result<Option<Self>> {
+    async fn prepare(
+        build: Build,
+        config: &NodeConfig,
+        identity: &Identity,
+        tls: &NodeTls,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.peer_listen else { return Ok(None) };
-        let Some(ca) = &config.ca else {
+        if config.ca.is_none() {
             bail!(
                 "\"peer_listen\" in the configuration needs \"ca\": the deployment's CA, which vouches for peers"
             );
-        };
-        let ca = std::fs::read_to_string(ca).with_context(|| format!("cannot read {}", ca.display()))?;
-        let issued = pki::load(&config.tls_cert, &config.tls_key)?;
-        let client = Arc::new(client_config_with_identity(&ca, &issued.cert_pem, &issued.key_pem)?);
-        let server = server_config_for(ServerIdentity::new(&issued.cert_pem, &issued.key_pem)?, Some(&ca))?;
+        }
         let listener = TcpListener::bind(listen).await.with_context(|| {
             format!("cannot listen for peers on {listen}: is another node running there?")
         })?;
         let me = Me {
             id: identity.node_id,
+            // A newer protocol comes with a newer rule, as snapshots do.
+            newest: PROTOCOL_NEWEST + (build.rule_known - RULE_VERSION) as u16,
             deployment: identity.genesis.deployment.to_string(),
             key: SigningKey::from_bytes(&identity.seed),
         };
-        let peers = Peers::new(me, Arc::new(move || client.clone()));
+        let peers = Peers::new(me, tls.peer_client()?);
         peers.know_authority(&identity.newest);
-        Ok(Some(Self { listener, tls: Arc::new(move || server.clone()), peers }))
+        Ok(Some(Self { listener, tls: tls.peer_server()?, peers }))
     }
 
     async fn serve(self, cluster: Arc<Cluster>, shutdown: CancellationToken) {
@@ -302,6 +316,11 @@ fn remove_marker(path: &Path) -> anyhow::Result<()> {
         _ => crate::store::files::sync_folder(path.parent().unwrap_or(path)),
     }
     .with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn certificate_files(config: &NodeConfig) -> certificates::Files {
+    let NodeConfig { tls_cert, tls_key, ca, ca_folder, .. } = config.clone();
+    certificates::Files { cert: tls_cert, key: tls_key, ca, ca_folder }
 }
 
 async fn housekeeping(instances: Arc<Instances>, metrics: Metrics, shutdown: CancellationToken) {
@@ -334,14 +353,14 @@ struct Identity {
     genesis: Authority,
     /// The newest authority that its files hold: the genesis, or for a node that was added later what it was given.
     newest: Authority,
-    envelope: Envelope,
     node_id: u64,
     name: String,
     seed: [u8; 32],
 }
 
 impl Identity {
-    fn load(config: &NodeConfig) -> anyhow::Result<Self> {
+    /// With what its log is to begin with, if that is still under way.
+    fn load(config: &NodeConfig) -> anyhow::Result<(Self, Option<Seed>)> {
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
         };
@@ -367,48 +386,64 @@ impl Identity {
                 config.node_key.display()
             );
         };
-        let newest = newest_authority(&config.data.join(JOIN), &envelope, deployment.genesis)?;
-        let identity = Self { node_id: 0, name: config.node.clone(), seed, genesis, newest, envelope };
-        let listed = identity.newest.node(&config.node);
-        if let Some(node) = listed
-            && node.key != identity.signer().verifier()
-        {
+        if let Err(error) = NoteSigner::new(&config.node, &seed) {
+            bail!("\"node\" in the configuration, {:?}, is no name for a node: {error}", config.node);
+        }
+        let planting = Seed::load(&config.data, &config.deployment, deployment.genesis)?;
+        let newest = match planting.as_ref().and_then(Seed::authority) {
+            Some(authority) => authority,
+            None => newest_authority(&config.data.join(JOIN), &envelope, deployment.genesis)?,
+        };
+        // A node that was added later stands in an authority that it learns from the others.
+        let node_id =
+            (newest.node(&config.node).map(|node| node.id).or(config.node_id)).with_context(|| {
+                format!(
+                    "the authority knows no node {:?}, and the configuration gives no \"node_id\"",
+                    config.node
+                )
+            })?;
+        let identity = Self { node_id, name: config.node.clone(), seed, genesis, newest };
+        if identity.newest.node(&config.node).is_some() {
+            identity.listed(&identity.newest)?;
+        }
+        Ok((identity, planting))
+    }
+
+    /// Whether the authority lists it, so that guards will take what it signs.
+    fn listed(&self, authority: &Authority) -> anyhow::Result<()> {
+        let (name, version) = (&self.name, authority.version);
+        let Some(node) = authority.node(name) else {
+            bail!("version {version} of the authority lists no node {name:?}");
+        };
+        if node.key != self.signer().verifier() {
             bail!(
-                "{} is not the key that the authority lists for {:?}: guards would refuse every lease",
-                config.node_key.display(),
-                config.node
+                "this node's key is not the one that version {version} of the authority lists for {name:?}: guards would \
+                 refuse every lease"
             );
         }
-        // A node that was added later stands in an authority that it learns from the others.
-        let Some(node_id) = listed.map(|node| node.id).or(config.node_id) else {
+        if node.id != self.node_id {
             bail!(
-                "the authority knows no node {:?}, and the configuration gives no \"node_id\"",
-                config.node
+                "version {version} of the authority lists {name:?} as node {}, and this one says that it is node {}",
+                node.id,
+                self.node_id
             );
-        };
-        Ok(Self { node_id, ..identity })
+        }
+        Ok(())
     }
 
     fn signer(&self) -> NoteSigner {
-        NoteSigner::new(&self.name, &self.seed).expect("a name that the authority lists is a key name")
+        NoteSigner::new(&self.name, &self.seed).expect("checked when it was loaded")
     }
 
     fn member(&self) -> Member {
         let listed = self.newest.node(&self.name).map(Member::of);
         listed.unwrap_or_else(|| Member { name: self.name.clone(), ..Member::default() })
     }
+}
 
-    fn origin(&self, config: &NodeConfig) -> anyhow::Result<Origin> {
-        let there = |name: &str| {
-            let path = config.data.join(name);
-            path.try_exists().with_context(|| format!("cannot look for {}", path.display()))
-        };
-        Ok(match (there(BEGIN)?, there(JOIN)?) {
-            (true, _) => Origin::Begin,
-            (false, true) => Origin::Join,
-            (false, false) => Origin::Known,
-        })
-    }
+fn joins(config: &NodeConfig) -> anyhow::Result<bool> {
+    let path = config.data.join(JOIN);
+    path.try_exists().with_context(|| format!("cannot look for {}", path.display()))
 }
 
 /// What a node that joins was given: the documents of whom to believe, or nothing beyond the genesis.

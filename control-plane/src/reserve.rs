@@ -151,9 +151,13 @@ pub enum DiskRefused {
     Full { folder: String },
 }
 
+/// Gives what is free on a file system.
+type Free = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
+
 pub struct Reserve {
     folder: PathBuf,
     path: PathBuf,
+    free: Free,
     file: Mutex<File>,
     target: u64,
     held: AtomicU64,
@@ -173,6 +177,16 @@ impl Reserve {
     /// they need to open.
     pub fn open(folder: &Path, reserve_mib: Option<u64>) -> io::Result<Arc<Self>> {
         files::create_folder(folder)?;
+        let path = folder.to_owned();
+        // About a microsecond; it reads no disk.
+        let free = move || {
+            let disk = statvfs(&path)?;
+            Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        };
+        Self::open_on(folder, reserve_mib, Box::new(free))
+    }
+
+    fn open_on(folder: &Path, reserve_mib: Option<u64>, free: Free) -> io::Result<Arc<Self>> {
         let path = folder.join("reserve");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
@@ -187,6 +201,7 @@ impl Reserve {
         let reserve = Arc::new(Self {
             folder: folder.into(),
             path,
+            free,
             file: Mutex::new(file),
             target,
             held: AtomicU64::new(held),
@@ -198,10 +213,9 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// What is free on the file system, beside the reserve. About a microsecond; it reads no disk.
+    /// What is free on the file system, beside the reserve.
     fn free(&self) -> io::Result<u64> {
-        let disk = statvfs(&self.folder)?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        (self.free)()
     }
 
     /// Whether a proposal may be written now. It counts as in flight until the answer is dropped, or the audit log has it.
@@ -509,6 +523,105 @@ mod tests {
             let file = std::fs::metadata(&path).unwrap();
             assert!(file.len() == held(mib) && file.blocks() * 512 >= held(mib));
         }
+    }
+
+    /// A disk of so many bytes, of which others have `used`; the reserve's file is as long as it really is.
+    struct Disk {
+        folder: tempfile::TempDir,
+        used: Arc<AtomicU64>,
+    }
+
+    const DISK_BYTES: u64 = 256 * MIB;
+
+    impl Disk {
+        fn new() -> Self {
+            Self { folder: tempfile::tempdir().unwrap(), used: Arc::default() }
+        }
+
+        fn open(&self, mib: u64) -> Arc<Reserve> {
+            let (path, used) = (self.folder.path().join("reserve"), self.used.clone());
+            let free = move || {
+                let held = std::fs::metadata(&path).map_or(0, |m| m.len());
+                Ok(DISK_BYTES.saturating_sub(held + used.load(Ordering::Relaxed)))
+            };
+            Reserve::open_on(self.folder.path(), Some(mib), Box::new(free)).unwrap()
+        }
+
+        /// Others fill it, but for so much.
+        fn leave(&self, reserve: &Reserve, bytes: u64) {
+            self.used.store(DISK_BYTES - reserve.held_bytes() - bytes, Ordering::Relaxed);
+        }
+
+        fn propose(&self, reserve: &Arc<Reserve>, need: Need, bytes: usize) -> Result<(), DiskRefused> {
+            let _admitted = reserve.admit(need, bytes, 0)?;
+            reserve.make_room(cost_bytes(bytes)).unwrap();
+            let free = reserve.free().unwrap();
+            assert!(free >= WORKING_BYTES + cost_bytes(bytes), "{free} bytes are free when it is written");
+            self.used.fetch_add(cost_bytes(bytes), Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn s10_below_the_watermark_only_what_takes_away_is_taken() {
+        let disk = Disk::new();
+        let reserve = disk.open(1);
+        let takes = |need| disk.propose(&reserve, need, 1000);
+        disk.leave(&reserve, WATERMARK_BYTES);
+        for need in [Need::Other, Need::Trip, Need::Stop] {
+            disk.leave(&reserve, WATERMARK_BYTES);
+            assert_eq!(takes(need), Ok(()), "{need:?}");
+        }
+        disk.leave(&reserve, WATERMARK_BYTES - 1);
+        let held = reserve.held_bytes();
+        assert!(matches!(takes(Need::Other), Err(DiskRefused::Low { free_mib: 31, .. })));
+        assert_eq!((takes(Need::Trip), takes(Need::Stop)), (Ok(()), Ok(())));
+        assert_eq!((reserve.state(), reserve.held_bytes()), (DiskState::Low, held), "not from the reserve");
+        // A little more room is not yet enough: it would flutter.
+        disk.leave(&reserve, WATERMARK_BYTES + 1);
+        assert!(takes(Need::Other).is_err());
+        disk.leave(&reserve, RECOVERED_BYTES);
+        assert_eq!(takes(Need::Other), Ok(()));
+        assert_eq!(reserve.state(), DiskState::Enough);
+    }
+
+    /// A disk that others fill to the last block takes as many stops as the reserve was made for, restarts in between or
+    /// not; a trip takes nothing of it; and when there is room again the reserve grows back.
+    #[test]
+    fn s10_the_reserve_holds_the_stops_that_it_is_counted_for() {
+        let disk = Disk::new();
+        let mut reserve = disk.open(2);
+        let held = reserve.held_bytes();
+        disk.leave(&reserve, 0);
+        assert!(disk.propose(&reserve, Need::Trip, 300).is_err());
+        let mut taken = 0;
+        while disk.propose(&reserve, Need::Stop, STOP_PROPOSAL_BYTES).is_ok() {
+            assert_eq!(reserve.state(), DiskState::UsingReserve);
+            taken += 1;
+            if taken % 50 == 0 {
+                // Also after a restart, what was given back is found given back.
+                let left = reserve.held_bytes();
+                reserve = disk.open(2);
+                assert_eq!(reserve.held_bytes(), left);
+            }
+        }
+        assert!(taken >= 2 * MIB / cost_bytes(STOP_PROPOSAL_BYTES), "{taken}");
+        let last = disk.propose(&reserve, Need::Stop, STOP_PROPOSAL_BYTES);
+        assert!(matches!(last, Err(DiskRefused::Full { .. })));
+        assert_eq!((reserve.state(), reserve.held_bytes()), (DiskState::Full, 0));
+        reserve = disk.open(2);
+        assert!(disk.propose(&reserve, Need::Stop, STOP_PROPOSAL_BYTES).is_err());
+
+        disk.leave(&reserve, RECOVERED_BYTES + 3 * MIB);
+        reserve.look().unwrap();
+        assert_eq!(
+            (reserve.state(), reserve.held_bytes()),
+            (DiskState::UsingReserve, 3 * MIB),
+            "as far as it goes"
+        );
+        disk.leave(&reserve, RECOVERED_BYTES + held);
+        reserve.look().unwrap();
+        assert_eq!((reserve.state(), reserve.held_bytes()), (DiskState::Enough, held));
     }
 
     #[test]

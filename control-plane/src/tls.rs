@@ -24,12 +24,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::RwLock;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
@@ -468,8 +469,8 @@ impl HttpBody for ResponseBody {
     }
 }
 
-/// A server's certificate and key, replaceable while it serves: a renewal needs no restart, and an expired
-/// certificate never has to become a kill switch.
+/// A node's certificate and key, which it shows as a server and to the other nodes as their client. Replaceable while it
+/// serves: a renewal needs no restart, and an expired certificate never has to become a kill switch.
 #[derive(Debug)]
 pub struct ServerIdentity(RwLock<Arc<CertifiedKey>>);
 
@@ -494,6 +495,16 @@ impl ServerIdentity {
 impl ResolvesServerCert for ServerIdentity {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.read()))
+    }
+}
+
+impl ResolvesClientCert for ServerIdentity {
+    fn resolve(&self, _roots: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read()))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -541,6 +552,14 @@ pub fn client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
     Ok(with_alpn(builder.with_root_certificates(roots(ca_pem)?).with_no_client_auth()))
 }
 
+/// As [`client_config`], whatever the date is: for what takes away, which a certificate that has ended must not keep.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_to_tighten(ca_pem: &str) -> Result<ClientConfig, TlsError> {
+    Ok(tagout::tls::client_config(roots(ca_pem)?)?)
+}
+
 /// As [`client_config`], for a client that shows its own certificate (mutual TLS).
 ///
 /// # Errors
@@ -572,6 +591,32 @@ fn certified_key(cert_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, Tls
         rustls::Error::InconsistentKeys(_) => TlsError::KeyOfAnother,
         error => TlsError::Rustls(error),
     })
+}
+
+/// Whether the two were issued together.
+///
+/// # Errors
+/// As [`ServerIdentity::new`].
+pub fn check_pair(cert_pem: &str, key_pem: &str) -> Result<(), TlsError> {
+    certified_key(cert_pem, key_pem).map(drop)
+}
+
+/// Whether one of the CAs in `ca_pem` issued the certificate, for servers; the dates are not looked at. Gives that CA.
+///
+/// # Errors
+/// If none of them did, or one of the texts is not what it should be.
+pub fn check_issuer(cert_pem: &str, ca_pem: &str) -> Result<CertificateDer<'static>, TlsError> {
+    let chain = certificates(cert_pem)?;
+    let mut refused = TlsError::NoCa;
+    for ca in certificates(ca_pem).map_err(|_| TlsError::NoCa)? {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone()).map_err(|_| TlsError::NoCa)?;
+        match mutual::check_issuer(&chain[0], &chain[1..], &roots, UnixTime::now()) {
+            Ok(_) => return Ok(ca),
+            Err(error) => refused = TlsError::Issuer(error),
+        }
+    }
+    Err(refused)
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -607,9 +652,12 @@ pub enum TlsError {
     KeyOfAnother,
     #[error("there is no usable CA certificate in the CA file: give the deployment's ca.crt")]
     NoCa,
+    #[error("clients that trust this CA would refuse the certificate")]
+    Issuer(#[source] rustls::Error),
     #[error("TLS cannot use this certificate and key: issue new ones from the deployment's CA")]
     Rustls(#[from] rustls::Error),
 }
 
+pub mod mutual;
 #[cfg(test)]
 mod tests;

@@ -97,7 +97,10 @@ fn refuse(
 ) -> Response {
     metrics::counter!("tagout_commands_total", "action" => "refused", "code" => problem.code().name())
         .increment(1);
-    api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope, &problem);
+    // Neither says anything against whoever sent it.
+    if !matches!(problem.code(), Code::Pending | Code::Busy) {
+        api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope, &problem);
+    }
     problem.into_response()
 }
 

@@ -1,5 +1,6 @@
 //! The node's HTTP API. Every error is an RFC 9457 problem whose detail says what to do.
 
+mod cluster;
 mod commands;
 mod events;
 mod form;
@@ -79,6 +80,7 @@ fn routes() -> Vec<Route> {
         shows("/v1/locks/{id}", read::lock),
         shows("/v1/locks/{id}/reach", read::reach),
         shows("/v1/status", read::status),
+        shows("/v1/cluster", cluster::cluster),
         shows("/v1/authority", read::authority),
         takes("/v1/authority/impact", COMMAND_MAX_BYTES, read::authority_impact),
         shows("/log/checkpoint", log::checkpoint),

@@ -10,6 +10,7 @@ use tagout_proto::lock::LockKind;
 use tracing_subscriber::EnvFilter;
 
 mod authority;
+mod backup;
 mod chain;
 mod client;
 pub mod document;
@@ -21,10 +22,14 @@ mod grant;
 pub mod init;
 mod keys;
 pub mod log;
+pub mod node_folder;
+mod nodes;
 mod out;
 mod profile;
 mod reach;
+mod renew;
 mod restart;
+mod restore;
 mod revoke;
 mod session;
 pub mod signing;
@@ -101,11 +106,21 @@ enum Verb {
     /// Who may do what: show, propose, sign and submit a change
     #[command(subcommand)]
     Authority(authority::AuthorityVerb),
+    /// The nodes: list, add, promote, remove and replace them
+    #[command(subcommand)]
+    Node(nodes::NodeVerb),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
     /// Read and verify the audit log
     #[command(subcommand)]
     Log(log::LogVerb),
+    /// Copy the log into a folder, verified; a second run fetches only what is new
+    Backup(backup::BackupArgs),
+    /// Begin anew from a backup after all nodes were lost: new nodes, a new epoch, and everything halted
+    #[command(subcommand)]
+    Restore(restore::RestoreVerb),
+    /// Give a node a new certificate for the key that it has; a running node takes it over without a restart
+    Renew(renew::RenewArgs),
     /// Run a node
     Serve(ServeArgs),
     /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
@@ -152,9 +167,14 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
         Verb::Authority(verb) => authority::run(out, globals, verb),
+        Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
-        Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
+        Verb::Backup(args) => backup::run(out, globals, args),
+        Verb::Restore(verb) => restore::run(out, globals, verb),
+        Verb::Renew(args) => renew::run(out, args),
+        // Consensus warns at every heartbeat of a peer that is gone; peers/ says it once, and what is fatal ends the process.
+        Verb::Serve(args) => long_running(globals, "info,openraft=off", node::serve_command(&args.config)),
         Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
         Verb::DevAgent(args) => {
             let profile = profile::locate(globals.profile.as_deref())?;

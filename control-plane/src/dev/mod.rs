@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 
 use self::model_server::ModelServer;
 use crate::cli::init::{Plan, make};
+use crate::cli::node_folder::NodePlan;
 use crate::cli::signing::Signed;
 use crate::clock;
 use crate::config::NodeConfig;
@@ -137,10 +138,12 @@ fn make_deployment(args: &DevArgs) -> anyhow::Result<()> {
         threshold: 2,
         root_keys: vec![("root".into(), key("root")?)],
         root_threshold: 1,
-        node_name: "node-1".into(),
-        node_id: 1,
-        listen: args.listen,
-        sans: vec![args.listen.ip().to_string(), "localhost".into()],
+        nodes: vec![NodePlan::new(
+            "node-1",
+            1,
+            args.listen,
+            vec![args.listen.ip().to_string(), "localhost".into()],
+        )],
         ttl_ms: tagout_proto::limits::TTL_DEFAULT_MS,
         store: args.store,
         keys: vec!["keys/alice".into()],

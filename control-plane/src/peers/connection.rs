@@ -102,7 +102,7 @@ async fn open(peers: &Arc<Peers>, id: u64) -> io::Result<TlsStream<TcpStream>> {
     let host = member.address.rsplit_once(':').map_or(member.address.as_str(), |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = ServerName::try_from(host).map_err(io::Error::other)?;
-    let mut stream = TlsConnector::from(tls()).connect(name, tcp).await?;
+    let mut stream = TlsConnector::from(tls.clone()).connect(name, tcp).await?;
     let (ours, theirs) = {
         let session = stream.get_ref().1;
         (hello::binding(session, End::Connecting)?, hello::binding(session, End::Answering)?)

@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::{Me, decode, encode};
 
 const MAGIC: &[u8; 4] = b"TGPR";
-/// The versions that this build speaks.
+/// The oldest version that this build speaks; the newest is in [`Me`], since tests of upgrades pretend a newer one.
 const OLDEST: u16 = 1;
-const NEWEST: u16 = 1;
+pub const NEWEST: u16 = 1;
 const WORDS_MAX_BYTES: usize = 4096;
 const EXPORTER: &[u8] = b"EXPORTER-tagout-peer";
 /// No signed note or document begins like this, so a signature of one is never one of the other.
@@ -74,7 +74,7 @@ pub(super) async fn say(
     let words = encode(&Words { deployment: me.deployment.clone(), id: me.id, to, signature });
     let mut bytes = MAGIC.to_vec();
     bytes.extend(OLDEST.to_le_bytes());
-    bytes.extend(NEWEST.to_le_bytes());
+    bytes.extend(me.newest.to_le_bytes());
     bytes.extend((words.len() as u32).to_le_bytes());
     bytes.extend(words);
     stream.write_all(&bytes).await?;
@@ -95,10 +95,11 @@ pub(super) async fn hear(
         return wrong("it does not speak as a node of Tagout does: is this the peer port of a node?".into());
     }
     let (oldest, newest) = (stream.read_u16_le().await?, stream.read_u16_le().await?);
-    if oldest > NEWEST || newest < OLDEST {
+    if oldest > me.newest || newest < OLDEST {
         let what = format!(
-            "it speaks versions {oldest} to {newest} of the protocol between nodes, this node {OLDEST} to {NEWEST}: \
-             upgrade the older one, one version after the other"
+            "it speaks versions {oldest} to {newest} of the protocol between nodes, this node {OLDEST} to {}: \
+             upgrade the older one, one version after the other",
+            me.newest
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
     }

@@ -13,6 +13,7 @@ mod hello;
 mod server;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +28,11 @@ use tokio::sync::oneshot;
 
 use self::connection::Connection;
 pub use self::frame::FRAME_MAX_BYTES;
-pub use self::server::{ServerTls, serve};
+pub use self::hello::NEWEST as PROTOCOL_NEWEST;
+pub use self::server::serve;
 
 /// A member of the cluster, as Raft's log and the authority name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// The node's name in the authority.
     pub name: String,
@@ -125,29 +127,33 @@ pub enum CallError {
 #[derive(Clone)]
 pub struct Me {
     pub id: u64,
+    /// The newest version of the protocol that it speaks.
+    pub newest: u16,
     pub deployment: String,
     pub key: SigningKey,
 }
 
-/// How a connection is opened; a closure, since certificates are renewed while the node runs.
-pub type ClientTls = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
-
 /// The way to the other nodes.
 pub struct Peers {
     me: Me,
-    tls: Option<ClientTls>,
+    tls: Option<Arc<rustls::ClientConfig>>,
     members: RwLock<BTreeMap<u64, Member>>,
     connections: Mutex<BTreeMap<(u64, Lane), Arc<Connection>>>,
 }
 
 impl Peers {
-    pub fn new(me: Me, tls: ClientTls) -> Arc<Self> {
+    pub fn new(me: Me, tls: Arc<rustls::ClientConfig>) -> Arc<Self> {
         Arc::new(Self { me, tls: Some(tls), members: RwLock::default(), connections: Mutex::default() })
     }
 
     /// For a node that runs alone: it reaches nobody, and says so.
     pub fn nobody() -> Arc<Self> {
-        let me = Me { id: 0, deployment: String::new(), key: SigningKey::from_bytes(&[0; 32]) };
+        let me = Me {
+            id: 0,
+            newest: PROTOCOL_NEWEST,
+            deployment: String::new(),
+            key: SigningKey::from_bytes(&[0; 32]),
+        };
         Arc::new(Self { me, tls: None, members: RwLock::default(), connections: Mutex::default() })
     }
 
@@ -226,6 +232,13 @@ impl Peers {
         let mut connections = self.connections.lock();
         let connection = connections.entry((id, lane));
         Ok(connection.or_insert_with(|| Connection::start(self, id)).clone())
+    }
+}
+
+/// For the log: its key says nothing to a reader.
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.name, self.address)
     }
 }
 

@@ -25,13 +25,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const CALLS_AT_ONCE: usize = 1024;
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// As [`super::ClientTls`], for the answering end. It must ask for a certificate of the deployment's CA.
-pub type ServerTls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
-
-/// Answers peers until `shutdown`; then what was begun may end.
+/// Answers peers until `shutdown`; then what was begun may end. `tls` demands a certificate of the deployment's CA.
 pub async fn serve(
     listener: TcpListener,
-    tls: ServerTls,
+    tls: Arc<rustls::ServerConfig>,
     peers: Arc<Peers>,
     handler: Arc<impl Handler>,
     shutdown: CancellationToken,
@@ -48,7 +45,7 @@ pub async fn serve(
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let (tls, peers, handler, shutdown) = (tls(), peers.clone(), handler.clone(), shutdown.clone());
+        let (tls, peers, handler, shutdown) = (tls.clone(), peers.clone(), handler.clone(), shutdown.clone());
         connections.spawn(async move {
             let _slot = slot;
             let ended = shutdown.run_until_cancelled(answer(stream, address, tls, peers, handler)).await;

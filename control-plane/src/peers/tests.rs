@@ -7,7 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{pki, tls};
+use crate::certificates::{self, NodeTls};
+use crate::pki;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -20,23 +21,21 @@ impl Ca {
         Self(dir)
     }
 
-    fn pem(&self) -> String {
-        pki::load_ca_cert(self.0.path()).unwrap()
+    pub(crate) fn client(&self) -> Arc<rustls::ClientConfig> {
+        self.node().peer_client().unwrap()
     }
 
-    pub(crate) fn client(&self) -> ClientTls {
-        let issued = pki::issue(self.0.path(), "node", &["127.0.0.1"]).unwrap();
-        let config =
-            tls::client_config_with_identity(&self.pem(), &issued.cert_pem, &issued.key_pem).unwrap();
-        let config = Arc::new(config);
-        Arc::new(move || config.clone())
+    pub(crate) fn server(&self) -> Arc<rustls::ServerConfig> {
+        self.node().peer_server().unwrap()
     }
 
-    pub(crate) fn server(&self) -> ServerTls {
-        let issued = pki::issue(self.0.path(), "node", &["127.0.0.1"]).unwrap();
-        let identity = tls::ServerIdentity::new(&issued.cert_pem, &issued.key_pem).unwrap();
-        let config = tls::server_config_for(identity, Some(&self.pem())).unwrap();
-        Arc::new(move || config.clone())
+    /// With a certificate of its own.
+    fn node(&self) -> Arc<NodeTls> {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) =
+            pki::issue(self.0.path(), "node", &["127.0.0.1"]).unwrap().write(dir.path(), "tls").unwrap();
+        let ca = Some(self.0.path().join(pki::CA_CERT_FILE));
+        NodeTls::load(certificates::Files { cert, key, ca, ca_folder: None }).unwrap()
     }
 }
 
@@ -53,7 +52,7 @@ fn member(seed: u8, address: &str) -> Member {
 }
 
 fn me(id: u64) -> Me {
-    Me { id, deployment: "demo:0".into(), key: key(id as u8) }
+    Me { id, newest: PROTOCOL_NEWEST, deployment: "demo:0".into(), key: key(id as u8) }
 }
 
 /// Says back what it hears, with who said it; a `Tile` is refused and an `Entries` never answered.
@@ -188,7 +187,7 @@ async fn another_version_of_the_protocol_is_refused_in_words_on_both_ends() {
     // A newer node calls.
     let tcp = TcpStream::connect(&server.address).await.unwrap();
     let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-    let mut stream = tokio_rustls::TlsConnector::from(ca.client()()).connect(name, tcp).await.unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(ca.client()).connect(name, tcp).await.unwrap();
     stream.write_all(b"TGPR\x07\0\x09\0\0\0\0\0").await.unwrap();
     let mut said = [0; 8];
     stream.read_exact(&mut said).await.unwrap();
@@ -197,7 +196,7 @@ async fn another_version_of_the_protocol_is_refused_in_words_on_both_ends() {
     // An older one answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peers = caller(&ca, me(1), &listener.local_addr().unwrap().to_string());
-    let tls = ca.server()();
+    let tls = ca.server();
     tokio::spawn(async move {
         let (tcp, _) = listener.accept().await.unwrap();
         let mut stream = tokio_rustls::TlsAcceptor::from(tls).accept(tcp).await.unwrap();

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::tests::Counting;
 use super::*;
 use crate::peers::tests::Ca;
-use crate::peers::{self, Handler, Me};
+use crate::peers::{self, Handler, Me, PROTOCOL_NEWEST};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -44,7 +44,10 @@ fn member(id: u64, address: &str) -> Member {
 
 /// Starts node `id` of those at `addresses`, the first of which begins the cluster.
 async fn start(ca: &Ca, dir: &Path, id: u64, addresses: &[String], origin: Origin) -> Node {
-    let peers = Peers::new(Me { id, deployment: "demo:0".into(), key: key(id) }, ca.client());
+    let peers = Peers::new(
+        Me { id, newest: PROTOCOL_NEWEST, deployment: "demo:0".into(), key: key(id) },
+        ca.client(),
+    );
     for (other, address) in (1..).zip(addresses) {
         peers.know(other, &member(other, address));
     }

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
 use openraft::{ChangeMembers, ReadPolicy, SnapshotPolicy};
@@ -422,6 +423,34 @@ impl Consensus {
             )) => Err(ProposeError::Stopped { source: Box::new(e) }),
             Err(RaftError::Fatal(e)) => Err(ProposeError::Stopped { source: Box::new(e) }),
         }
+    }
+
+    /// As [`Consensus::propose`], of many at once: they take effect in this order, and their answers come in it.
+    pub async fn propose_all(&self, proposals: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, ProposeError> {
+        if let Some(proposal) = proposals.iter().find(|proposal| proposal.len() > PROPOSAL_MAX_BYTES) {
+            return Err(ProposeError::TooLarge { bytes: proposal.len() });
+        }
+        let stopped = |e| ProposeError::Stopped { source: Box::new(e) };
+        let mut answers = Vec::with_capacity(proposals.len());
+        let proposals = proposals.into_iter().map(|proposal| Proposal(proposal.into()));
+        let mut written = self.raft.client_write_many(proposals).await.map_err(stopped)?;
+        while let Some(answer) = written.try_next().await.map_err(stopped)? {
+            match answer {
+                Ok(answer) => answers.push(answer.response.0),
+                Err(ClientWriteError::ForwardToLeader(to)) => {
+                    return Err(ProposeError::NotLeader { leader: to.leader_id });
+                }
+                Err(ClientWriteError::LogEntryDiscarded(to)) => {
+                    return Err(ProposeError::Unknown { leader: to.leader_id });
+                }
+                // As in `propose`.
+                Err(
+                    e
+                    @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+                ) => return Err(ProposeError::Stopped { source: Box::new(e) }),
+            }
+        }
+        Ok(answers)
     }
 
     /// Where Raft's log must be applied to include everything that was acknowledged anywhere before the call. Only the

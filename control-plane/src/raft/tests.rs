@@ -443,11 +443,11 @@ mod snapshots {
         with_three(dir.path()).await;
         let newest = files(dir.path()).pop().unwrap();
         let mut bytes = fs::read(&newest).unwrap();
-        bytes[8] = 2;
+        bytes[8] += 1;
         fs::write(&newest, bytes).unwrap();
         let error = start(often(dir.path())).await.err().unwrap();
         assert!(
-            matches!(error, StartError::Snapshots(SnapshotError::NewerFormat { found: 2, .. })),
+            matches!(error, StartError::Snapshots(SnapshotError::NewerFormat { found: 3, .. })),
             "{error}"
         );
     }

@@ -43,7 +43,8 @@ impl Trusted {
             return Ok(false);
         }
         if let Some(document) = restored.filter(|_| self.trust.epoch() != epoch) {
-            let came = Came { by: StopPath::Lease, received_ns: now.boot_ns, index: None, time_ms: now.wall_ms };
+            let came =
+                Came { by: StopPath::Lease, received_ns: now.boot_ns, index: None, time_ms: now.wall_ms };
             self.begin_epoch(document, came);
         }
         self.judge_again();

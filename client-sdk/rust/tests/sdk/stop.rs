@@ -67,7 +67,8 @@ fn s6_s10_a_pending_stop_holds_before_any_log_has_it() {
 fn a_push_that_does_not_verify_is_no_stop_and_says_why() {
     let (mut world, mut guard) = running();
     let document = world.stop_document("demo", LockKind::Halt);
-    let mut refused = |stop| guard.trusted.accept_push(&StopEvent { stop, index: Some(2), time_ms: 0 }, guard.now);
+    let mut refused =
+        |stop| guard.trusted.accept_push(&StopEvent { stop, index: Some(2), time_ms: 0 }, guard.now);
     assert!(matches!(refused(envelope(&document, &[])), Err(PushRefused::Envelope(_))));
     assert!(matches!(refused(envelope(&document, &[Who::Stranger])), Err(PushRefused::Unauthorised(_))));
     assert!(matches!(refused(envelope(&document, &[Who::Dora])), Err(PushRefused::Unauthorised(_))));
