@@ -140,8 +140,26 @@ pub async fn run(folder: &Path, args: &StopsArgs) -> anyhow::Result<Table> {
             }
         }
     }
-    Ok(table(args, &mut sides))
+    let mut table = table(args, &mut sides);
+    let mut idle = Vec::new();
+    for cluster in &clusters {
+        idle.push(cluster.cpu()?);
+    }
+    tokio::time::sleep(IDLE).await;
+    for (cluster, before) in clusters.iter().zip(&mut idle) {
+        *before = cluster.cpu()? - *before;
+    }
+    let share = |used: &Duration| 100.0 * used.as_secs_f64() / IDLE.as_secs_f64();
+    let idle = clusters.iter().zip(&idle).map(|(c, used)| format!("{} {:.1} %", c.name, share(used)));
+    table.note(format!(
+        "Idle, the nodes of a side take of one core: {}.",
+        idle.collect::<Vec<_>>().join(", ")
+    ));
+    Ok(table)
 }
+
+/// How long everybody does nothing at the end.
+const IDLE: Duration = Duration::from_secs(3);
 
 enum Kind<'a> {
     Etcd {
