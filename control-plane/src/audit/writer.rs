@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tagout_proto::digest::Digest;
@@ -24,6 +25,8 @@ use crate::store::files;
 
 /// Entries that one checkpoint may cover.
 const BATCH_MAX: usize = 4 * 1024;
+/// The least time between two checkpoints. Each takes several syncs of the disk that stops wait for.
+const PACE: Duration = Duration::from_millis(50);
 
 /// The way to the writer, which ends once the log is dropped.
 type Jobs = Arc<Mutex<Option<Sender<Message>>>>;
@@ -160,6 +163,19 @@ impl Durable {
     }
 }
 
+/// What one checkpoint covers: all that is queued, and what comes until it may be written.
+fn gathered(first: Message, queue: &Receiver<Message>, at: Instant) -> Vec<Message> {
+    let mut gathered = vec![first];
+    while gathered.len() < BATCH_MAX && !matches!(gathered.last(), Some(Message::Barrier(_))) {
+        let left = at.saturating_duration_since(Instant::now());
+        match queue.recv_timeout(left) {
+            Ok(message) => gathered.push(message),
+            Err(_) => break,
+        }
+    }
+    gathered
+}
+
 struct Writer {
     /// Entries below this are on disk under a checkpoint.
     durable_size: u64,
@@ -173,9 +189,10 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, queue: &Receiver<Message>) -> Result<(), AuditError> {
+        let mut next_at = Instant::now();
         while let Ok(first) = queue.recv() {
             let (mut root, mut barriers) = (None, Vec::new());
-            for message in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX - 1)) {
+            for message in gathered(first, queue, next_at) {
                 let job = match message {
                     Message::Entry(job) => job,
                     Message::Barrier(waiting) => {
@@ -194,6 +211,7 @@ impl Writer {
             }
             if let Some(root) = root {
                 self.checkpoint(root)?;
+                next_at = Instant::now() + PACE;
             }
             for waiting in barriers {
                 // Whoever asked may have given up.
