@@ -50,6 +50,8 @@ const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(500);
 const READ_PATIENCE: Duration = Duration::from_millis(1_500);
 /// The pause where a new leader must first be found.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long the news of a stop's account wait for others, to be told together.
+const NEWS_GATHERED: Duration = Duration::from_millis(10);
 const INSTANCES_TIMEOUT: Duration = Duration::from_millis(300);
 /// A learner that lacks no more entries than this may vote: it catches up with the rest in a moment.
 const PROMOTE_LAG_MAX: u64 = 64;
@@ -294,7 +296,15 @@ impl Cluster {
     pub async fn tell_news(self: Arc<Self>, mut news: tokio::sync::mpsc::UnboundedReceiver<News>) {
         const AT_ONCE: usize = 256;
         let mut batch = Vec::new();
-        while news.recv_many(&mut batch, AT_ONCE).await > 0 {
+        while let Some(first) = news.recv().await {
+            // Most stops come with many others, or with confirmations: one call for all of a moment.
+            tokio::time::sleep(NEWS_GATHERED).await;
+            batch.push(first);
+            while batch.len() < AT_ONCE
+                && let Ok(more) = news.try_recv()
+            {
+                batch.push(more);
+            }
             let request = Arc::new(encode(&batch));
             batch.clear();
             let told = self.peers.others().into_iter().map(|id| {

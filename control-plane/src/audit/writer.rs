@@ -29,6 +29,8 @@ use crate::store::watchdog::{DISK_PATIENCE, Watchdog};
 
 /// Entries that one checkpoint may cover.
 const BATCH_MAX: usize = 4 * 1024;
+/// The least time between two checkpoints. Each takes several syncs of the disk that stops wait for.
+const PACE: Duration = Duration::from_millis(50);
 
 /// The way to the writer, which ends once the log is dropped.
 pub(super) type Jobs = Arc<Mutex<Option<Sender<Message>>>>;
@@ -265,6 +267,20 @@ impl Durable {
     }
 }
 
+/// What one checkpoint covers: all entries that are queued, and those that come until it may be written. Whoever waits for
+/// an answer does not wait for that.
+fn gathered(first: Message, queue: &Receiver<Message>, at: Instant) -> Vec<Message> {
+    let mut gathered = vec![first];
+    while gathered.len() < BATCH_MAX && matches!(gathered.last(), Some(Message::Entry(_))) {
+        let left = at.saturating_duration_since(Instant::now());
+        match queue.recv_timeout(left) {
+            Ok(message) => gathered.push(message),
+            Err(_) => break,
+        }
+    }
+    gathered
+}
+
 struct Writer {
     /// Entries below this are on disk under a checkpoint.
     durable_size: u64,
@@ -282,9 +298,10 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, queue: &Receiver<Message>) -> Result<(), AuditError> {
+        let mut next_at = Instant::now();
         while let Ok(first) = queue.recv() {
             let (mut root, mut barriers) = (None, Vec::new());
-            for message in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX - 1)) {
+            for message in gathered(first, queue, next_at) {
                 match message {
                     Message::Entry(job) => root = self.take(job)?.or(root),
                     Message::Barrier(waiting) => barriers.push(waiting),
@@ -305,6 +322,7 @@ impl Writer {
             }
             if let Some(root) = root {
                 self.checkpoint(root)?;
+                next_at = Instant::now() + PACE;
             }
             for waiting in barriers {
                 let _ = waiting.send(());
