@@ -118,6 +118,8 @@ pub enum Beginning<'a> {
     Other,
     /// It was added later and joins those whom these documents name.
     Later(&'a TrustChain),
+    /// As `tagout restore finish` says, which makes its mark.
+    Restored,
 }
 
 /// What a folder is made of.
@@ -142,7 +144,7 @@ impl NodeFolder<'_> {
         make_folder(dir)?;
         make_folder(&data)?;
         let (tls_cert, tls_key) = tls.write(dir, "tls")?;
-        let later = matches!(self.beginning, Beginning::Later(_));
+        let listed_later = matches!(self.beginning, Beginning::Later(_) | Beginning::Restored);
         let config = NodeConfig {
             deployment: self.deployment.to_string(),
             node: key.verifier.name.clone(),
@@ -156,7 +158,7 @@ impl NodeFolder<'_> {
             peer_listen: plan.peer_listen,
             ca: Some(CA_FILE.into()),
             ca_folder: None,
-            node_id: later.then_some(plan.id),
+            node_id: listed_later.then_some(plan.id),
             reserve_mib: plan.reserve_mib,
             rule: None,
         };
@@ -177,6 +179,7 @@ impl NodeFolder<'_> {
                 let chain = serde_json::to_string(chain).expect("it is plain data") + "\n";
                 write_new(&dir.join(JOIN_FILE), chain.as_bytes(), 0o644)?;
             }
+            Beginning::Restored => {}
         }
         Ok(config_file)
     }
