@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
+pub mod divergence;
 pub mod instances;
 pub mod leases;
 pub mod node;
