@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Metrics, SecurityLog};
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditError, AuditLog, NoPeers};
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::instances::Instances;
@@ -87,6 +87,7 @@ impl Node {
         let deployment = identity.genesis.deployment.clone();
         let audit =
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
+        audit.fill_from(NoPeers);
         let security = SecurityLog::open(&config.data).context("the security log cannot be written")?;
         let replica = Arc::new(Replica::new(deployment.genesis, audit.sink(), hub.clone(), outcomes.clone()));
 
@@ -95,13 +96,8 @@ impl Node {
             ..ConsensusConfig::new(identity.node_id, config.data.join("raft"))
         };
         let consensus = Consensus::start(consensus, replica.clone()).await?;
-        // The Raft store and the audit log are two witnesses of one history. A store that was put back, or half lost, would
-        // forget acknowledged stops: it is refused before anything is served (S1, S8, S9).
         let applied = replica.ledger().size();
-        if applied < audit.opened_size() {
-            return Err(AuditError::Ahead { applied, logged: audit.opened_size() }.into());
-        }
-        audit.compared().await?;
+        audit.caught_up(applied).await?;
         let (unknown_stops, unknown) = mpsc::channel(UNKNOWN_STOPS_MAX);
         let leases = Leases::serve(LeaseServer {
             consensus: consensus.clone(),

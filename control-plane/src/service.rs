@@ -8,7 +8,7 @@ use tagout_proto::ledger::{Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::audit::{AuditReader, LAG_MAX};
+use crate::audit::AuditReader;
 use crate::clock;
 use crate::instances::Instances;
 use crate::leases::Leases;
@@ -63,9 +63,9 @@ impl Service {
     /// ③ Proposes; ④ and ⑤ follow in `Replica::apply` on every node.
     pub async fn propose(&self, proposal: Proposal) -> Result<Receipt, SubmitError> {
         // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
-        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
+        let size = self.replica.ledger().size();
         let committed = async {
-            self.audit.wait_for(lag_floor).await;
+            self.audit.keep_up(size).await;
             self.consensus.propose(Replica::encode(&proposal)).await
         };
         let answer =
