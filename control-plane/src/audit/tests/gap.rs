@@ -119,7 +119,7 @@ impl Peers for Arc<Others> {
         let (log, manner) = self.ask(peer).await?;
         self.lowest.fetch_min(from, Ordering::Relaxed);
         let end = match manner {
-            Manner::UpTo(end) => end.max(from),
+            Manner::UpTo(end) => end.clamp(from, from + max),
             Manner::TooMany => from + max + 1,
             // Fewer than could be, as an answer that has become too large.
             _ => from + max.min(100),
