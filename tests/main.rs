@@ -3,6 +3,7 @@
 mod authority;
 mod bad_input;
 mod durable;
+mod followed;
 mod kill;
 mod lease_bound;
 mod line;

@@ -91,7 +91,9 @@ impl LeaseServer {
             }
             metrics::histogram!("tagout_lease_batch_size").record(batch.len() as f64);
             let frozen = std::mem::take(&mut batch);
+            let began = std::time::Instant::now();
             let read = server.consensus.read_barrier().await;
+            metrics::histogram!("tagout_read_barrier_seconds").record(began.elapsed());
             if let Err(error) = read {
                 let failure = Arc::new(LeaseFailure::Read(error));
                 for waiting in frozen {

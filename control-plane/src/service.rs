@@ -8,6 +8,7 @@ use tagout_proto::ledger::{Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::WAY;
 use crate::audit::{AuditReader, LAG_MAX};
 use crate::clock;
 use crate::instances::Instances;
@@ -62,6 +63,7 @@ impl Service {
 
     /// ③ Proposes; ④ and ⑤ follow in `Replica::apply` on every node.
     pub async fn propose(&self, proposal: Proposal) -> Result<Receipt, SubmitError> {
+        tracing::debug!(target: WAY, digest = %proposal.envelope.digest(), kind = ?proposal.kind, "proposed");
         // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
         let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
         let committed = async {
@@ -80,6 +82,9 @@ impl Service {
             let (service, slots) = (self.clone(), slots.clone());
             tokio::spawn(async move {
                 let outcome = service.outcomes.settle(&account).await;
+                let (confirmed, bounded, slowest_ms) =
+                    (outcome.confirmed, outcome.bounded, outcome.slowest_ms);
+                tracing::debug!(target: WAY, digest = %outcome.outcome, confirmed, bounded, slowest_ms, "outcome");
                 let document = serde_json::to_string(&outcome).expect("an outcome is plain data");
                 let envelope = Envelope { document, signatures: Vec::new() };
                 // The semaphore is never closed.
