@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tagout_control_plane::cli::init::{Plan, make};
+use tagout_control_plane::cli::node_folder::NodePlan;
 use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
 use tagout_control_plane::store::StoreKind;
@@ -16,7 +17,7 @@ use tagout_proto::lock::LockKind;
 use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
-use tagout_proto::wire::{CommandAnswer, Problem, Status};
+use tagout_proto::wire::{CommandAnswer, Problem, Status, StopEvent};
 
 use crate::bin;
 use crate::process::Process;
@@ -79,10 +80,14 @@ impl Deployment {
             threshold: 2,
             root_keys: vec![root],
             root_threshold: 1,
-            node_name: "node-1".into(),
-            node_id: 1,
-            listen: address,
-            sans: vec![address.ip().to_string()],
+            // Without peers: the port above may be another test's.
+            nodes: vec![NodePlan {
+                peer_listen: None,
+                address: None,
+                // The least: many nodes of tests share one disk.
+                reserve_mib: Some(1),
+                ..NodePlan::new("node-1", 1, address, vec![address.ip().to_string()])
+            }],
             ttl_ms: choice.ttl_ms,
             store: choice.store,
             keys: vec!["../keys/alice".into()],
@@ -216,15 +221,20 @@ impl Deployment {
 
     /// A day's consent for `scope`, signed by both people.
     pub async fn grant(&self, http: &reqwest::Client, scope: &str) -> CommandAnswer {
+        let grant = self.grant_for(scope).await;
+        self.submit(http, &self.envelope(&PEOPLE, &grant)).await.expect("the grant")
+    }
+
+    pub async fn grant_for(&self, scope: &str) -> Action {
+        let http = self.http();
         let status: Status = http.get(self.url("/v1/status")).send().await.unwrap().json().await.unwrap();
-        let grant = Grant {
+        Action::Grant(Grant {
             scope: parse(scope),
             expires_at_ms: status.time_ms + 24 * 3600 * 1000,
             seen: Seen { epoch: status.epoch.id, size: status.log_size, authority: status.authority_version },
             terms: Terms::default(),
             reason: "test".into(),
-        };
-        self.submit(http, &self.envelope(&PEOPLE, &Action::Grant(grant))).await.expect("the grant")
+        })
     }
 
     /// Sends a command; panics where the node cannot be reached.
@@ -250,6 +260,54 @@ impl Deployment {
             .pinned(self.name.to_string())
             .build()
             .expect("a client of the SDK")
+    }
+}
+
+/// What the node pushes to one connection.
+pub struct Listener {
+    stream: reqwest::Response,
+    text: String,
+}
+
+impl Listener {
+    /// Listens for what touches `scope`; the greeting has come.
+    pub async fn start(deployment: &Deployment, scope: &str) -> Self {
+        let http = deployment.http();
+        let stream = http.get(deployment.url(&format!("/v1/events?scope={scope}"))).send().await.unwrap();
+        let mut listener = Self { stream: stream.error_for_status().unwrap(), text: String::new() };
+        listener.hear("event: hello").await;
+        listener
+    }
+
+    /// Waits for a line with `what` in it, among those that were not waited for yet, and gives it.
+    pub async fn hear(&mut self, what: &str) -> String {
+        tokio::time::timeout(crate::wait::DEADLINE, async {
+            loop {
+                while let Some((line, rest)) = self.text.split_once('\n') {
+                    let (line, rest) = (line.to_owned(), rest.to_owned());
+                    self.text = rest;
+                    if line.contains(what) {
+                        return line;
+                    }
+                }
+                let chunk =
+                    self.stream.chunk().await.expect("the stream goes on").expect("the stream goes on");
+                self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("never heard {what:?}"))
+    }
+
+    /// Waits for the push of `stop`, and says whether it has an entry.
+    pub async fn hear_stop(&mut self, stop: &Envelope) -> Option<u64> {
+        loop {
+            let line = self.hear("data: {\"stop\":").await;
+            let event: StopEvent = serde_json::from_str(&line["data: ".len()..]).expect("a stop event");
+            if event.stop.digest() == stop.digest() {
+                return event.index;
+            }
+        }
     }
 }
 

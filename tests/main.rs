@@ -3,13 +3,17 @@
 mod authority;
 mod bad_input;
 mod durable;
+mod flood;
 mod followed;
+mod full_disk;
 mod kill;
 mod lease_bound;
 mod line;
 mod openapi;
+mod pending;
 mod power_cut;
 mod put_back;
+mod restore;
 mod size;
 mod take_away;
 mod tampering;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::reserve;
 use crate::store::StoreKind;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct NodeConfig {
     pub deployment: String,
     /// The node's name in the authority; its key signs leases and checkpoints under it.
     pub node: String,
+    /// Its number in its cluster, where the genesis does not list it: a later authority does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<u64>,
     pub listen: SocketAddr,
     pub data: PathBuf,
     pub genesis: PathBuf,
@@ -28,8 +32,10 @@ pub struct NodeConfig {
     pub ca: Option<PathBuf>,
     /// The CA's folder with its key, for a node that renews its own certificate.
     pub ca_folder: Option<PathBuf>,
-    /// Disk space that is kept for stops; the node knows how much by itself.
+    /// What the disk reserve holds for stops; absent for ten thousand of them (reserve.rs).
     pub reserve_mib: Option<u64>,
+    /// The newest rule of verdicts that may come into force; absent for the oldest.
+    pub rule: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +94,9 @@ impl NodeConfig {
             "\n# The node's name in the authority, and the seed of the Ed25519 key that it signs leases and checkpoints with.\n".into(),
             key("node", &self.node),
             path("node_key", &self.node_key),
+            self.node_id.map_or_else(String::new, |id| {
+                format!("\n# Its number in the cluster, since the genesis does not list it.\nnode_id = {id}\n")
+            }),
             "\n# Where the API listens, and its certificate from the deployment's private CA.\n".into(),
             key("listen", &self.listen.to_string()),
             path("tls_cert", &self.tls_cert),
@@ -105,8 +114,19 @@ impl NodeConfig {
             or(self.ca.as_deref().map(|ca| path("ca", ca)), "ca = \"ca.pem\""),
             "\n# The CA's folder with its key, if it may lie on this machine: the node then renews its certificate by itself.\n".into(),
             or(self.ca_folder.as_deref().map(|folder| path("ca_folder", folder)), "ca_folder = \"../ca\""),
-            "\n# Disk space that only stops may take once the rest is full. Without it the node chooses.\n".into(),
-            or(self.reserve_mib.map(|mib| format!("reserve_mib = {mib}\n")), "reserve_mib = 512"),
+            format!(
+                "\n# The disk reserve: so many MiB are held for stops, beside 24 for the stores to work in. {} hold ten thousand of the\n\
+                 # largest. Below 32 MiB free beside it, the node takes only what stops agents.\n",
+                reserve::default_mib()
+            ),
+            or(
+                self.reserve_mib.map(|mib| format!("reserve_mib = {mib}\n")),
+                &format!("reserve_mib = {}", reserve::default_mib()),
+            ),
+            "\n# The newest rule of verdicts that may come into force, once every voter allows it and every SDK in use knows it:\n\
+             # guards that do not know the rule in force deny.\n"
+                .into(),
+            or(self.rule.map(|rule| format!("rule = {rule}\n")), "rule = 1"),
         ]
         .concat()
     }
@@ -123,6 +143,7 @@ mod tests {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),
+            node_id: Some(4),
             listen: "127.0.0.1:7470".parse().unwrap(),
             data: "data".into(),
             genesis: "genesis.json".into(),
@@ -134,6 +155,7 @@ mod tests {
             ca: Some("ca.pem".into()),
             ca_folder: Some("../ca".into()),
             reserve_mib: Some(64),
+            rule: Some(1),
         }
     }
 
@@ -152,13 +174,24 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_shown_and_says_nothing() {
-        let bare = NodeConfig { peer_listen: None, ca: None, ca_folder: None, reserve_mib: None, ..config() };
+        let bare = NodeConfig {
+            peer_listen: None,
+            ca: None,
+            ca_folder: None,
+            reserve_mib: None,
+            node_id: None,
+            rule: None,
+            ..config()
+        };
         let text = bare.documented();
         assert_eq!(toml::from_str::<NodeConfig>(&text).unwrap(), bare);
         let shown =
             text.replace("\n# peer_listen", "\npeer_listen").replace("\n# reserve_mib", "\nreserve_mib");
         let read: NodeConfig = toml::from_str(&shown).unwrap();
-        assert_eq!((read.peer_listen.unwrap().port(), read.reserve_mib), (7471, Some(512)));
+        assert_eq!(
+            (read.peer_listen.unwrap().port(), read.reserve_mib),
+            (7471, Some(reserve::default_mib()))
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Instances: the processes that hold guards, as their lease requests name them.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -52,7 +53,12 @@ impl Instances {
         let now = Instant::now();
         let by_agent = self.by_agent.lock();
         let mut found = Vec::new();
-        for (agent, instances) in by_agent.seen.iter().filter(|(agent, _)| scope.covers(agent)) {
+        // What lies below a scope stands together, with what only begins like it: '0' is the character after '/'.
+        let end = format!("{scope}0");
+        let from = if scope.is_fleet() { Bound::Unbounded } else { Bound::Included(scope) };
+        let near = by_agent.seen.range::<Scope, _>((from, Bound::Unbounded));
+        let near = near.take_while(|(agent, _)| scope.is_fleet() || agent.as_str() < end.as_str());
+        for (agent, instances) in near.filter(|(agent, _)| scope.covers(agent)) {
             for (instance, seen) in instances {
                 let ago = now.saturating_duration_since(*seen);
                 if ago <= within {
@@ -111,8 +117,24 @@ impl ByAgent {
 }
 
 #[cfg(test)]
-mod lease_ages {
+mod tests {
     use super::*;
+
+    #[test]
+    fn those_below_a_scope_are_found_and_no_others() {
+        let instances = Instances::default();
+        let scope = |text: &str| Scope::parse(text).unwrap();
+        let all = ["a", "a-b", "a.b", "a/b", "a/b-c", "a/b/c", "a/b/c/d", "a/bc", "a0", "ab", "b/a"];
+        instances.note("one", all.map(scope).iter());
+        let below = |text: &str| -> Vec<String> {
+            let found = instances.below(&scope(text), Duration::from_secs(60));
+            found.into_iter().map(|(agent, _)| agent.to_string()).collect()
+        };
+        assert_eq!(below("a/b"), ["a/b", "a/b/c", "a/b/c/d"]);
+        assert_eq!(below("a"), ["a", "a/b", "a/b-c", "a/b/c", "a/b/c/d", "a/bc"]);
+        assert_eq!(below("*").len(), all.len());
+        assert!(below("c").is_empty());
+    }
 
     #[test]
     fn the_oldest_lease_that_lives_is_told_apart_from_those_that_do_not() {

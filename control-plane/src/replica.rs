@@ -9,6 +9,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tagout_proto::digest::Digest;
 use tagout_proto::ledger::{Effect, Ledger, Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
+use tagout_proto::rule::RULE_VERSION;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Renew, StopEvent};
 
@@ -18,11 +19,31 @@ use crate::outcomes::Outcomes;
 use crate::push::Hub;
 use crate::raft::Machine;
 
-/// The format of a snapshot's bytes.
+/// The format of a snapshot's bytes under rule 1; each newer rule of verdicts has the next one. What a node writes is
+/// decided by the rule in force and not by its build, so that nodes of two builds read one another's snapshots.
 const SNAPSHOT_FORMAT: u8 = 3;
+
+/// The exit code of a node whose build cannot follow the log any more (`EX_CONFIG` of sysexits.h).
+pub const OUTGROWN_EXIT_CODE: i32 = 78;
+
+/// What a build understands. A newer one is pretended in tests of upgrades.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// The newest rule of verdicts that it knows.
+    pub rule_known: u64,
+}
+
+impl Build {
+    pub const THIS: Self = Self { rule_known: RULE_VERSION };
+
+    fn snapshot_format(rule_version: u64) -> u8 {
+        SNAPSHOT_FORMAT + (rule_version - 1) as u8
+    }
+}
 
 pub struct Replica {
     ledger: RwLock<Ledger>,
+    build: Build,
     audit: AuditSink,
     hub: Arc<Hub>,
     outcomes: Arc<Outcomes>,
@@ -34,9 +55,25 @@ pub struct Replica {
 pub type Answer = Result<Receipt, Refusal>;
 
 impl Replica {
-    pub fn new(pinned: Digest, audit: AuditSink, hub: Arc<Hub>, outcomes: Arc<Outcomes>) -> Self {
+    pub fn new(
+        pinned: Digest,
+        build: Build,
+        audit: AuditSink,
+        hub: Arc<Hub>,
+        outcomes: Arc<Outcomes>,
+    ) -> Self {
         let ledger = RwLock::new(Ledger::new(pinned));
-        Self { ledger, audit, hub, outcomes, live: AtomicBool::new(false) }
+        Self { ledger, build, audit, hub, outcomes, live: AtomicBool::new(false) }
+    }
+
+    /// This build does not know what the log asks of it: going on would be another history than the other nodes have.
+    fn outgrown(&self, found: u64) -> ! {
+        tracing::error!(
+            "the other nodes decide by rule {found} from here on, and this build knows rules up to {}. Nothing is lost: start \
+             a newer version of tagout on this data",
+            self.build.rule_known
+        );
+        std::process::exit(OUTGROWN_EXIT_CODE);
     }
 
     pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
@@ -59,7 +96,7 @@ impl Replica {
         let log_size = ledger.size();
         let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny });
         let push = |scope| {
-            let (index, time_ms) = (log_size - 1, proposal.time_ms);
+            let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
             self.hub.push_stop(scope, &StopEvent { stop: proposal.envelope.clone(), index, time_ms });
             tracing::debug!(target: WAY, digest = %proposal.envelope.digest(), index, "pushed");
         };
@@ -89,8 +126,11 @@ impl Machine for Replica {
             Ok(proposal) => {
                 let mut ledger = self.ledger.write();
                 let began = Instant::now();
-                let applied = ledger.apply(&proposal);
+                let applied = ledger.apply_knowing(&proposal, self.build.rule_known);
                 metrics::histogram!("tagout_apply_seconds").record(began.elapsed());
+                if let Err(Refusal::RuleUnknown { found, .. }) = applied.answer {
+                    self.outgrown(found);
+                }
                 if let Some(entry) = &applied.entry {
                     self.audit.append(ledger.size() - 1, entry.clone(), ledger.frontier().root());
                 }
@@ -114,17 +154,22 @@ impl Machine for Replica {
         Box::new(move || {
             // The Raft log may lose these entries afterwards, so the audit log must have them first (S8).
             durable.wait(ledger.size())?;
-            let bytes = postcard::to_extend(&ledger, vec![SNAPSHOT_FORMAT]).map_err(io::Error::other)?;
+            let format = Build::snapshot_format(ledger.rule_version());
+            let bytes = postcard::to_extend(&ledger, vec![format]).map_err(io::Error::other)?;
             Ok(bytes)
         })
     }
 
     fn restore(&self, snapshot: &[u8]) -> io::Result<()> {
+        let known = SNAPSHOT_FORMAT..=Build::snapshot_format(self.build.rule_known);
         let restored: Ledger = match snapshot.split_first() {
-            Some((&SNAPSHOT_FORMAT, bytes)) => postcard::from_bytes(bytes).map_err(io::Error::other)?,
-            Some((&format, _)) if format > SNAPSHOT_FORMAT => {
+            Some((format, bytes)) if known.contains(format) => {
+                postcard::from_bytes(bytes).map_err(io::Error::other)?
+            }
+            Some((format, _)) if format > known.end() => {
                 return Err(io::Error::other(format!(
-                    "the snapshot has format {format}, this build reads {SNAPSHOT_FORMAT}: start the newer version"
+                    "the snapshot has format {format}, this build reads up to {}: start the newer version",
+                    known.end()
                 )));
             }
             _ => return Err(io::Error::other("the snapshot's state has no known format")),

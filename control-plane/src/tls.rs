@@ -2,7 +2,8 @@
 //!
 //! Who has not been authenticated yet must not be able to keep a stop out (S10), so every wait on a peer has a
 //! deadline, one peer's handshake never waits for another peer, and a reconnect storm leaves processor time for
-//! those who are connected already.
+//! those who are connected already. No address has a small bound of its own, since ten thousand guards may stand behind
+//! one; but it cannot take the last connections, and its handshakes take turns with those of others (fair.rs).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -31,12 +32,13 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
+
+use crate::fair::{Held, Lane, Share};
 
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -53,10 +55,15 @@ const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Of the connections, one in so many is kept for addresses that have few, and how many are few.
+const CONNECTIONS_KEPT: usize = 10;
+const FEW_CONNECTIONS: usize = 64;
+
 /// What one listener may hold.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Connections, handshakes included. One more is closed at once, so that its client tries another node.
+    /// Connections, handshakes included. One more is closed at once, so that its client tries another node. The last
+    /// tenth is for addresses that have at most 64.
     pub max_connections: usize,
     /// Handshakes whose public-key operations may run at one moment. They occupy this many threads; the others
     /// stay free for requests. Waiting for a peer's bytes does not count.
@@ -118,9 +125,14 @@ pub async fn serve_tls(
 ) {
     let cut = CancellationToken::new();
     let _cut_if_dropped = cut.clone().drop_guard();
-    let connection_slots = Arc::new(Semaphore::new(limits.max_connections));
+    let connection_slots =
+        Share::new(limits.max_connections, limits.max_connections / CONNECTIONS_KEPT, FEW_CONNECTIONS);
     let shared = Arc::new(Shared {
-        handshake_slots: Semaphore::new(limits.max_handshakes_at_once.max(1)),
+        handshake_slots: Lane::new(
+            limits.max_handshakes_at_once,
+            limits.max_connections,
+            limits.max_connections,
+        ),
         http: http_builder(&limits),
         config,
         app: TowerToHyperService::new(app),
@@ -137,11 +149,11 @@ pub async fn serve_tls(
             () = shutdown.cancelled() => break,
             accepted = acceptor.accept() => accepted,
         };
-        match Arc::clone(&connection_slots).try_acquire_owned() {
-            Ok(slot) => {
+        match connection_slots.take(address.ip().into(), 1) {
+            Some(slot) => {
                 connections.spawn(serve_connection(Arc::clone(&shared), stream, address, slot));
             }
-            Err(_) => metrics::counter!("tagout_connections_refused_total").increment(1),
+            None => metrics::counter!("tagout_connections_refused_total").increment(1),
         }
     }
 
@@ -159,7 +171,7 @@ struct Shared {
     app: TowerToHyperService<axum::Router>,
     http: auto::Builder<TokioExecutor>,
     limits: ServerLimits,
-    handshake_slots: Semaphore,
+    handshake_slots: Arc<Lane>,
     shutdown: CancellationToken,
     cut: CancellationToken,
 }
@@ -198,17 +210,12 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve_connection(
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    address: SocketAddr,
-    _slot: OwnedSemaphorePermit,
-) {
+async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, _slot: Held) {
     if let Err(error) = prepare_socket(&stream) {
         tracing::debug!(%address, %error, "the peer left before its handshake");
         return;
     }
-    let handshake = timeout(shared.limits.handshake_timeout, handshake(&shared, stream));
+    let handshake = timeout(shared.limits.handshake_timeout, handshake(&shared, stream, address));
     let stream = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => return,
@@ -241,12 +248,17 @@ fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn handshake(shared: &Shared, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(
+    shared: &Shared,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> io::Result<TlsStream<TcpStream>> {
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
     let mut accept = {
         // Signing and key agreement happen here, in one go. The slot is not held while waiting for the peer's
         // answer, so peers that never answer take no slot from others.
-        let slot = shared.handshake_slots.acquire().await.map_err(io::Error::other)?;
+        let slot = shared.handshake_slots.enter(address.ip().into()).await;
+        let slot = slot.map_err(|_| io::Error::other("too many handshakes are under way"))?;
         let mut accept = start.into_stream(Arc::clone(&shared.config));
         let first = poll_fn(|context| Poll::Ready(Pin::new(&mut accept).poll(context))).await;
         drop(slot);

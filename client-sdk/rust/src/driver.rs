@@ -396,6 +396,7 @@ impl Driver {
             let document = event.stop.digest();
             let next_ns = self.settle(&agent, now);
             self.next_ns = self.next_ns.min(next_ns);
+            // Without an entry it is pending: no log has it yet.
             tracing::warn!(target: "tagout", agent = %agent.scope, %document, entry = event.index, "stop received");
         }
     }

@@ -49,6 +49,24 @@ pub fn describe() {
         "What is left of the oldest lease of the others; they renew with two thirds of the ttl left, the ttl while there is none"
     );
 
+    describe_gauge!("tagout_disk_state", "1 for the state that the disk is in, 0 for the others");
+    describe_gauge!("tagout_disk_free_bytes", Unit::Bytes, "What is free on the disk, besides the reserve");
+    describe_gauge!("tagout_reserve_bytes", Unit::Bytes, "What the disk reserve holds");
+    describe_gauge!("tagout_reserve_target_bytes", Unit::Bytes, "What the disk reserve is to hold");
+    describe_gauge!("tagout_stops_left", "Stops of the largest size that the disk still takes");
+    describe_gauge!("tagout_stops_pending", "Stops that are kept here and in no log yet");
+    describe_counter!(
+        "tagout_pending_refused_total",
+        "Pending stops that were refused in the end and are in force nowhere but where they were pushed"
+    );
+    describe_gauge!("tagout_admission_waiting", "Commands that wait to be verified");
+    describe_counter!(
+        "tagout_admission_refused_total",
+        "Requests that were turned away because too many were waiting"
+    );
+    describe_gauge!("tagout_bodies_under_way_bytes", Unit::Bytes, "Requests' bodies that are being received");
+    describe_counter!("tagout_peers_refused_total", "Connections to the peers' port that were no peer's");
+
     describe_gauge!("tagout_raft_term", "The term of consensus: it grows with every election");
     describe_gauge!("tagout_raft_leader", "1 on the node that leads");
     describe_gauge!("tagout_raft_leader_known", "1 while this node knows who leads");

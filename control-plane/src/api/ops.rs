@@ -18,7 +18,10 @@ pub async fn healthz() -> &'static str {
 /// The node can issue leases: it reaches a quorum, and the genesis is in its log.
 pub async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
     let not_ready = |detail: String| Problem::new(Code::NotReady, detail);
-    let barrier = tokio::time::timeout(Duration::from_secs(2), api.service.consensus.read_barrier()).await;
+    let barrier = tokio::time::timeout(Duration::from_secs(2), api.service.cluster.read_barrier()).await;
+    if let Err(why) = api.service.cluster.may_lease() {
+        return Err(not_ready(why));
+    }
     match barrier {
         Err(_) => Err(not_ready("no quorum answered within 2 s".into())),
         Ok(Err(error)) => Err(not_ready(error.to_string())),
@@ -32,7 +35,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
 /// Prometheus text (exposition format 0.0.4).
 pub async fn metrics(State(api): State<Api>) -> Response {
     let service = &api.service;
-    let status = service.consensus.status();
+    let status = service.cluster.status();
     let gauge = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
     {
         let ledger = service.replica.ledger();
@@ -40,6 +43,9 @@ pub async fn metrics(State(api): State<Api>) -> Response {
         gauge("tagout_locks_in_force", ledger.lock_count() as f64);
     }
     gauge("tagout_log_checkpointed_entries", service.audit.checkpointed_size() as f64);
+    service.reserve.report();
+    service.admission.report();
+    gauge("tagout_stops_pending", service.pending.count() as f64);
     gauge("tagout_guards_listening", service.hub.subscribers() as f64);
     gauge("tagout_instances", service.instances.count() as f64);
     gauge("tagout_raft_term", status.term as f64);

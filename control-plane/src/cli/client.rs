@@ -15,7 +15,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
-    Agents, AuthorityImpact, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
+    Agents, AuthorityImpact, Cluster, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -186,6 +186,11 @@ impl Client {
 
     pub fn status(&self) -> Result<Status, Failure> {
         self.get("v1/status")
+    }
+
+    /// How the nodes are, as the one that answers sees them.
+    pub fn cluster(&self) -> Result<Cluster, Failure> {
+        self.get("v1/cluster")
     }
 
     /// Whom to believe, as the node shows it; nothing of it is verified yet.

@@ -159,8 +159,8 @@ fn confirm_lost(out: &Out, locks: &[LockRecord], given: Option<u64>) -> Result<(
     let lost: BTreeSet<u64> = locks.iter().filter_map(|record| record.lost_from).collect();
     for lost_from in &lost {
         let what = format!(
-            "a restore placed one of these locks: other locks that were placed at entry {lost_from} or later may be lost, \
-             unless guards, pending stores or files hold them"
+            "a restore placed one of these locks, the halt of the whole fleet: other locks that were placed at entry {lost_from} or \
+             later may be lost, unless guards, pending stores or files hold them"
         );
         let confirmed = match given {
             Some(given) => given == *lost_from,

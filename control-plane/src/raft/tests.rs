@@ -16,9 +16,15 @@ use crate::store::Op;
 
 /// Remembers every proposal it applied, and answers with how many those are.
 #[derive(Default)]
-struct Counting {
+pub(super) struct Counting {
     applied: Mutex<Vec<Vec<u8>>>,
     restored: AtomicUsize,
+}
+
+impl Counting {
+    pub(super) fn count(&self) -> usize {
+        self.applied.lock().len()
+    }
 }
 
 impl Machine for Counting {
@@ -97,6 +103,7 @@ async fn start(config: ConsensusConfig) -> Result<Node, StartError> {
     let consensus = Consensus::start_with(
         config,
         machine.clone(),
+        Peers::nobody(),
         move |disk| Box::new(Watched { disk, watch: watching }),
         Arc::new(move |e: &io::Error| {
             failed.send_replace(Some(e.to_string()));
@@ -436,11 +443,11 @@ mod snapshots {
         with_three(dir.path()).await;
         let newest = files(dir.path()).pop().unwrap();
         let mut bytes = fs::read(&newest).unwrap();
-        bytes[8] = 2;
+        bytes[8] += 1;
         fs::write(&newest, bytes).unwrap();
         let error = start(often(dir.path())).await.err().unwrap();
         assert!(
-            matches!(error, StartError::Snapshots(SnapshotError::NewerFormat { found: 2, .. })),
+            matches!(error, StartError::Snapshots(SnapshotError::NewerFormat { found: 3, .. })),
             "{error}"
         );
     }
