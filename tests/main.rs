@@ -3,6 +3,7 @@
 mod authority;
 mod bad_input;
 mod durable;
+mod faults;
 mod flood;
 mod followed;
 mod full_disk;

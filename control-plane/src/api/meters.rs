@@ -49,6 +49,21 @@ pub fn describe() {
         "What is left of the oldest lease of the others; they renew with two thirds of the ttl left, the ttl while there is none"
     );
 
+    describe_histogram!(
+        "tagout_fsync_seconds",
+        Unit::Seconds,
+        "One commit of the Raft log's writer to its disk, a durable one"
+    );
+    describe_histogram!("tagout_commit_batch_entries", "Entries that one such commit made durable");
+    describe_histogram!(
+        "tagout_checkpoint_seconds",
+        Unit::Seconds,
+        "One checkpoint of the audit log: its newest bundle and the signed note, durable"
+    );
+    describe_gauge!(
+        "tagout_log_missing_entries",
+        "Entries of the audit log that this node has still to get from others"
+    );
     describe_gauge!("tagout_disk_state", "1 for the state that the disk is in, 0 for the others");
     describe_gauge!("tagout_disk_free_bytes", Unit::Bytes, "What is free on the disk, besides the reserve");
     describe_gauge!("tagout_reserve_bytes", Unit::Bytes, "What the disk reserve holds");

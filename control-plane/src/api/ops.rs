@@ -46,6 +46,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     service.reserve.report();
     service.admission.report();
     gauge("tagout_stops_pending", service.pending.count() as f64);
+    gauge("tagout_log_missing_entries", service.audit.missing() as f64);
     gauge("tagout_guards_listening", service.hub.subscribers() as f64);
     gauge("tagout_instances", service.instances.count() as f64);
     gauge("tagout_raft_term", status.term as f64);
@@ -73,6 +74,7 @@ impl Metrics {
     pub fn install() -> Result<Self, metrics_exporter_prometheus::BuildError> {
         let seconds =
             [0.000_02, 0.000_1, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+        let powers = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(
                 metrics_exporter_prometheus::Matcher::Suffix("_seconds".into()),
@@ -80,7 +82,11 @@ impl Metrics {
             )?
             .set_buckets_for_metric(
                 metrics_exporter_prometheus::Matcher::Suffix("_batch_size".into()),
-                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0],
+                &powers,
+            )?
+            .set_buckets_for_metric(
+                metrics_exporter_prometheus::Matcher::Suffix("_batch_entries".into()),
+                &powers,
             )?
             .install_recorder()?;
         super::meters::describe();
