@@ -64,6 +64,7 @@ pub fn describe() {
         "tagout_log_missing_entries",
         "Entries of the audit log that this node has still to get from others"
     );
+    describe_gauge!("tagout_log_diverged", "1 while nodes show different logs of one size");
     describe_gauge!("tagout_disk_state", "1 for the state that the disk is in, 0 for the others");
     describe_gauge!("tagout_disk_free_bytes", Unit::Bytes, "What is free on the disk, besides the reserve");
     describe_gauge!("tagout_reserve_bytes", Unit::Bytes, "What the disk reserve holds");
