@@ -143,7 +143,6 @@ mod tests {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),
-            node_id: None,
             listen: "127.0.0.1:7470".parse().unwrap(),
             data: "data".into(),
             genesis: "genesis.json".into(),
