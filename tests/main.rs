@@ -10,6 +10,7 @@ mod full_disk;
 mod kill;
 mod lease_bound;
 mod line;
+mod nodes;
 mod openapi;
 mod pending;
 mod power_cut;
