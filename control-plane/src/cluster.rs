@@ -6,7 +6,7 @@
 //! lead. The leader makes Raft's members those of the committed authority, one at a time. And a new rule of verdicts comes
 //! into force once every voter supports it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,13 +19,15 @@ use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::Proposal;
 use tagout_proto::log::entry::EntryKind;
+use tagout_proto::log::tile::TileId;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{self, ClusterNode, NodeNews, NodeRole};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{AuditReader, LAG_MAX};
+use crate::audit::{self, AuditReader, Side, Tiles, Tree, first_difference};
 use crate::clock;
+use crate::divergence::{Claim, Differs, Divergence, Verdict};
 use crate::instances::Instances;
 use crate::outcomes::{News, Outcomes};
 use crate::peers::{CallError, Handler, Kind, Member, Peers, decode, encode};
@@ -48,9 +50,13 @@ const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(500);
 const READ_PATIENCE: Duration = Duration::from_millis(1_500);
 /// The pause where a new leader must first be found.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long the news of a stop's account wait for others, to be told together.
+const NEWS_GATHERED: Duration = Duration::from_millis(10);
 const INSTANCES_TIMEOUT: Duration = Duration::from_millis(300);
 /// A learner that lacks no more entries than this may vote: it catches up with the rest in a moment.
 const PROMOTE_LAG_MAX: u64 = 64;
+/// Steps towards the authority's members that one round takes.
+const STEPS_AT_ONCE: usize = 8;
 /// How long handing over the leadership may take before a node ends all the same.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -64,10 +70,13 @@ pub struct Cluster {
     pub outcomes: Arc<Outcomes>,
     pub reserve: Arc<Reserve>,
     pub seen: Mutex<BTreeMap<u64, Seen>>,
+    pub divergence: Mutex<Divergence>,
     /// The newest rule of verdicts that this node may support: its build knows it, and its configuration allows it.
     pub rule_known: u64,
     /// Whether a seed is still being planted, or the log here differs from the others': no leases then.
     pub withheld: Mutex<Option<String>>,
+    /// The last that was said of logs that differ.
+    pub said: Mutex<Option<Verdict>>,
     /// Set once everything that was committed before this start is applied.
     pub recovered: AtomicBool,
 }
@@ -158,8 +167,8 @@ impl Cluster {
         let proposal = Proposal { kind, time_ms: clock::wall_ms(), envelope: envelope.clone() };
         let room = self.reserve.admit(need, proposal_bytes(&proposal), self.audit.checkpointed_size())?;
         // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
-        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
-        self.audit.wait_for(lag_floor).await;
+        let size = self.replica.ledger().size();
+        self.audit.keep_up(size).await;
         let answer = self.consensus.propose(Replica::encode(&proposal)).await?;
         let answer = Replica::decode_answer(&answer).map_err(ProposeError::strange)?;
         if let Ok(receipt) = &answer {
@@ -195,6 +204,12 @@ impl Cluster {
     pub fn may_lease(&self) -> Result<(), String> {
         if let Some(why) = self.withheld.lock().clone() {
             return Err(why);
+        }
+        if !self.audit.complete() {
+            let missing = self.audit.missing();
+            return Err(format!(
+                "it is fetching {missing} entries of the log from other nodes; it goes on by itself"
+            ));
         }
         let off_ms = self.clock_off_ms();
         if off_ms.abs() > CLOCK_OFF_MAX_MS {
@@ -285,7 +300,15 @@ impl Cluster {
     pub async fn tell_news(self: Arc<Self>, mut news: tokio::sync::mpsc::UnboundedReceiver<News>) {
         const AT_ONCE: usize = 256;
         let mut batch = Vec::new();
-        while news.recv_many(&mut batch, AT_ONCE).await > 0 {
+        while let Some(first) = news.recv().await {
+            // Most stops come with many others, or with confirmations: one call for all of a moment.
+            tokio::time::sleep(NEWS_GATHERED).await;
+            batch.push(first);
+            while batch.len() < AT_ONCE
+                && let Ok(more) = news.try_recv()
+            {
+                batch.push(more);
+            }
             let request = Arc::new(encode(&batch));
             batch.clear();
             let told = self.peers.others().into_iter().map(|id| {
@@ -315,7 +338,7 @@ impl Cluster {
         }
     }
 
-    async fn exchange_with(&self, id: u64) {
+    async fn exchange_with(self: &Arc<Self>, id: u64) {
         let (began, sent_ms) = (Instant::now(), clock::wall_ms());
         let asked = self.peers.ask::<_, NodeState>(id, Kind::Status, &self.state(), EXCHANGE_TIMEOUT).await;
         match asked {
@@ -324,10 +347,83 @@ impl Cluster {
                 let middle_ms = sent_ms.saturating_add(began.elapsed().as_millis() as u64 / 2);
                 let offset_ms = state.time_ms.saturating_as_i64() - middle_ms.saturating_as_i64();
                 self.outcomes.heard(id);
+                let claim = Claim { node: id, size: state.log_size, root: state.log_root };
                 self.seen.lock().insert(id, Seen { at: Instant::now(), state, offset_ms });
+                self.compare(claim).await;
             }
             Err(error) => tracing::debug!(%error, "a peer does not say how it is"),
         }
+    }
+
+    /// Holds what a peer says of its log against this node's (S8). A node that differs from the majority, or cannot tell
+    /// who is right, signs no leases from here on.
+    async fn compare(self: &Arc<Self>, claim: Claim) {
+        if claim.size == 0 {
+            return;
+        }
+        let cluster = self.clone();
+        // A size of long ago takes a few tiles from the disk.
+        let heard = crate::blocking(move || {
+            let mut divergence = cluster.divergence.lock();
+            divergence.hear(claim, |size| cluster.audit.root_at(size))?;
+            Ok(divergence.verdict())
+        });
+        let verdict = match heard.await {
+            Ok(verdict) => verdict,
+            Err(error) => return tracing::error!(%error, "the root of this node's own log cannot be read"),
+        };
+        metrics::gauge!("tagout_log_diverged").set(match verdict {
+            Verdict::Agree | Verdict::Waiting { .. } => 0.0,
+            Verdict::OthersDiffer { .. } | Verdict::NoMajority { .. } | Verdict::ThisDiffers { .. } => 1.0,
+        });
+        let nodes = match &verdict {
+            Verdict::Agree | Verdict::Waiting { .. } => return self.differs_no_more(),
+            Verdict::OthersDiffer { nodes }
+            | Verdict::ThisDiffers { nodes }
+            | Verdict::NoMajority { nodes } => nodes,
+        };
+        if self.said.lock().as_ref() == Some(&verdict) {
+            return;
+        }
+        let mut text = verdict.to_string();
+        match self.first_difference(nodes[0]).await {
+            Ok(Some(index)) => text.push_str(&format!(". The first entry that differs is {index}")),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error, "where the logs begin to differ could not be found"),
+        }
+        tracing::error!("{text}");
+        if !verdict.may_serve() {
+            *self.withheld.lock() = Some(text);
+        }
+        *self.said.lock() = Some(verdict);
+    }
+
+    fn differs_no_more(&self) {
+        if let Some(said) = self.said.lock().take() {
+            tracing::info!("the logs of the nodes are one log again");
+            if !said.may_serve() {
+                *self.withheld.lock() = None;
+            }
+        }
+    }
+
+    /// The first entry that a peer has otherwise, found over the hash tiles of both.
+    async fn first_difference(&self, differs: Differs) -> Result<Option<u64>, String> {
+        let (size, id) = (differs.size, differs.node);
+        let root_there: Option<Digest> = self
+            .peers
+            .ask(id, Kind::Root, &size, EXCHANGE_TIMEOUT)
+            .await
+            .map_err(|error| error.to_string())?;
+        let root_here = self.audit.root_at(size).map_err(|error| error.to_string())?;
+        let (Some(here), Some(there)) = (root_here, root_there) else { return Ok(None) };
+        let mut ours = Tree::open(OwnTiles(&self.audit), size, here).await.map_err(|e| e.to_string())?;
+        let mut theirs =
+            Tree::open(PeerTiles(&self.peers, id), size, there).await.map_err(|e| e.to_string())?;
+        first_difference(&mut ours, &mut theirs).await.map_err(|(side, error)| match side {
+            Side::Shorter => format!("this node: {error}"),
+            Side::Longer => format!("node {id}: {error}"),
+        })
     }
 
     /// Addresses and keys as the authority has them; whoever it does not list, and Raft neither, is no peer any more.
@@ -339,6 +435,9 @@ impl Cluster {
         let listed = |id: u64| authority.nodes.iter().any(|node| node.id == id) || members.contains(&id);
         self.peers.forget_others(listed);
         self.seen.lock().retain(|id, _| listed(*id));
+        self.divergence
+            .lock()
+            .set_voters(authority.nodes.iter().filter(|node| !node.learner).map(|node| node.id));
         self.outcomes.nodes_are(self.peers.others());
     }
 
@@ -394,17 +493,30 @@ impl Cluster {
         }
     }
 
-    /// One step towards the members that the committed authority lists.
+    /// Makes Raft's members those that the committed authority lists, step by step as far as it goes now.
     async fn reconcile(&self) {
+        for _ in 0..STEPS_AT_ONCE {
+            if !self.step().await {
+                return;
+            }
+        }
+    }
+
+    /// One step; false where there is none to take now.
+    async fn step(&self) -> bool {
         let wanted: BTreeMap<u64, (Member, bool)> = {
             let ledger = self.replica.ledger();
-            let Some(authority) = ledger.authority() else { return };
+            let Some(authority) = ledger.authority() else { return false };
             authority.nodes.iter().map(|node| (node.id, (Member::of(node), !node.learner))).collect()
         };
         let members: BTreeMap<u64, (Member, bool)> =
             self.consensus.members().into_iter().map(|(id, member, votes)| (id, (member, votes))).collect();
         let lags = self.consensus.lags().unwrap_or_default();
-        let Some(change) = next_change(self.id, &wanted, &members, &lags) else { return };
+        let alive: BTreeSet<u64> = {
+            let seen = self.seen.lock();
+            seen.iter().filter(|(_, s)| s.at.elapsed() < SEEN_FOR).map(|(id, _)| *id).collect()
+        };
+        let Some(change) = next_change(self.id, &wanted, &members, &lags, &alive) else { return false };
         if let Change::RemoveVoter(id) = change
             && id == self.id
         {
@@ -412,23 +524,24 @@ impl Cluster {
                 tracing::info!(to, "this node is to vote no more: handing the leadership over");
                 self.consensus.hand_over(to).await;
             }
-            return;
+            return false;
         }
         if !self.majority_lives(&change, &members) {
             tracing::warn!(
                 ?change,
                 "the cluster's members are not changed: too few of those that would vote are there"
             );
-            return;
+            return false;
         }
         tracing::info!(?change, "changing the cluster's members as the authority says");
         match tokio::time::timeout(FORWARD_TIMEOUT, self.consensus.change(change)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "it did not come about yet")
             }
             Err(_) => tracing::warn!("it takes its time"),
         }
+        false
     }
 
     /// Whether a majority of those that vote after the change was heard of: a change that could not be committed would
@@ -437,7 +550,7 @@ impl Cluster {
         let mut voters: Vec<u64> =
             members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id).collect();
         match change {
-            Change::Promote(id) => voters.push(*id),
+            Change::Promote(ids) => voters.extend(ids),
             Change::RemoveVoter(id) => voters.retain(|voter| voter != id),
             Change::AddLearner(..) | Change::Rename(..) | Change::Remove(_) => {}
         }
@@ -483,12 +596,13 @@ impl Cluster {
     }
 }
 
-/// The next step from the members that are to those that are wanted; pure.
+/// The next step from the members that are to those that are wanted; pure. `alive` are those that were heard of.
 fn next_change(
     leader: u64,
     wanted: &BTreeMap<u64, (Member, bool)>,
     members: &BTreeMap<u64, (Member, bool)>,
     lags: &BTreeMap<u64, u64>,
+    alive: &BTreeSet<u64>,
 ) -> Option<Change> {
     let add = wanted.iter().find(|(id, _)| !members.contains_key(id));
     if let Some((id, (member, _))) = add {
@@ -501,9 +615,16 @@ fn next_change(
     }
     let is_to_vote = |id: &u64| wanted.get(id).is_some_and(|(_, votes)| *votes);
     let caught_up = |id: &u64| lags.get(id).is_some_and(|lag| *lag <= PROMOTE_LAG_MAX);
-    let promoted = members.iter().find(|(id, (_, votes))| !votes && is_to_vote(id) && caught_up(id));
-    if let Some((id, _)) = promoted {
-        return Some(Change::Promote(*id));
+    let (promoted, late): (BTreeSet<u64>, BTreeSet<u64>) = members
+        .iter()
+        .filter(|(id, (_, votes))| !votes && is_to_vote(id))
+        .map(|(id, _)| *id)
+        .partition(caught_up);
+    // Two voters are worse than one, and four no better than three: so whoever comes soon is waited for.
+    let voters = members.values().filter(|(_, votes)| *votes).count();
+    let even = (voters + promoted.len()) % 2 == 0;
+    if !promoted.is_empty() && !(even && late.iter().any(|id| alive.contains(id))) {
+        return Some(Change::Promote(promoted));
     }
     // Whoever is to go leaves after those who come have been promoted, and the leader last of all.
     let waiting = members.iter().any(|(id, (_, votes))| !votes && is_to_vote(id));
@@ -550,8 +671,8 @@ impl Ground for Cluster {
     }
 
     async fn commit(&self, proposals: Vec<Proposal>) -> anyhow::Result<Vec<Answer>> {
-        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
-        self.audit.wait_for(lag_floor).await;
+        let size = self.replica.ledger().size();
+        self.audit.keep_up(size).await;
         let answers = self.consensus.propose_all(proposals.iter().map(Replica::encode).collect()).await?;
         Ok(answers.iter().map(|answer| Replica::decode_answer(answer)).collect::<io::Result<_>>()?)
     }
@@ -595,9 +716,61 @@ impl Handler for Cluster {
                     let (scope, within_ms): (Scope, u64) = decode(&request)?;
                     Ok(encode(&self.instances.below(&scope, Duration::from_millis(within_ms))))
                 }
-                Kind::Entries | Kind::Tile => Err(io::Error::other("not yet")),
+                Kind::Entries => {
+                    let (from, max): (u64, u64) = decode(&request)?;
+                    let entries = crate::blocking(move || self.audit.entries(from, max)).await?;
+                    Ok(encode(&entries))
+                }
+                Kind::Tile => {
+                    let id: String = decode(&request)?;
+                    let id = TileId::parse(&id).ok_or_else(|| io::Error::other("that is no tile"))?;
+                    let tile = crate::blocking(move || self.audit.tile(id)).await?;
+                    Ok(encode(&tile))
+                }
+                Kind::Root => {
+                    let size: u64 = decode(&request)?;
+                    let root = crate::blocking(move || self.audit.root_at(size)).await?;
+                    Ok(encode(&root))
+                }
             }
         })
+    }
+}
+
+/// How long a peer may take for a piece of its log.
+const LOG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The logs of the other nodes, for one that lacks a part of its own.
+pub struct PeerLogs(pub Arc<Peers>);
+
+impl audit::Peers for PeerLogs {
+    fn others(&self) -> Vec<u64> {
+        self.0.others()
+    }
+
+    async fn tile(&self, peer: u64, id: TileId) -> io::Result<Option<Vec<u8>>> {
+        PeerTiles(&self.0, peer).tile(id).await
+    }
+
+    async fn entries(&self, peer: u64, from: u64, max: u64) -> io::Result<Vec<Vec<u8>>> {
+        Ok(self.0.ask(peer, Kind::Entries, &(from, max), LOG_TIMEOUT).await?)
+    }
+}
+
+struct PeerTiles<'a>(&'a Arc<Peers>, u64);
+
+impl Tiles for PeerTiles<'_> {
+    async fn tile(&self, id: TileId) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.ask(self.1, Kind::Tile, &id.to_string(), LOG_TIMEOUT).await?)
+    }
+}
+
+struct OwnTiles<'a>(&'a AuditReader);
+
+impl Tiles for OwnTiles<'_> {
+    async fn tile(&self, id: TileId) -> io::Result<Option<Vec<u8>>> {
+        let audit = self.0.clone();
+        crate::blocking(move || audit.tile(id)).await
     }
 }
 
@@ -636,11 +809,12 @@ mod tests {
         let mut taken = Vec::new();
         loop {
             let lags = now.keys().map(|id| (*id, 0)).collect();
-            let Some(change) = next_change(leader, wanted, &now, &lags) else { return (taken, now) };
+            let alive = now.keys().copied().collect();
+            let Some(change) = next_change(leader, wanted, &now, &lags, &alive) else { return (taken, now) };
             match &change {
                 Change::AddLearner(id, member) => drop(now.insert(*id, (member.clone(), false))),
                 Change::Rename(id, member) => now.get_mut(id).unwrap().0 = member.clone(),
-                Change::Promote(id) => now.get_mut(id).unwrap().1 = true,
+                Change::Promote(ids) => ids.iter().for_each(|id| now.get_mut(id).unwrap().1 = true),
                 Change::RemoveVoter(id) => now.get_mut(id).unwrap().1 = false,
                 Change::Remove(id) => drop(now.remove(id)),
             }
@@ -654,7 +828,7 @@ mod tests {
         let three = members(&[(1, "a", true), (2, "b", true), (3, "c", true)]);
         let (taken, end) = steps(1, &three, members(&[(1, "a", true)]));
         assert_eq!(end, three);
-        assert_eq!(taken.len(), 4, "two learners, two promotions: {taken:?}");
+        assert_eq!(taken.len(), 3, "two learners, promoted together: {taken:?}");
 
         let replaced = members(&[(1, "a", true), (2, "b", true), (4, "d", true)]);
         let (taken, end) = steps(1, &replaced, three.clone());
@@ -663,7 +837,7 @@ mod tests {
             taken,
             [
                 Change::AddLearner(4, member("d")),
-                Change::Promote(4),
+                Change::Promote(BTreeSet::from([4])),
                 Change::RemoveVoter(3),
                 Change::Remove(3)
             ],
@@ -681,8 +855,24 @@ mod tests {
         let wanted = members(&[(1, "a", true), (2, "b", true), (4, "d", true)]);
         let now = members(&[(1, "a", true), (2, "b", true), (3, "c", true), (4, "d", false)]);
         let behind = BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, PROMOTE_LAG_MAX + 1)]);
-        assert_eq!(next_change(1, &wanted, &now, &behind), None);
+        let alive = BTreeSet::from([2, 3, 4]);
+        assert_eq!(next_change(1, &wanted, &now, &behind, &alive), None);
         let caught_up = BTreeMap::from([(4, PROMOTE_LAG_MAX)]);
-        assert_eq!(next_change(1, &wanted, &now, &caught_up), Some(Change::Promote(4)));
+        assert_eq!(
+            next_change(1, &wanted, &now, &caught_up, &alive),
+            Some(Change::Promote(BTreeSet::from([4])))
+        );
+    }
+    #[test]
+    fn one_voter_waits_for_a_second_that_lives_and_not_for_one_that_is_gone() {
+        let wanted = members(&[(1, "a", true), (2, "b", true), (3, "c", true)]);
+        let now = members(&[(1, "a", true), (2, "b", false), (3, "c", false)]);
+        let lags = BTreeMap::from([(2, 0)]);
+        assert_eq!(next_change(1, &wanted, &now, &lags, &BTreeSet::from([2, 3])), None);
+        let alone = Some(Change::Promote(BTreeSet::from([2])));
+        assert_eq!(next_change(1, &wanted, &now, &lags, &BTreeSet::from([2])), alone);
+        let both = BTreeMap::from([(2, 0), (3, 1)]);
+        let together = Some(Change::Promote(BTreeSet::from([2, 3])));
+        assert_eq!(next_change(1, &wanted, &now, &both, &BTreeSet::from([2, 3])), together);
     }
 }

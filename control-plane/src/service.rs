@@ -1,6 +1,6 @@
 //! The node's core: from a received command to its answer. Steps ② to ⑤, and ⑨, of a stop.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tagout_proto::command::Command;
@@ -10,6 +10,7 @@ use tagout_proto::ledger::{Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tagout_proto::strict::format_instant_ms;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use crate::admission::{Admission, Busy};
 use crate::audit::AuditReader;
@@ -27,6 +28,8 @@ use crate::reserve::{DiskRefused, Need, Reserve};
 
 /// Outcomes that may be proposed at once, so that they never crowd out a stop.
 const OUTCOMES_AT_ONCE: usize = 16;
+/// How often the outcomes of the moment before are proposed.
+const OUTCOMES_EVERY_MS: u64 = 50;
 /// The pause before an outcome that could not be committed is proposed again.
 const OUTCOME_RETRY: Duration = Duration::from_secs(1);
 /// How long the nodes that do not lead leave a settled outcome to the leader, whose account is theirs as well.
@@ -74,6 +77,14 @@ pub enum SubmitError {
         "it was pushed to the guards that listen to this node, and is NOT kept anywhere: {0}. Send it again, here or to another node"
     )]
     Pushed(#[source] NotKept),
+}
+
+/// When outcomes are proposed next: all of a moment at once, since each that came alone would have the next stop wait for
+/// its commit.
+fn gathered() -> Instant {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let moments = BEGAN.elapsed().as_millis() as u64 / OUTCOMES_EVERY_MS;
+    *BEGAN + Duration::from_millis((moments + 1) * OUTCOMES_EVERY_MS)
 }
 
 impl Service {
@@ -134,6 +145,11 @@ impl Service {
                 let outcome = service.outcomes.settle(&account).await;
                 let document = serde_json::to_string(&outcome).expect("an outcome is plain data");
                 let envelope = Envelope { document, signatures: Vec::new() };
+                if service.cluster.consensus.is_leader() {
+                    tokio::time::sleep_until(gathered()).await;
+                } else {
+                    tokio::time::sleep(OUTCOME_OF_LEADER).await;
+                }
                 // The semaphore is never closed.
                 let _slot = slots.acquire().await;
                 let index = service.append_outcome(account.lock(), envelope).await;
@@ -145,9 +161,6 @@ impl Service {
     /// Tries until an outcome of this stop is in the log, be it another node's; a node that ends before goes on after its
     /// restart.
     async fn append_outcome(&self, lock: Digest, envelope: Envelope) -> Option<u64> {
-        if !self.cluster.consensus.is_leader() {
-            tokio::time::sleep(OUTCOME_OF_LEADER).await;
-        }
         loop {
             if let Some(index) = self.replica.ledger().outcome_index(&lock) {
                 return Some(index);

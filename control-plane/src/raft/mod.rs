@@ -47,11 +47,18 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Captures the state now, which must be cheap; the closure does the slow part and gives the bytes. It may block
     /// until the audit log is durable, and must: the entries before the snapshot may be purged afterwards.
-    fn snapshot(&self) -> Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send>;
+    ///
+    /// `None` while the audit log cannot become durable by itself. There is no snapshot then, the Raft log keeps its
+    /// entries, and it is asked again after as many entries.
+    fn snapshot(&self) -> Option<SnapshotBytes>;
 
     /// Puts the snapshot's state in place of the whole state.
     fn restore(&self, snapshot: &[u8]) -> io::Result<()>;
 }
+
+/// The slow part of a snapshot. Gives `None` if [`Machine::restore`] was called meanwhile with a snapshot that goes
+/// further, so that this one is of no use any more.
+pub type SnapshotBytes = Box<dyn FnOnce() -> io::Result<Option<Vec<u8>>> + Send>;
 
 /// The exit code of a process that can no longer trust its storage (`EX_IOERR` of sysexits.h).
 pub const STORAGE_FAILED_EXIT_CODE: i32 = 74;
@@ -245,7 +252,8 @@ pub enum Change {
     AddLearner(u64, Member),
     /// A member has another address.
     Rename(u64, Member),
-    Promote(u64),
+    /// All of these at once, so that the number of voters need not be even in between.
+    Promote(BTreeSet<u64>),
     /// It stays as a learner until it is removed.
     RemoveVoter(u64),
     Remove(u64),
@@ -515,7 +523,7 @@ impl Consensus {
         let change = match change {
             Change::AddLearner(id, member) => ChangeMembers::AddNodes(BTreeMap::from([(id, member)])),
             Change::Rename(id, member) => ChangeMembers::SetNodes(BTreeMap::from([(id, member)])),
-            Change::Promote(id) => ChangeMembers::AddVoterIds(BTreeSet::from([id])),
+            Change::Promote(ids) => ChangeMembers::AddVoterIds(ids),
             Change::RemoveVoter(id) => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
             Change::Remove(id) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
         };
