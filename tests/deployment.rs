@@ -36,16 +36,42 @@ pub struct Deployment {
     starts: u32,
 }
 
+/// The smallest disk reserve: many nodes of tests share one disk.
+const RESERVE_MIB: Option<u64> = Some(1);
+
 /// What a test may choose.
 pub struct Choice {
     pub store: StoreKind,
     pub ttl_ms: u64,
+    /// A node at each of them; without any there is one, on a free port of the loopback address.
+    pub seats: Vec<Seat>,
+}
+
+/// Where a node listens, and where it is found, which may be a proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    pub api: SocketAddr,
+    pub peers: SocketAddr,
+    pub api_found_at: SocketAddr,
+    pub peers_found_at: SocketAddr,
+}
+
+impl Seat {
+    fn plan(&self, id: u64) -> NodePlan {
+        let Self { api, peers, api_found_at, peers_found_at } = *self;
+        let mut sans: Vec<String> =
+            [api_found_at, api, peers_found_at, peers].map(|address| address.ip().to_string()).into();
+        sans.dedup();
+        let (peer_listen, address) = (Some(peers), Some(peers_found_at.to_string()));
+        let (name, reserve_mib) = (format!("node-{id}"), RESERVE_MIB);
+        NodePlan { name, id, listen: api, peer_listen, address, sans, reserve_mib }
+    }
 }
 
 impl Default for Choice {
     fn default() -> Self {
         // The shortest ttl, so that nothing waits long for a bound.
-        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS }
+        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS, seats: Vec::new() }
     }
 }
 
@@ -71,7 +97,15 @@ impl Deployment {
         };
         let people = PEOPLE.map(&mut key).into();
         let (soar, root, _stranger) = (key("soar"), key("root"), key("stranger"));
-        let address = free_address();
+        let (address, nodes) = match &choice.seats[..] {
+            [] => {
+                let free = free_address();
+                // Without peers: the port above may be another test's.
+                let alone = NodePlan::new("node-1", 1, free, vec![free.ip().to_string()]);
+                (free, vec![NodePlan { peer_listen: None, address: None, reserve_mib: RESERVE_MIB, ..alone }])
+            }
+            seats => (seats[0].api, seats.iter().zip(1..).map(|(seat, id)| seat.plan(id)).collect()),
+        };
         let plan = Plan {
             name: "test".into(),
             dir: folder.path().join("deployment"),
@@ -80,30 +114,14 @@ impl Deployment {
             threshold: 2,
             root_keys: vec![root],
             root_threshold: 1,
-            // Without peers: the port above may be another test's.
-            nodes: vec![NodePlan {
-                peer_listen: None,
-                address: None,
-                ..NodePlan::new("node-1", 1, address, vec![address.ip().to_string()])
-            }],
+            nodes,
             ttl_ms: choice.ttl_ms,
             store: choice.store,
             keys: vec!["../keys/alice".into()],
         };
         let root = Signer::open(&keys.join("root").to_string_lossy()).expect("the root key");
         let made = make(&plan, &[root]).unwrap_or_else(|failure| panic!("{failure}"));
-        let deployment = Self { folder, name: made.deployment, address, signers, node: None, starts: 0 };
-        deployment.reserve_little();
-        deployment
-    }
-
-    /// The smallest disk reserve: many nodes of tests share one disk.
-    fn reserve_little(&self) {
-        let config = std::fs::read_to_string(self.config()).expect("the node's configuration");
-        let line =
-            config.lines().find(|line| line.starts_with("# reserve_mib = ")).expect("the key's default");
-        let little = config.replace(line, "reserve_mib = 1");
-        std::fs::write(self.config(), little).expect("the node's configuration");
+        Self { folder, name: made.deployment, address, signers, node: None, starts: 0 }
     }
 
     /// Starts the node and waits until it can issue leases.

@@ -10,7 +10,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::lock::LockKind;
 use tagout_tests::deployment::{Choice, Deployment, runtime, stop, try_submit};
 
-/// Requests under way at once, in all; more than a lane holds of one address.
+/// Requests under way at once, in all.
 const FLOOD: usize = 256;
 const STOPS: usize = 100;
 

@@ -3,6 +3,7 @@
 mod authority;
 mod bad_input;
 mod durable;
+mod faults;
 mod flood;
 mod full_disk;
 mod kill;

@@ -104,8 +104,11 @@ fn s10_a_stop_without_a_quorum_is_pushed_kept_and_committed_later() {
         assert_eq!(submit(&deployment, stop).expect_err("there is no quorum").code, "pending");
     }
     assert_eq!(kept(&deployment), 2);
-    deployment.kill_node();
+    // The node first, or it would go on once nobody traces it; but it is gone only when the tracer has let go of it.
+    let node = rustix::process::Pid::from_raw(deployment.node_id() as i32).expect("a process id");
+    rustix::process::kill_process(node, rustix::process::Signal::KILL).expect("the node is ours");
     tracer.kill();
+    deployment.kill_node();
     deployment.start_node();
     wait_until("what was kept to be committed", || {
         both.iter().all(|stop| locked(&deployment, stop.digest())) && kept(&deployment) == 0

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -73,8 +74,9 @@ impl World {
     /// `restore prepare` for one new node where the old one was.
     fn prepare(&self, dir: &str, backup: &str) -> Ran {
         let (ca, address) = (self.deployment.dir().join("ca").display().to_string(), self.deployment.address);
+        let config = self.path(dir).join("node-2/tagout.toml");
         let (backup, dir, node) = (self.text(backup), self.text(dir), format!("node-2={address}"));
-        self.run(&[
+        let ran = self.run(&[
             "restore",
             "prepare",
             "--from",
@@ -87,7 +89,14 @@ impl World {
             &ca,
             "--reason",
             "the data centre burnt down",
-        ])
+        ]);
+        // The port beside its API may be somebody's; it has no peers.
+        if let Ok(text) = fs::read_to_string(&config) {
+            let line =
+                text.lines().find(|line| line.starts_with("peer_listen")).expect("where peers reach it");
+            fs::write(&config, text.replace(line, &format!("peer_listen = \"{}\"", free_address()))).unwrap();
+        }
+        ran
     }
 
     fn sign(&self, dir: &str, key: &str) -> Ran {
@@ -451,6 +460,57 @@ fn s1_a_node_that_is_killed_while_it_begins_from_a_backup_goes_on() {
     assert_eq!((status.epoch.number, status.authority_version), (2, 2));
     let verified = world.run(&["log", "verify", "--json"]).exits(0).json();
     assert!(verified["size"].as_u64().unwrap() >= backup["size"].as_u64().unwrap() + 2);
+}
+
+/// Every one of them, though only the first is given the backup.
+#[test]
+fn s1_s8_three_new_nodes_have_the_log_of_the_one_that_was_lost() {
+    let mut world = World::start();
+    let lost = world.stop("support/agent");
+    world.backup("backup");
+    world.lose_everything();
+    let addresses = [free_pair(), free_pair(), free_pair()];
+    let specs: Vec<_> = addresses.iter().zip(2..).map(|(address, n)| format!("node-{n}={address}")).collect();
+    let (backup, dir) = (world.text("backup"), world.text("new"));
+    let ca = world.deployment.dir().join("ca").display().to_string();
+    let mut prepare =
+        vec!["restore", "prepare", "--from", &backup, "--dir", &dir, "--ca", &ca, "--reason", "fire"];
+    specs.iter().for_each(|spec| prepare.extend(["--new-node", spec]));
+    world.run(&prepare).exits(0);
+    world.sign("new", "root").exits(0);
+    let finished = world.run(&["restore", "finish", &dir, "--json"]).exits(0).json();
+    let mut nodes: Vec<_> = (2..5)
+        .map(|n| world.serve(&format!("new-{n}"), &world.path(&format!("new/node-{n}/tagout.toml"))))
+        .collect();
+    let http = world.deployment.http();
+    for address in addresses {
+        wait_for("every new node to be ready", || {
+            for node in &mut nodes {
+                assert!(node.ended().is_none(), "a new node ended: {}", node.stderr());
+            }
+            let ready = world.runtime.block_on(http.get(format!("https://{address}/readyz")).send());
+            ready.ok().filter(|r| r.status().is_success())
+        });
+    }
+    for address in addresses {
+        let node = format!("https://{address}");
+        let locks = world.run(&["--node", &node, "status", "--json"]).exits(0).json();
+        let locks: Vec<_> =
+            locks["lock_records"].as_array().unwrap().iter().map(|lock| lock["id"].clone()).collect();
+        assert!(locks.contains(&lost.to_string().into()) && locks.contains(&finished["lock"]), "{locks:?}");
+        world.run(&["--node", &node, "log", "verify"]).exits(0);
+    }
+}
+
+/// A port of which the next one is free too.
+fn free_pair() -> SocketAddr {
+    loop {
+        let address = free_address();
+        let next = SocketAddr::new(address.ip(), address.port().saturating_add(1));
+        if std::net::TcpListener::bind(next).is_ok() {
+            return address;
+        }
+    }
 }
 
 struct Golden {

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::{self, PkiError, Validity};
 use crate::tls::mutual::{self, PeerCas};
 use crate::tls::{self, ServerIdentity, TlsError};
 
-/// How often the files are looked at; SIGHUP has them looked at now.
+/// How often the files are looked at; a service's SIGHUP has them looked at now.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// A renewal that failed is tried again; its cause is in the log.
@@ -45,6 +46,7 @@ pub struct NodeTls {
     cas: Option<Arc<PeerCas>>,
     api: Arc<ServerConfig>,
     in_use: Mutex<Texts>,
+    asked: Notify,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -92,7 +94,7 @@ impl NodeTls {
             }
             _ => None,
         };
-        Ok(Arc::new(Self { identity, cas, api, in_use: Mutex::new(texts), files }))
+        Ok(Arc::new(Self { identity, cas, api, in_use: Mutex::new(texts), asked: Notify::new(), files }))
     }
 
     /// For the API: everybody may connect.
@@ -124,16 +126,13 @@ impl NodeTls {
 
     /// Follows the files until `shutdown`.
     pub async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut hangup = signal(SignalKind::hangup())
-            .inspect_err(|error| tracing::error!(%error, "SIGHUP cannot be heard; the files are looked at all the same"))
-            .ok();
         let mut tick = tokio::time::interval(LOOK_EVERY);
         let mut watch = Watch::default();
         loop {
             let asked = tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = tick.tick() => false,
-                _ = async { hangup.as_mut().expect("it is there").recv().await }, if hangup.is_some() => true,
+                () = self.asked.notified() => true,
             };
             let (this, mut looking) = (Arc::clone(&self), std::mem::take(&mut watch));
             let looked = crate::blocking(move || {
@@ -147,6 +146,21 @@ impl NodeTls {
             match looked.await {
                 Ok(looked) => watch = looked,
                 Err(error) => tracing::error!(%error, "the certificate files could not be looked at"),
+            }
+        }
+    }
+
+    /// From here on a SIGHUP does not end the process; it has the files looked at. Only for a process that is a service: one
+    /// that belongs to a terminal ends with it.
+    pub async fn look_on_hangup(self: Arc<Self>) {
+        match signal(SignalKind::hangup()) {
+            Ok(mut hangup) => {
+                while hangup.recv().await.is_some() {
+                    self.asked.notify_one();
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP cannot be heard; the files are looked at all the same")
             }
         }
     }

@@ -19,13 +19,15 @@ use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::Proposal;
 use tagout_proto::log::entry::EntryKind;
+use tagout_proto::log::tile::TileId;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{self, ClusterNode, NodeNews, NodeRole};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{AuditReader, LAG_MAX};
+use crate::audit::{self, AuditReader, Side, Tiles, Tree, first_difference};
 use crate::clock;
+use crate::divergence::{Claim, Differs, Divergence, Verdict};
 use crate::instances::Instances;
 use crate::outcomes::{News, Outcomes};
 use crate::peers::{CallError, Handler, Kind, Member, Peers, decode, encode};
@@ -66,10 +68,13 @@ pub struct Cluster {
     pub outcomes: Arc<Outcomes>,
     pub reserve: Arc<Reserve>,
     pub seen: Mutex<BTreeMap<u64, Seen>>,
+    pub divergence: Mutex<Divergence>,
     /// The newest rule of verdicts that this node may support: its build knows it, and its configuration allows it.
     pub rule_known: u64,
     /// Whether a seed is still being planted, or the log here differs from the others': no leases then.
     pub withheld: Mutex<Option<String>>,
+    /// The last that was said of logs that differ.
+    pub said: Mutex<Option<Verdict>>,
     /// Set once everything that was committed before this start is applied.
     pub recovered: AtomicBool,
 }
@@ -160,8 +165,8 @@ impl Cluster {
         let proposal = Proposal { kind, time_ms: clock::wall_ms(), envelope: envelope.clone() };
         let room = self.reserve.admit(need, proposal_bytes(&proposal), self.audit.checkpointed_size())?;
         // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
-        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
-        self.audit.wait_for(lag_floor).await;
+        let size = self.replica.ledger().size();
+        self.audit.keep_up(size).await;
         let answer = self.consensus.propose(Replica::encode(&proposal)).await?;
         let answer = Replica::decode_answer(&answer).map_err(ProposeError::strange)?;
         if let Ok(receipt) = &answer {
@@ -197,6 +202,10 @@ impl Cluster {
     pub fn may_lease(&self) -> Result<(), String> {
         if let Some(why) = self.withheld.lock().clone() {
             return Err(why);
+        }
+        if !self.audit.complete() {
+            let missing = self.audit.missing();
+            return Err(format!("it is fetching {missing} entries of the log from other nodes; it goes on by itself"));
         }
         let off_ms = self.clock_off_ms();
         if off_ms.abs() > CLOCK_OFF_MAX_MS {
@@ -325,7 +334,7 @@ impl Cluster {
         }
     }
 
-    async fn exchange_with(&self, id: u64) {
+    async fn exchange_with(self: &Arc<Self>, id: u64) {
         let (began, sent_ms) = (Instant::now(), clock::wall_ms());
         let asked = self.peers.ask::<_, NodeState>(id, Kind::Status, &self.state(), EXCHANGE_TIMEOUT).await;
         match asked {
@@ -334,10 +343,81 @@ impl Cluster {
                 let middle_ms = sent_ms.saturating_add(began.elapsed().as_millis() as u64 / 2);
                 let offset_ms = state.time_ms.saturating_as_i64() - middle_ms.saturating_as_i64();
                 self.outcomes.heard(id);
+                let claim = Claim { node: id, size: state.log_size, root: state.log_root };
                 self.seen.lock().insert(id, Seen { at: Instant::now(), state, offset_ms });
+                self.compare(claim).await;
             }
             Err(error) => tracing::debug!(%error, "a peer does not say how it is"),
         }
+    }
+
+    /// Holds what a peer says of its log against this node's (S8). A node that differs from the majority, or cannot tell
+    /// who is right, signs no leases from here on.
+    async fn compare(self: &Arc<Self>, claim: Claim) {
+        if claim.size == 0 {
+            return;
+        }
+        let cluster = self.clone();
+        // A size of long ago takes a few tiles from the disk.
+        let heard = crate::blocking(move || {
+            let mut divergence = cluster.divergence.lock();
+            divergence.hear(claim, |size| cluster.audit.root_at(size))?;
+            Ok(divergence.verdict())
+        });
+        let verdict = match heard.await {
+            Ok(verdict) => verdict,
+            Err(error) => return tracing::error!(%error, "the root of this node's own log cannot be read"),
+        };
+        metrics::gauge!("tagout_log_diverged").set(match verdict {
+            Verdict::Agree | Verdict::Waiting { .. } => 0.0,
+            Verdict::OthersDiffer { .. } | Verdict::NoMajority { .. } | Verdict::ThisDiffers { .. } => 1.0,
+        });
+        let nodes = match &verdict {
+            Verdict::Agree | Verdict::Waiting { .. } => return self.differs_no_more(),
+            Verdict::OthersDiffer { nodes } | Verdict::ThisDiffers { nodes } | Verdict::NoMajority { nodes } => nodes,
+        };
+        if self.said.lock().as_ref() == Some(&verdict) {
+            return;
+        }
+        let mut text = verdict.to_string();
+        match self.first_difference(nodes[0]).await {
+            Ok(Some(index)) => text.push_str(&format!(". The first entry that differs is {index}")),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error, "where the logs begin to differ could not be found"),
+        }
+        tracing::error!("{text}");
+        if !verdict.may_serve() {
+            *self.withheld.lock() = Some(text);
+        }
+        *self.said.lock() = Some(verdict);
+    }
+
+    fn differs_no_more(&self) {
+        if let Some(said) = self.said.lock().take() {
+            tracing::info!("the logs of the nodes are one log again");
+            if !said.may_serve() {
+                *self.withheld.lock() = None;
+            }
+        }
+    }
+
+    /// The first entry that a peer has otherwise, found over the hash tiles of both.
+    async fn first_difference(&self, differs: Differs) -> Result<Option<u64>, String> {
+        let (size, id) = (differs.size, differs.node);
+        let root_there: Option<Digest> = self
+            .peers
+            .ask(id, Kind::Root, &size, EXCHANGE_TIMEOUT)
+            .await
+            .map_err(|error| error.to_string())?;
+        let root_here = self.audit.root_at(size).map_err(|error| error.to_string())?;
+        let (Some(here), Some(there)) = (root_here, root_there) else { return Ok(None) };
+        let mut ours = Tree::open(OwnTiles(&self.audit), size, here).await.map_err(|e| e.to_string())?;
+        let mut theirs =
+            Tree::open(PeerTiles(&self.peers, id), size, there).await.map_err(|e| e.to_string())?;
+        first_difference(&mut ours, &mut theirs).await.map_err(|(side, error)| match side {
+            Side::Shorter => format!("this node: {error}"),
+            Side::Longer => format!("node {id}: {error}"),
+        })
     }
 
     /// Addresses and keys as the authority has them; whoever it does not list, and Raft neither, is no peer any more.
@@ -349,6 +429,7 @@ impl Cluster {
         let listed = |id: u64| authority.nodes.iter().any(|node| node.id == id) || members.contains(&id);
         self.peers.forget_others(listed);
         self.seen.lock().retain(|id, _| listed(*id));
+        self.divergence.lock().set_voters(authority.nodes.iter().filter(|node| !node.learner).map(|node| node.id));
         self.outcomes.nodes_are(self.peers.others());
     }
 
@@ -560,8 +641,8 @@ impl Ground for Cluster {
     }
 
     async fn commit(&self, proposals: Vec<Proposal>) -> anyhow::Result<Vec<Answer>> {
-        let lag_floor = self.replica.ledger().size().saturating_sub(LAG_MAX);
-        self.audit.wait_for(lag_floor).await;
+        let size = self.replica.ledger().size();
+        self.audit.keep_up(size).await;
         let answers = self.consensus.propose_all(proposals.iter().map(Replica::encode).collect()).await?;
         Ok(answers.iter().map(|answer| Replica::decode_answer(answer)).collect::<io::Result<_>>()?)
     }
@@ -605,9 +686,61 @@ impl Handler for Cluster {
                     let (scope, within_ms): (Scope, u64) = decode(&request)?;
                     Ok(encode(&self.instances.below(&scope, Duration::from_millis(within_ms))))
                 }
-                Kind::Entries | Kind::Tile => Err(io::Error::other("not yet")),
+                Kind::Entries => {
+                    let (from, max): (u64, u64) = decode(&request)?;
+                    let entries = crate::blocking(move || self.audit.entries(from, max)).await?;
+                    Ok(encode(&entries))
+                }
+                Kind::Tile => {
+                    let id: String = decode(&request)?;
+                    let id = TileId::parse(&id).ok_or_else(|| io::Error::other("that is no tile"))?;
+                    let tile = crate::blocking(move || self.audit.tile(id)).await?;
+                    Ok(encode(&tile))
+                }
+                Kind::Root => {
+                    let size: u64 = decode(&request)?;
+                    let root = crate::blocking(move || self.audit.root_at(size)).await?;
+                    Ok(encode(&root))
+                }
             }
         })
+    }
+}
+
+/// How long a peer may take for a piece of its log.
+const LOG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The logs of the other nodes, for one that lacks a part of its own.
+pub struct PeerLogs(pub Arc<Peers>);
+
+impl audit::Peers for PeerLogs {
+    fn others(&self) -> Vec<u64> {
+        self.0.others()
+    }
+
+    async fn tile(&self, peer: u64, id: TileId) -> io::Result<Option<Vec<u8>>> {
+        PeerTiles(&self.0, peer).tile(id).await
+    }
+
+    async fn entries(&self, peer: u64, from: u64, max: u64) -> io::Result<Vec<Vec<u8>>> {
+        Ok(self.0.ask(peer, Kind::Entries, &(from, max), LOG_TIMEOUT).await?)
+    }
+}
+
+struct PeerTiles<'a>(&'a Arc<Peers>, u64);
+
+impl Tiles for PeerTiles<'_> {
+    async fn tile(&self, id: TileId) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.ask(self.1, Kind::Tile, &id.to_string(), LOG_TIMEOUT).await?)
+    }
+}
+
+struct OwnTiles<'a>(&'a AuditReader);
+
+impl Tiles for OwnTiles<'_> {
+    async fn tile(&self, id: TileId) -> io::Result<Option<Vec<u8>>> {
+        let audit = self.0.clone();
+        crate::blocking(move || audit.tile(id)).await
     }
 }
 

@@ -143,7 +143,7 @@ mod tests {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),
-            node_id: None,
+            node_id: Some(4),
             listen: "127.0.0.1:7470".parse().unwrap(),
             data: "data".into(),
             genesis: "genesis.json".into(),
@@ -155,7 +155,6 @@ mod tests {
             ca: Some("ca.pem".into()),
             ca_folder: Some("../ca".into()),
             reserve_mib: Some(64),
-            node_id: Some(4),
             rule: Some(1),
         }
     }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod dev;
+pub mod divergence;
 pub mod fair;
 pub mod instances;
 pub mod leases;

@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, Metrics, SecurityLog};
 use crate::audit::{AuditError, AuditLog};
 use crate::certificates::{self, NodeTls};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PeerLogs};
 use crate::config::NodeConfig;
+use crate::divergence::Divergence;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
@@ -55,15 +56,17 @@ const DISK_LOOK: Duration = Duration::from_secs(1);
 pub struct Node {
     pub address: std::net::SocketAddr,
     pub service: Service,
+    pub certificates: Arc<NodeTls>,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
-    audit: AuditLog,
+    audit: Arc<AuditLog>,
 }
 
 /// `tagout serve`: runs a node until it is told to end.
 pub async fn serve_command(config: &Path) -> anyhow::Result<()> {
     let config = NodeConfig::load(config)?;
     let node = Node::start(config).await?;
+    tokio::spawn(node.certificates.clone().look_on_hangup());
     tracing::info!(address = %node.address, "serving");
     ended().await?;
     tracing::info!("shutting down");
@@ -115,6 +118,8 @@ impl Node {
 
         let taking_peers = Peering::prepare(build, &config, &identity, &tls).await?;
         let peers = taking_peers.as_ref().map_or_else(Peers::nobody, |peering| peering.peers.clone());
+        audit.fill_from(PeerLogs(peers.clone()));
+        let audit = Arc::new(audit);
         let origin = match &seed {
             Some(_) => Origin::Begin,
             None if joins(&config)? => Origin::Join,
@@ -138,8 +143,10 @@ impl Node {
             outcomes: outcomes.clone(),
             reserve: reserve.clone(),
             seen: Mutex::default(),
+            divergence: Mutex::new(Divergence::new(identity.node_id)),
             rule_known: build.rule_known.min(config.rule.unwrap_or(RULE_OLDEST)),
             withheld: Mutex::new(Some("it is still finding out what was committed before its start".into())),
+            said: Mutex::default(),
             recovered: AtomicBool::new(false),
         });
         let (unknown_stops, unknown) = mpsc::channel(UNKNOWN_STOPS_MAX);
@@ -174,7 +181,7 @@ impl Node {
             // Its store has its identity now; from here on an empty one would be a lost one.
             remove_marker(&config.data.join(JOIN))?;
         }
-        let recovery = Recovery { service: service.clone(), opened_size: audit.opened_size() };
+        let recovery = Recovery { service: service.clone(), audit: audit.clone() };
         if cluster.consensus.is_alone() {
             if let Some(seed) = seed {
                 // After a restore the guards of before may still be at work.
@@ -187,10 +194,10 @@ impl Node {
             let ledger = replica.ledger();
             identity.listed(ledger.authority().context("this node's log has no genesis")?)?;
             drop(ledger);
-            audit.compared().await?;
-            recovery.complete()?;
+            recovery.complete().await?;
         } else {
-            tokio::spawn(recovery.wait());
+            let until = shutdown.clone();
+            tokio::spawn(async move { until.run_until_cancelled(recovery.wait()).await });
         }
         // From here on the leader also makes Raft's members those of the authority.
         tokio::spawn(cluster.clone().exchange(shutdown.clone()));
@@ -204,7 +211,7 @@ impl Node {
         tokio::spawn(tls.clone().follow(shutdown.clone()));
         let server =
             tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
-        Ok(Self { address, service, shutdown, server, audit })
+        Ok(Self { address, service, certificates: tls, shutdown, server, audit })
     }
 
     /// Ends in order: another node leads, no new requests, open ones finish, then consensus, then the audit log.
@@ -231,7 +238,7 @@ impl Node {
 /// What a start waits for: everything that was committed before is applied here.
 struct Recovery {
     service: Service,
-    opened_size: u64,
+    audit: Arc<AuditLog>,
 }
 
 impl Recovery {
@@ -240,19 +247,15 @@ impl Recovery {
         while self.service.cluster.read_barrier().await.is_err() {
             tokio::time::sleep(RECOVERY_RETRY).await;
         }
-        if let Err(error) = self.complete() {
+        if let Err(error) = self.complete().await {
             end_process(error);
         }
     }
 
-    fn complete(&self) -> Result<(), AuditError> {
+    async fn complete(&self) -> Result<(), AuditError> {
         let Service { replica, outcomes, cluster, .. } = &self.service;
-        // The Raft store and the audit log are two witnesses of one history. A store that was put back, or half lost, would
-        // forget acknowledged stops: it is refused before anything is served (S1, S8, S9).
         let applied = replica.ledger().size();
-        if applied < self.opened_size {
-            return Err(AuditError::Ahead { applied, logged: self.opened_size });
-        }
+        self.audit.caught_up(applied).await?;
         if let Some(authority) = replica.ledger().authority() {
             outcomes.limits_changed(authority.limits);
         }

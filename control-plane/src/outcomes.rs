@@ -140,6 +140,11 @@ impl Outcomes {
         }
     }
 
+    /// It will not be committed after all.
+    pub fn foresee_no_more(&self, lock: &Digest) {
+        self.accounts.lock().foreseen.remove(lock);
+    }
+
     /// Those at or below `scope` that may hold a lease, or have calls under way.
     fn waiting(&self, scope: &Scope, within: Duration) -> Reached {
         (self.instances.below(scope, within).into_iter())

@@ -15,7 +15,7 @@ use tagout_proto::wire::{Renew, StopEvent};
 use crate::audit::AuditSink;
 use crate::outcomes::Outcomes;
 use crate::push::Hub;
-use crate::raft::Machine;
+use crate::raft::{Machine, SnapshotBytes};
 
 /// The format of a snapshot's bytes under rule 1; each newer rule of verdicts has the next one. What a node writes is
 /// decided by the rule in force and not by its build, so that nodes of two builds read one another's snapshots.
@@ -142,16 +142,22 @@ impl Machine for Replica {
         postcard::to_stdvec(&answer).expect("an answer is plain data")
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send> {
+    fn snapshot(&self) -> Option<SnapshotBytes> {
+        // The Raft log may lose these entries afterwards, so the audit log must have them first (S8). While it waits for
+        // other nodes to give it what it lacks, that may be never.
+        if !self.audit.complete() {
+            return None;
+        }
         let ledger = self.ledger.read().clone();
         let durable = self.audit.durable();
-        Box::new(move || {
-            // The Raft log may lose these entries afterwards, so the audit log must have them first (S8).
-            durable.wait(ledger.size())?;
+        Some(Box::new(move || {
+            if !durable.wait(ledger.size())? {
+                return Ok(None);
+            }
             let format = Build::snapshot_format(ledger.rule_version());
             let bytes = postcard::to_extend(&ledger, vec![format]).map_err(io::Error::other)?;
-            Ok(bytes)
-        })
+            Ok(Some(bytes))
+        }))
     }
 
     fn restore(&self, snapshot: &[u8]) -> io::Result<()> {
@@ -175,6 +181,8 @@ impl Machine for Replica {
             ));
         }
         *ledger = restored;
+        // Under the lock, so that the next entry comes after it.
+        self.audit.restored(ledger.size(), ledger.frontier().root());
         Ok(())
     }
 }

@@ -48,14 +48,15 @@ impl Service {
         let deadline = Instant::now() + COMMITTED_WITHIN;
         let scope = command.action.scope();
         let committed = self.propose_for(Need::Stop, EntryKind::Command, &envelope);
-        let no_room = match timeout_at(deadline, committed).await {
-            Err(_) | Ok(Err(SubmitError::Timeout)) => None,
+        match timeout_at(deadline, committed).await {
+            Err(_) | Ok(Err(SubmitError::Timeout)) => {}
             Ok(Err(SubmitError::Consensus(
                 ProposeError::NotLeader { .. } | ProposeError::Unknown { .. } | ProposeError::Stopped { .. },
-            ))) => None,
-            Ok(Err(SubmitError::Disk(full))) => Some(NotKept::Disk(full)),
+            ))) => {}
+            // The disk of the node that leads; this one's may have room to keep it.
+            Ok(Err(SubmitError::Disk(_))) => {}
             Ok(answer) => return answer,
-        };
+        }
 
         let stop = PendingStop { stop: envelope, scope: scope.clone(), time_ms: since_ms };
         // Before it is written: a disk that stalls may be the reason for all this.
@@ -65,10 +66,7 @@ impl Service {
         {
             self.outcomes.foresee(digest, &scope);
         }
-        match no_room {
-            Some(why) => return Err(self.pushed_only(&stop, why)),
-            None => self.keep(&stop).await.map_err(|why| self.pushed_only(&stop, why))?,
-        }
+        self.keep(&stop).await.map_err(|why| self.pushed_only(&stop, why))?;
         // Once more, for whoever began to listen between the two: guards take the same stop once.
         self.hub.push_stop(&scope, &stop.event());
         tracing::warn!(%digest, %scope, "a stop is pending: it is pushed and kept, and in no log yet");
@@ -85,6 +83,7 @@ impl Service {
     }
 
     fn pushed_only(&self, stop: &PendingStop, why: NotKept) -> SubmitError {
+        self.outcomes.foresee_no_more(&stop.stop.digest());
         tracing::error!(
             digest = %stop.stop.digest(), scope = %stop.scope, error = &why as &dyn std::error::Error,
             "a stop was pushed and could NOT be kept"
@@ -133,6 +132,7 @@ impl Service {
                     "A PENDING STOP IS REFUSED and was given up: it holds only where it was pushed. If it is to hold, have \
                      it signed anew by somebody who may"
                 );
+                self.outcomes.foresee_no_more(&digest);
                 metrics::counter!("tagout_pending_refused_total").increment(1);
                 security.pending_refused(&stop.stop, refusal);
             }

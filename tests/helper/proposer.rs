@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tagout_control_plane::peers::Peers;
-use tagout_control_plane::raft::{Consensus, ConsensusConfig, Machine};
+use tagout_control_plane::raft::{Consensus, ConsensusConfig, Machine, SnapshotBytes};
 use tagout_control_plane::store::StoreKind;
 use tokio::sync::Barrier;
 
@@ -16,8 +16,8 @@ impl Machine for Nothing {
         Vec::new()
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send> {
-        Box::new(|| Ok(Vec::new()))
+    fn snapshot(&self) -> Option<SnapshotBytes> {
+        Some(Box::new(|| Ok(Some(Vec::new()))))
     }
 
     fn restore(&self, _: &[u8]) -> io::Result<()> {

@@ -46,6 +46,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     service.reserve.report();
     service.admission.report();
     gauge("tagout_stops_pending", service.pending.count() as f64);
+    gauge("tagout_log_missing_entries", service.audit.missing() as f64);
     gauge("tagout_guards_listening", service.hub.subscribers() as f64);
     gauge("tagout_instances", service.instances.count() as f64);
     gauge("tagout_raft_term", status.term as f64);
@@ -77,6 +78,24 @@ impl Metrics {
             "tagout_commit_seconds",
             metrics::Unit::Seconds,
             "From a command's arrival to its answer"
+        );
+        metrics::describe_histogram!(
+            "tagout_fsync_seconds",
+            metrics::Unit::Seconds,
+            "One commit of the Raft log's writer to its disk, a durable one"
+        );
+        metrics::describe_histogram!(
+            "tagout_commit_batch_entries",
+            "Entries that one such commit made durable"
+        );
+        metrics::describe_histogram!(
+            "tagout_checkpoint_seconds",
+            metrics::Unit::Seconds,
+            "One checkpoint of the audit log: its newest bundle and the signed note, durable"
+        );
+        metrics::describe_gauge!(
+            "tagout_log_missing_entries",
+            "Entries of the audit log that this node has still to get from others"
         );
         metrics::describe_counter!("tagout_commands_total", "Commands by action and outcome code");
         metrics::describe_gauge!("tagout_guards_listening", "Open event streams");

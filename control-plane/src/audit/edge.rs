@@ -1,7 +1,7 @@
 //! The growing right edge of the log: what is not in full tiles yet. Pure.
 
 use tagout_proto::digest::Digest;
-use tagout_proto::log::tile::{TILE_WIDTH, TileId, TileKind, push_entry, subtree_root};
+use tagout_proto::log::tile::{TILE_WIDTH, TileId, TileKind, hashes_at, push_entry, subtree_root};
 use tagout_proto::log::tree::{Frontier, leaf_hash};
 
 /// The partial tile of every level, and the entries of the partial bundle.
@@ -79,11 +79,27 @@ impl Edge {
         full
     }
 
-    /// The root of the whole tree: each level's partial tile is a run of equally high subtrees on the right edge.
     pub(super) fn root(&self) -> Digest {
-        let peaks = self.levels.iter().rev().flat_map(|hashes| peaks(hashes)).collect();
-        Frontier::from_peaks(self.size, peaks).expect("one peak per one bit of the size").root()
+        root_of(self.size, &self.levels).expect("one peak per one bit of the size")
     }
+}
+
+/// The partial tiles on the right edge of a tree of `size`, lowest level first: all that its root needs. Levels whose tiles
+/// are all full have none.
+pub(super) fn right_edge(size: u64) -> impl Iterator<Item = Option<TileId>> {
+    let hashes =
+        (0..).map(move |level| (level, hashes_at(level, size))).take_while(|(_, hashes)| *hashes > 0);
+    hashes.map(|(level, hashes)| {
+        let (n, width) = (hashes / TILE_WIDTH, (hashes % TILE_WIDTH) as u16);
+        (width > 0).then_some(TileId { kind: TileKind::Hashes { level }, n, width })
+    })
+}
+
+/// The root of a tree of `size`, from the partial tile of every level: each is a run of equally high subtrees on the right
+/// edge. `None` where they are not those of this size.
+pub(super) fn root_of(size: u64, levels: &[Vec<Digest>]) -> Option<Digest> {
+    let peaks = levels.iter().rev().flat_map(|hashes| peaks(hashes)).collect();
+    Some(Frontier::from_peaks(size, peaks)?.root())
 }
 
 /// The perfect subtrees of a run of hashes, largest first.

@@ -11,12 +11,20 @@
 //! durable in the Raft log, which is purged only below the checkpoint. After a crash the entries above the checkpoint are
 //! applied again, and those that had reached the disk must then be equal, byte for byte (S9). Partial hash tiles are not
 //! kept: they follow from the entries and the full tiles, and are served from memory.
+//!
+//! In a cluster the ledger may get ahead of the log: a snapshot from the leader skips entries. Until they have come from
+//! other nodes (`fill.rs`) the log has a gap, and the node is not [complete](AuditReader::complete).
 
 mod edge;
+mod fill;
+mod gap;
 mod reader;
+mod tree;
 mod writer;
 
+pub use fill::{NoPeers, Peers};
 pub use reader::{AuditReader, LAG_MAX};
+pub use tree::{Side, Tiles, Tree, TreeError, first_difference};
 pub use writer::{AuditLog, AuditSink};
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +54,17 @@ pub enum AuditError {
          data folder for analysis; compare with another node's log with `tagout log verify`"
     )]
     Diverged { index: u64 },
+    #[error(
+        "the logs of the other nodes ({}) are not the one that this node's ledger came to: it stops rather than serve what \
+         differs. Keep its data folder for analysis, and put a new node in its place: `tagout node replace`",
+        nodes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    PeersDiffer { nodes: Vec<u64> },
+    #[error(
+        "the disk of the audit log at {path} has not answered for {} s: it hangs. Check the disk, then start the node again",
+        patience.as_secs()
+    )]
+    Hung { path: String, patience: std::time::Duration },
 }
 
 #[cfg(test)]

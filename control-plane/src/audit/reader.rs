@@ -1,19 +1,27 @@
 //! Reading the log: full tiles from their files, the rest from memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tagout_proto::digest::Digest;
 use tagout_proto::log::entry::Entry;
-use tagout_proto::log::tile::{TILE_WIDTH, TileId, TileKind, hashes_at, parse_bundle, push_entry};
+use tagout_proto::log::tile::{
+    TILE_WIDTH, TileId, TileKind, hashes_at, parse_bundle, parse_hashes, push_entry,
+};
 use tokio::sync::watch;
 
-use super::edge::Edge;
+use super::edge::{Edge, right_edge, root_of};
+use super::gap::{Mark, Progress};
 
 /// Applied entries that may wait for this node's disk before new proposals wait for them: a bound on memory.
 pub const LAG_MAX: u64 = 16 * 1024;
+/// Roots of the ledger that are remembered: nodes compare theirs within seconds of one another.
+const RECENT_MAX: usize = 2048;
+/// What one answer to a peer carries, or one entry if that is larger.
+const ANSWER_BYTES: usize = 256 * 1024;
 
 /// A cheap handle; calls may read a file.
 #[derive(Clone)]
@@ -22,6 +30,32 @@ pub struct AuditReader {
     pub(super) pending: Pending,
     pub(super) edge: Arc<RwLock<Edge>>,
     pub(super) checkpoint: watch::Receiver<Checkpointed>,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) recent: Recent,
+}
+
+/// The ledger's newest sizes and roots, in order.
+#[derive(Clone, Default)]
+pub(super) struct Recent(Arc<Mutex<VecDeque<Mark>>>);
+
+impl Recent {
+    pub(super) fn push(&self, mark: Mark) {
+        let mut marks = self.0.lock();
+        // A ledger that was restored begins anew.
+        if marks.back().is_some_and(|last| last.size >= mark.size) {
+            marks.clear();
+        }
+        if marks.len() == RECENT_MAX {
+            marks.pop_front();
+        }
+        marks.push_back(mark);
+    }
+
+    fn root_at(&self, size: u64) -> Option<Digest> {
+        let marks = self.0.lock();
+        let at = marks.binary_search_by_key(&size, |mark| mark.size).ok()?;
+        Some(marks[at].root)
+    }
 }
 
 /// Entries that were applied and have not reached the edge yet: whoever sees the ledger may ask for them.
@@ -50,6 +84,94 @@ impl AuditReader {
         if receiver.wait_for(|c| c.size >= size).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Whether the log holds every entry that the ledger went through, or is about to. Without that a node must not serve:
+    /// it cannot show what its state stands on (S8).
+    pub fn complete(&self) -> bool {
+        self.progress.borrow().complete()
+    }
+
+    /// How many entries have to come from other nodes.
+    pub fn missing(&self) -> u64 {
+        self.progress.borrow().missing
+    }
+
+    /// Waits until the log is complete.
+    pub async fn completed(&self) {
+        let mut progress = self.progress.clone();
+        if progress.wait_for(Progress::complete).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits while more than [`LAG_MAX`] of the ledger's entries wait in memory for the disk. During a gap none do, and
+    /// nobody waits: not a stop, above all (S10).
+    pub async fn keep_up(&self, ledger_size: u64) {
+        let mut progress = self.progress.clone();
+        tokio::select! {
+            () = self.wait_for(ledger_size.saturating_sub(LAG_MAX)) => {}
+            Ok(_) = progress.wait_for(|progress| !progress.complete()) => {}
+        }
+    }
+
+    /// The root of the log's first `size` entries, or `None` if neither log nor ledger have come so far. Those of the last
+    /// few thousand sizes are remembered; others take one tile of each level.
+    pub fn root_at(&self, size: u64) -> io::Result<Option<Digest>> {
+        if let Some(root) = self.recent.root_at(size) {
+            return Ok(Some(root));
+        }
+        self.tree_root(size)
+    }
+
+    /// The same by the tiles alone.
+    pub(super) fn tree_root(&self, size: u64) -> io::Result<Option<Digest>> {
+        let mut levels = Vec::new();
+        for id in right_edge(size) {
+            levels.push(match id {
+                None => Vec::new(),
+                Some(id) => match self.tile(id)?.and_then(|bytes| parse_hashes(&bytes)) {
+                    Some(hashes) => hashes,
+                    None if size > self.edge.read().size() => return Ok(None),
+                    None => return Err(io::Error::other(format!("tile {id} is missing or torn"))),
+                },
+            });
+        }
+        Ok(root_of(size, &levels))
+    }
+
+    /// Entries from index `from` on, for a peer: at most `max`, and no more than an answer should carry.
+    pub fn entries(&self, from: u64, max: u64) -> io::Result<Vec<Vec<u8>>> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let end = self.edge.read().size().min(from.saturating_add(max));
+        let mut bundle = None;
+        for index in from..end {
+            let entry = self.edge.read().entry(index).map(<[u8]>::to_vec);
+            let entry = match entry {
+                Some(entry) => entry,
+                None => {
+                    let n = index / TILE_WIDTH;
+                    if bundle.as_ref().is_none_or(|(have, _)| *have != n) {
+                        bundle = Some((n, self.bundle(n)?));
+                    }
+                    let found = bundle.as_ref().and_then(|(_, all)| all.get((index % TILE_WIDTH) as usize));
+                    found.cloned().ok_or_else(|| io::Error::other(format!("bundle {n} is torn")))?
+                }
+            };
+            bytes += entry.len();
+            if bytes > ANSWER_BYTES && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// The entries of a full bundle; none where it cannot be one.
+    pub(super) fn bundle(&self, n: u64) -> io::Result<Vec<Vec<u8>>> {
+        let id = TileId { kind: TileKind::Entries, n, width: TILE_WIDTH as u16 };
+        let bytes = self.tile(id)?.unwrap_or_default();
+        Ok(parse_bundle(&bytes).unwrap_or_default().into_iter().map(<[u8]>::to_vec).collect())
     }
 
     /// The bytes of a tile of any width that the log has reached.

@@ -1,5 +1,9 @@
 //! The log against its own restarts: what was written comes back, what differs is refused (S9).
 
+mod gap;
+mod hang;
+mod roots;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -59,7 +59,7 @@ impl Exit {
 }
 
 /// Why the command did not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     pub exit: Exit,
     pub problem: Problem,

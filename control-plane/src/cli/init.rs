@@ -254,6 +254,7 @@ impl NodeAt {
             peer_listen: Some(SocketAddr::new(listen, self.peer_port)),
             address: Some(self.address()),
             sans: std::iter::once(bare.to_owned()).chain(more_sans).collect(),
+            reserve_mib: None,
         }
     }
 }

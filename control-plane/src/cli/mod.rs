@@ -13,6 +13,7 @@ mod authority;
 mod backup;
 mod chain;
 mod client;
+pub mod dev;
 pub mod document;
 mod failure;
 mod files;
@@ -44,7 +45,7 @@ pub use profile::{Profile, ProfileFile};
 
 use out::Out;
 
-use crate::{dev, node};
+use crate::{dev as demo, node};
 
 /// Stops AI agents, and lets them run again: signed, logged, and verified on this machine
 #[derive(Parser)]
@@ -123,11 +124,11 @@ enum Verb {
     Renew(renew::RenewArgs),
     /// Run a node
     Serve(ServeArgs),
-    /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
-    Dev(dev::DevArgs),
+    /// Make a deployment to try Tagout with, and run it: a node, or three, and three agents on this machine
+    Dev(demo::DevArgs),
     /// One of the agents that `dev` runs
     #[command(hide = true)]
-    DevAgent(dev::agent::AgentArgs),
+    DevAgent(demo::agent::AgentArgs),
 }
 
 #[derive(Args)]
@@ -135,6 +136,9 @@ struct ServeArgs {
     /// The node's configuration, as `tagout init` makes it
     #[arg(long, value_name = "FILE", default_value = "tagout.toml")]
     config: PathBuf,
+    /// End at once when standard input does, as the nodes of `tagout dev` do
+    #[arg(long, hide = true)]
+    ends_with_input: bool,
 }
 
 /// Runs the command of this process's arguments.
@@ -173,14 +177,27 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Backup(args) => backup::run(out, globals, args),
         Verb::Restore(verb) => restore::run(out, globals, verb),
         Verb::Renew(args) => renew::run(out, args),
-        // Consensus warns at every heartbeat of a peer that is gone; peers/ says it once, and what is fatal ends the process.
-        Verb::Serve(args) => long_running(globals, "info,openraft=off", node::serve_command(&args.config)),
-        Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
+        Verb::Serve(args) => {
+            if args.ends_with_input {
+                end_with_input();
+            }
+            // Consensus warns at every heartbeat of a peer that is gone; peers/ says it once, and what is fatal ends the process.
+            long_running(globals, "info,openraft=off", node::serve_command(&args.config))
+        }
+        Verb::Dev(args) => long_running(globals, "error", demo::run(args)),
         Verb::DevAgent(args) => {
             let profile = profile::locate(globals.profile.as_deref())?;
-            long_running(globals, "error", dev::agent::run(&profile, args))
+            long_running(globals, "error", demo::agent::run(&profile, args))
         }
     }
+}
+
+/// Whoever started this process is gone when its input ends, and nobody would ever end it.
+fn end_with_input() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(Exit::Failed as i32);
+    });
 }
 
 /// Runs what goes on until it is told to end. Its events go to standard error, as JSON lines if asked; `RUST_LOG` chooses

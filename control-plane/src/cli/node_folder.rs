@@ -51,6 +51,8 @@ pub struct NodePlan {
     pub address: Option<String>,
     /// DNS names and IP addresses for its certificate; the first one is the profile's.
     pub sans: Vec<String>,
+    /// Disk space that is kept for stops, where the node shall not choose.
+    pub reserve_mib: Option<u64>,
 }
 
 impl NodePlan {
@@ -61,7 +63,7 @@ impl NodePlan {
         let host = sans.first().map_or("localhost", String::as_str).to_lowercase();
         let address = port.map(|port| format!("{}:{port}", in_brackets(&host))).filter(|a| is_address(a));
         let peer_listen = port.filter(|_| address.is_some()).map(|port| SocketAddr::new(listen.ip(), port));
-        Self { name: name.into(), id, listen, peer_listen, address, sans }
+        Self { name: name.into(), id, listen, peer_listen, address, sans, reserve_mib: None }
     }
 
     /// Where guards and people reach it.
@@ -116,6 +118,8 @@ pub enum Beginning<'a> {
     Other,
     /// It was added later and joins those whom these documents name.
     Later(&'a TrustChain),
+    /// As `tagout restore finish` says, which makes its mark.
+    Restored,
 }
 
 /// What a folder is made of.
@@ -140,7 +144,7 @@ impl NodeFolder<'_> {
         make_folder(dir)?;
         make_folder(&data)?;
         let (tls_cert, tls_key) = tls.write(dir, "tls")?;
-        let later = matches!(self.beginning, Beginning::Later(_));
+        let listed_later = matches!(self.beginning, Beginning::Later(_) | Beginning::Restored);
         let config = NodeConfig {
             deployment: self.deployment.to_string(),
             node: key.verifier.name.clone(),
@@ -154,8 +158,8 @@ impl NodeFolder<'_> {
             peer_listen: plan.peer_listen,
             ca: Some(CA_FILE.into()),
             ca_folder: None,
-            node_id: later.then_some(plan.id),
-            reserve_mib: None,
+            node_id: listed_later.then_some(plan.id),
+            reserve_mib: plan.reserve_mib,
             rule: None,
         };
         let genesis = serde_json::to_string(self.genesis).expect("an envelope is text") + "\n";
@@ -175,6 +179,7 @@ impl NodeFolder<'_> {
                 let chain = serde_json::to_string(chain).expect("it is plain data") + "\n";
                 write_new(&dir.join(JOIN_FILE), chain.as_bytes(), 0o644)?;
             }
+            Beginning::Restored => {}
         }
         Ok(config_file)
     }

@@ -58,10 +58,11 @@ pub enum Kind {
     Instances = 20,
     Entries = 32,
     Tile = 33,
+    Root = 34,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 13] = [
         Self::Append,
         Self::Vote,
         Self::PreVote,
@@ -74,6 +75,7 @@ impl Kind {
         Self::Instances,
         Self::Entries,
         Self::Tile,
+        Self::Root,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -87,7 +89,7 @@ impl Kind {
             Self::ReadIndex | Self::Propose | Self::Status | Self::Accounts | Self::Instances => {
                 Lane::Service
             }
-            Self::Snapshot | Self::Entries | Self::Tile => Lane::Bulk,
+            Self::Snapshot | Self::Entries | Self::Tile | Self::Root => Lane::Bulk,
         }
     }
 }

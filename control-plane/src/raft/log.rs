@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 
 use super::OnFailure;
 use super::types::{Entry, LogId, Types, Vote, decode, encode};
+use crate::store::watchdog::{DISK_PATIENCE, Watchdog};
 use crate::store::{Loaded, LogDisk, Op, Purged};
 
 /// How much one commit gathers.
@@ -75,6 +77,16 @@ pub(super) fn start(
     purgeable: Purgeable,
     on_failure: OnFailure,
 ) -> io::Result<(Log, Writer)> {
+    start_with_patience(disk, loaded, purgeable, on_failure, DISK_PATIENCE)
+}
+
+pub(super) fn start_with_patience(
+    disk: Box<dyn LogDisk>,
+    loaded: &Loaded,
+    purgeable: Purgeable,
+    on_failure: OnFailure,
+    patience: Duration,
+) -> io::Result<(Log, Writer)> {
     let memory = Memory {
         entries: loaded
             .entries
@@ -87,9 +99,14 @@ pub(super) fn start(
     };
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, inbox) = channel();
+    let hung = on_failure.clone();
+    let watchdog = Watchdog::start(patience, move || {
+        let what = format!("the disk of the log has not answered for {} s, it hangs", patience.as_secs());
+        hung(&io::Error::new(io::ErrorKind::TimedOut, what));
+    })?;
     let thread = std::thread::Builder::new()
         .name("raft-log".into())
-        .spawn(move || write_until_stopped(disk, &inbox, &on_failure))?;
+        .spawn(move || write_until_stopped(disk, &inbox, &on_failure, &watchdog))?;
     Ok((Log { memory, jobs: jobs.clone(), purgeable }, Writer { jobs, thread }))
 }
 
@@ -102,7 +119,12 @@ impl Writer {
     }
 }
 
-fn write_until_stopped(disk: Box<dyn LogDisk>, inbox: &Receiver<Job>, on_failure: &OnFailure) {
+fn write_until_stopped(
+    disk: Box<dyn LogDisk>,
+    inbox: &Receiver<Job>,
+    on_failure: &OnFailure,
+    watchdog: &Watchdog,
+) {
     // The committed position waits here for the next commit that has another reason: nothing depends on it being
     // fresh, since a restart finds out again how far the log is committed.
     let mut committed = None;
@@ -125,7 +147,10 @@ fn write_until_stopped(disk: Box<dyn LogDisk>, inbox: &Receiver<Job>, on_failure
         {
             commit.save_committed(id);
         }
-        let result = commit.encoded.and_then(|()| write(disk.as_ref(), &commit.ops));
+        let result = commit.encoded.and_then(|()| {
+            let _request = watchdog.request();
+            write(disk.as_ref(), &commit.ops)
+        });
         if let Err(error) = &result {
             // A failed commit proves nothing about what is on the disk, and a second fsync would report success for
             // pages that the first one lost. Nobody has been told of these entries, and nobody will be: the process
@@ -143,8 +168,15 @@ fn write(disk: &dyn LogDisk, ops: &[Op]) -> io::Result<()> {
     if ops.is_empty() {
         return Ok(());
     }
-    catch_unwind(AssertUnwindSafe(|| disk.commit(ops)))
-        .unwrap_or_else(|_| Err(io::Error::other("the log store panicked; the message is above")))
+    let entries = ops.iter().filter(|op| matches!(op, Op::Append { .. })).count();
+    if entries > 0 {
+        metrics::histogram!("tagout_commit_batch_entries").record(entries as f64);
+    }
+    let began = Instant::now();
+    let committed = catch_unwind(AssertUnwindSafe(|| disk.commit(ops)))
+        .unwrap_or_else(|_| Err(io::Error::other("the log store panicked; the message is above")));
+    metrics::histogram!("tagout_fsync_seconds").record(began.elapsed());
+    committed
 }
 
 /// What goes to the disk at once.
@@ -286,8 +318,10 @@ impl RaftLogStorage<Types> for Log {
         self.call(|done| Job::TruncateAfter { keep, done }).await
     }
 
-    /// openraft asks for this only behind a snapshot that is durable, and the machine's snapshot waited until the audit
-    /// log held everything up to it: so no entry leaves this log that a restart would need for the one or the other.
+    /// openraft asks for this only behind a snapshot that is durable. One of this node's own waited until the audit log held
+    /// everything up to it. One from the leader skips entries, which this node can no more apply: its audit log gets them
+    /// from nodes that did (the leader's held them before its snapshot was made), and takes no snapshot of its own until
+    /// then. So no entry leaves this log that a restart would need for the one or the other.
     async fn purge(&mut self, id: LogId) -> Result<(), io::Error> {
         let id = {
             let mut memory = self.memory.write();

@@ -9,9 +9,9 @@ use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
 
-use super::Machine;
 use super::snapshot::Snapshots;
 use super::types::{Answer, LogId, Membership, Snapshot, SnapshotMeta, Types};
+use super::{Machine, SnapshotBytes};
 
 pub(super) struct StateMachine {
     pub(super) machine: Arc<dyn Machine>,
@@ -74,15 +74,19 @@ impl RaftStateMachine<Types> for StateMachine {
                 }
             }
         }
-        Some(self.get_snapshot_builder().await)
+        // An error from a builder would end the node, and one that waits would hold up all later ones; that there is none
+        // now is an answer that openraft takes.
+        match self.machine.snapshot() {
+            None if !force => {
+                tracing::warn!("no snapshot: the audit log waits for entries from other nodes");
+                None
+            }
+            bytes => Some(self.builder(bytes)),
+        }
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder {
-            meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
-            bytes: Mutex::new(Some(self.machine.snapshot())),
-            snapshots: self.snapshots.clone(),
-        }
+        self.builder(self.machine.snapshot())
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Vec<u8>) -> Result<(), io::Error> {
@@ -104,26 +108,38 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 }
 
-pub(super) struct Builder {
-    meta: SnapshotMeta,
-    /// In a mutex only because openraft wants the builder to be `Sync`, which the closure need not be.
-    bytes: Mutex<Option<SlowPart>>,
-    snapshots: Arc<Snapshots>,
+impl StateMachine {
+    fn builder(&self, bytes: Option<SnapshotBytes>) -> Builder {
+        Builder {
+            meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
+            bytes: Mutex::new(bytes),
+            snapshots: self.snapshots.clone(),
+        }
+    }
 }
 
-type SlowPart = Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send>;
+pub(super) struct Builder {
+    pub(super) meta: SnapshotMeta,
+    /// In a mutex only because openraft wants the builder to be `Sync`, which the closure need not be.
+    pub(super) bytes: Mutex<Option<SnapshotBytes>>,
+    pub(super) snapshots: Arc<Snapshots>,
+}
 
 impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Vec<u8>;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let bytes =
-            self.bytes.get_mut().take().ok_or_else(|| io::Error::other("this snapshot was built before"))?;
+        let bytes = self.bytes.get_mut().take();
+        let bytes = bytes.ok_or_else(|| io::Error::other("there is no snapshot to be built now"))?;
         let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
         blocking(move || {
             // The machine gives its bytes only once the audit log holds everything they stand for. Purging follows
             // the snapshot, so the log keeps what either of the two still needs: min(snapshot, checkpointed).
-            let data = bytes()?;
+            let Some(data) = bytes()? else {
+                // A snapshot from the leader went beyond this one; openraft knows of it and does nothing more.
+                let installed = snapshots.current()?;
+                return installed.ok_or_else(|| io::Error::other("the snapshot that went beyond is gone"));
+            };
             if meta.last_log_id.is_some() {
                 snapshots.write(&meta, &data)?;
             }

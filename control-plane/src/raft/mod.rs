@@ -47,11 +47,18 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Captures the state now, which must be cheap; the closure does the slow part and gives the bytes. It may block
     /// until the audit log is durable, and must: the entries before the snapshot may be purged afterwards.
-    fn snapshot(&self) -> Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send>;
+    ///
+    /// `None` while the audit log cannot become durable by itself. There is no snapshot then, the Raft log keeps its
+    /// entries, and it is asked again after as many entries.
+    fn snapshot(&self) -> Option<SnapshotBytes>;
 
     /// Puts the snapshot's state in place of the whole state.
     fn restore(&self, snapshot: &[u8]) -> io::Result<()>;
 }
+
+/// The slow part of a snapshot. Gives `None` if [`Machine::restore`] was called meanwhile with a snapshot that goes
+/// further, so that this one is of no use any more.
+pub type SnapshotBytes = Box<dyn FnOnce() -> io::Result<Option<Vec<u8>>> + Send>;
 
 /// The exit code of a process that can no longer trust its storage (`EX_IOERR` of sysexits.h).
 pub const STORAGE_FAILED_EXIT_CODE: i32 = 74;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use openraft::StorageError;
-use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use tokio::task::JoinSet;
@@ -19,6 +19,8 @@ use crate::store::Op;
 pub(super) struct Counting {
     applied: Mutex<Vec<Vec<u8>>>,
     restored: AtomicUsize,
+    /// As while the audit log waits for other nodes.
+    in_a_gap: AtomicBool,
 }
 
 impl Counting {
@@ -35,9 +37,10 @@ impl Machine for Counting {
         applied.len().to_string().into_bytes()
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send> {
+    fn snapshot(&self) -> Option<SnapshotBytes> {
         let state = self.applied.lock().clone();
-        Box::new(move || encode(&state))
+        let asked = !self.in_a_gap.load(Ordering::SeqCst);
+        asked.then_some(Box::new(move || encode(&state).map(Some)))
     }
 
     fn restore(&self, snapshot: &[u8]) -> io::Result<()> {
@@ -319,6 +322,32 @@ mod failures {
     }
 
     #[tokio::test]
+    async fn a_disk_that_hangs_ends_the_node_and_nothing_is_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = Arc::new(Watch::default());
+        let disk = store::open(StoreKind::Segment, dir.path()).unwrap();
+        let disk = Box::new(Watched { disk, watch: watch.clone() });
+        let (failed, failure) = std::sync::mpsc::channel();
+        let failed = Mutex::new(failed);
+        let on_failure = Arc::new(move |e: &io::Error| failed.lock().send(e.to_string()).unwrap());
+        let patience = std::time::Duration::from_millis(600);
+        let (mut log, writer) =
+            log::start_with_patience(disk, &Loaded::default(), Box::new(|| None), on_failure, patience)
+                .unwrap();
+        let held = watch.gate.lock();
+        let (done, flushed) = Types::oneshot();
+        log.append([blank(0)], IOFlushed::signal(done)).now_or_never().unwrap().unwrap();
+        let said = failure.recv_timeout(20 * patience).unwrap();
+        assert!(said.contains("it hangs"), "{said}");
+        assert_eq!(watch.commits.load(Ordering::SeqCst), 0);
+        // Outside of tests the process is gone by now.
+        drop(held);
+        flushed.await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || writer.stop()).await.unwrap();
+        assert!(failure.try_recv().is_err(), "it is told once");
+    }
+
+    #[tokio::test]
     async fn a_panic_in_apply_ends_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let mut node = start(config(dir.path(), StoreKind::Segment)).await.unwrap();
@@ -423,6 +452,97 @@ mod snapshots {
             assert_eq!(again.restore_point(0).unwrap().unwrap().meta, meta);
             assert_eq!(again.purgeable(), purgeable);
         }
+    }
+
+    /// A state machine and a log, without openraft.
+    fn by_hand(dir: &Path) -> (StateMachine, log::Log, log::Writer) {
+        let disk = store::open(StoreKind::Segment, &dir.join("log")).unwrap();
+        let loaded = disk.load().unwrap();
+        let snapshots = Arc::new(Snapshots::open(&dir.join("snapshots")).unwrap());
+        let for_log = snapshots.clone();
+        let purgeable = Box::new(move || for_log.purgeable());
+        let (log, writer) = log::start(disk, &loaded, purgeable, Arc::new(|e| panic!("{e}"))).unwrap();
+        let machine: Arc<dyn Machine> = Arc::new(Counting::default());
+        let machine = StateMachine { machine, snapshots, applied: None, membership: Membership::default() };
+        (machine, log, writer)
+    }
+
+    fn up_to(index: u64) -> types::SnapshotMeta {
+        let last_log_id = Some(openraft::entry::RaftEntry::log_id(&blank(index)));
+        types::SnapshotMeta { last_log_id, last_membership: Membership::default() }
+    }
+
+    /// What a node could start from, with each of its snapshots: all of the log after it must be there.
+    async fn nothing_is_lost(dir: &Path, machine: &StateMachine, log: &mut log::Log, last: u64) {
+        let purged = log.get_log_state().await.unwrap().last_purged_log_id.map_or(0, |id| id.index() + 1);
+        let kept = log.get_log_reader().await.try_get_log_entries(purged..last + 1).await.unwrap();
+        assert_eq!(kept.len() as u64, (last + 1).saturating_sub(purged), "without a hole");
+        let reopened = Snapshots::open(&dir.join("snapshots")).unwrap();
+        let newest = reopened.restore_point(purged).unwrap().unwrap();
+        assert!(newest.meta.last_log_id.unwrap().index() + 1 >= purged);
+        if let Some(older) = machine.snapshots.purgeable()
+            && last > newest.meta.last_log_id.unwrap().index()
+        {
+            assert!(purged <= older + 1, "purged to {purged}, and the older snapshot ends at {older}");
+        }
+    }
+
+    #[tokio::test]
+    async fn s8_snapshots_from_the_leader_purge_nothing_that_a_restart_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut machine, mut log, writer) = by_hand(dir.path());
+        log.append((0..40).map(blank), IOFlushed::noop()).await.unwrap();
+        // Two of its own.
+        for own in [5, 10] {
+            machine.snapshots.write(&up_to(own), &encode(&Vec::<Vec<u8>>::new()).unwrap()).unwrap();
+            log.purge(up_to(own).last_log_id.unwrap()).await.unwrap();
+            nothing_is_lost(dir.path(), &machine, &mut log, 39).await;
+        }
+        // From the leader, one within this log, one after it during the same gap, and one beyond it.
+        for (index, first_kept) in [(15, 11), (30, 16), (60, 61)] {
+            let state = encode(&Vec::<Vec<u8>>::new()).unwrap();
+            machine.install_snapshot(&up_to(index), state).await.unwrap();
+            log.purge(up_to(index).last_log_id.unwrap()).await.unwrap();
+            let purged = log.get_log_state().await.unwrap().last_purged_log_id.unwrap();
+            assert_eq!(purged.index() + 1, first_kept);
+            nothing_is_lost(dir.path(), &machine, &mut log, index.max(39)).await;
+        }
+        tokio::task::spawn_blocking(move || writer.stop()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn s8_no_snapshot_is_taken_while_the_audit_log_has_a_gap_and_the_node_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = start(often(dir.path())).await.unwrap();
+        node.machine.in_a_gap.store(true, Ordering::SeqCst);
+        for n in 0..50 {
+            node.propose(&format!("{n}")).await;
+        }
+        let status = node.consensus.status();
+        assert_eq!((status.snapshot, status.purged, status.running), (None, None, true));
+        node.machine.in_a_gap.store(false, Ordering::SeqCst);
+        for n in 0..30 {
+            node.propose(&format!("later {n}")).await;
+        }
+        let taken = |m: &openraft::RaftMetrics<Types>| m.snapshot.is_some();
+        node.consensus.raft.wait(None).metrics(taken, "a snapshot").await.unwrap();
+        node.consensus.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_the_leader_s_went_beyond_becomes_the_leader_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut machine, _log, writer) = by_hand(dir.path());
+        let builder = |machine: &StateMachine| machine::Builder {
+            meta: up_to(5),
+            bytes: Mutex::new(Some(Box::new(|| Ok(None)))),
+            snapshots: machine.snapshots.clone(),
+        };
+        machine.install_snapshot(&up_to(9), encode(&Vec::<Vec<u8>>::new()).unwrap()).await.unwrap();
+        let built = builder(&machine).build_snapshot().await.unwrap();
+        assert_eq!(built.meta, up_to(9));
+        assert_eq!(files(dir.path()).len(), 1, "and nothing is written");
+        tokio::task::spawn_blocking(move || writer.stop()).await.unwrap();
     }
 
     #[tokio::test]

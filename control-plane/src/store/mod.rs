@@ -13,6 +13,7 @@
 pub mod files;
 mod segment;
 mod sled;
+pub mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fs;

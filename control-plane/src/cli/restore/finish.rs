@@ -78,8 +78,8 @@ pub fn run(out: &Out, args: FinishArgs) -> Result<Exit, Failure> {
     let chain_of_trust = serde_json::to_string(&chain_of_trust).expect("it is plain data");
     for node in others {
         let path = node.data.join("join");
-        let made = files::create_folder(&node.data)
-            .and_then(|()| files::replace(&path, chain_of_trust.as_bytes()));
+        let made =
+            files::create_folder(&node.data).and_then(|()| files::replace(&path, chain_of_trust.as_bytes()));
         made.map_err(|e| Failure::file("write", &path, &e))?;
     }
 

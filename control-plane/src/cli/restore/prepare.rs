@@ -9,19 +9,14 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use data_encoding::BASE64;
-use ed25519_dalek::SigningKey;
-use tagout_proto::authority::{Authority, Node, Succession};
+use tagout_proto::authority::{Authority, Succession};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::log::checkpoint::Checkpoint;
-use tagout_proto::note::VerifierKey;
 use tagout_proto::restore::{Epoch, Restore};
-use zeroize::Zeroizing;
 
 use super::{PLAN_FILE, PLAN_FORMAT, PROFILE_FILE, Plan, RESTORE_FILE, authority_file, document, say_loss};
 use crate::cli::Globals;
@@ -32,9 +27,9 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::files::{quoted, write_new};
 use crate::cli::log::tiles::open_checkpoint;
 use crate::cli::log::{entries, read_older};
+use crate::cli::node_folder::{Beginning, NodeFolder, NodeKey, NodePlan};
 use crate::cli::out::{Out, count, now_ms};
 use crate::cli::profile::{self, Profile, ProfileFile};
-use crate::config::NodeConfig;
 use crate::pki;
 use crate::store::StoreKind;
 
@@ -82,54 +77,29 @@ fn node_spec(text: &str) -> Result<NodeSpec, String> {
     if Path::new(name).file_name() != Some(name.as_ref()) {
         return Err(format!("{name:?} is no plain name"));
     }
-    if let Ok(address) = place.parse::<SocketAddr>() {
-        return Ok(NodeSpec { name: name.into(), host: address.ip().to_string(), port: address.port() });
-    }
-    let (host, port) = match place.rsplit_once(':') {
-        Some((host, port)) if place.parse::<IpAddr>().is_err() => {
-            (host, port.parse().map_err(|_| format!("{port:?} is no port"))?)
+    let (host, port) = match (place.parse::<SocketAddr>(), place.rsplit_once(':')) {
+        (Ok(address), _) => (address.ip().to_string(), address.port()),
+        (Err(_), Some((host, port))) if place.parse::<IpAddr>().is_err() => {
+            (host.to_owned(), port.parse().map_err(|_| format!("{port:?} is no port"))?)
         }
-        _ => (place, PORT),
+        _ => (place.to_owned(), PORT),
     };
-    Ok(NodeSpec { name: name.into(), host: host.into(), port })
+    if port == u16::MAX {
+        return Err(format!("after port {port} comes none, where the other nodes reach it"));
+    }
+    Ok(NodeSpec { name: name.into(), host, port })
 }
 
 impl NodeSpec {
-    fn url(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("https://[{}]:{}", self.host, self.port),
-            false => format!("https://{}:{}", self.host, self.port),
-        }
-    }
-
-    /// Where the other nodes reach it: beside its API.
-    fn peer_address(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port + 1),
-            false => format!("{}:{}", self.host, self.port + 1),
-        }
-    }
-
-    /// Everywhere, unless it is reached from its own machine only.
-    fn listen(&self) -> SocketAddr {
+    fn plan(&self, id: u64) -> NodePlan {
+        // Everywhere, unless it is reached from its own machine only.
         let ip = self.host.parse().ok().filter(IpAddr::is_loopback).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        SocketAddr::new(ip, self.port)
+        NodePlan::new(&self.name, id, SocketAddr::new(ip, self.port), vec![self.host.clone()])
     }
 }
 
 /// A node that is being made.
-struct Made<'a> {
-    spec: &'a NodeSpec,
-    id: u64,
-    seed: Zeroizing<[u8; 32]>,
-    key: VerifierKey,
-}
-
-impl Made<'_> {
-    fn listed(&self) -> Node {
-        Node { id: self.id, key: self.key.clone(), address: Some(self.spec.peer_address()), learner: false }
-    }
-}
+type Made = (NodePlan, NodeKey);
 
 pub fn run(out: &Out, globals: &Globals, args: PrepareArgs) -> Result<Exit, Failure> {
     let mut profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
@@ -189,7 +159,7 @@ pub fn run(out: &Out, globals: &Globals, args: PrepareArgs) -> Result<Exit, Fail
         documents,
         in_backup,
         before_restore: in_backup + put_before,
-        nodes: nodes.iter().map(|node| node.spec.name.clone()).collect(),
+        nodes: nodes.iter().map(|(plan, _)| plan.name.clone()).collect(),
     };
     write_all(&args, &profile, &nodes, &plan, &restore, (next.version, &draft))?;
 
@@ -208,8 +178,8 @@ pub fn run(out: &Out, globals: &Globals, args: PrepareArgs) -> Result<Exit, Fail
         ));
     }
     let dir = quoted(&args.dir);
-    for node in &nodes {
-        out.line(format!("made {dir}/{} (node {}, {})", node.spec.name, node.id, node.spec.url()));
+    for (plan, _) in &nodes {
+        out.line(format!("made {dir}/{} (node {}, {})", plan.name, plan.id, plan.url()));
     }
     out.line(format!(
         "made {dir}/{RESTORE_FILE} and {dir}/{}; next, with root keys enough:",
@@ -272,19 +242,13 @@ fn node_left(out: &Out, globals: &Globals, profile: &Profile) -> Option<(String,
     }
 }
 
-fn make_nodes<'a>(profile: &Profile, specs: &'a [NodeSpec]) -> Result<Vec<Made<'a>>, Failure> {
+fn make_nodes(profile: &Profile, specs: &[NodeSpec]) -> Result<Vec<Made>, Failure> {
     // Also those of nodes that left: an id whose store is lost never votes again.
     let versions = profile.trust().versions();
     let used = versions.iter().flat_map(|version| &version.nodes).map(|node| node.id).max().unwrap_or(0);
-    let make = |(n, spec): (usize, &'a NodeSpec)| {
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *seed).map_err(|e| no_randomness(&e))?;
-        let public = SigningKey::from_bytes(&seed).verifying_key().to_bytes();
-        let name = format!("{}/{}", profile.deployment().name, spec.name);
-        let key = VerifierKey::new(&name, public).map_err(|e| Failure::usage(format!("--new-node: {e}")))?;
-        Ok(Made { spec, id: used + 1 + n as u64, seed, key })
-    };
-    specs.iter().enumerate().map(make).collect()
+    let deployment = &profile.deployment().name;
+    let make = |(id, spec): (u64, &NodeSpec)| Ok((spec.plan(id), NodeKey::generate(deployment, &spec.name)?));
+    (used + 1..).zip(specs).map(make).collect()
 }
 
 fn no_randomness(error: &getrandom::Error) -> Failure {
@@ -293,7 +257,7 @@ fn no_randomness(error: &getrandom::Error) -> Failure {
 
 /// The version after the newest one that is known, with the new nodes and none of the old. It disables nobody: the restore
 /// before it has voided every grant.
-fn next_authority(profile: &Profile, nodes: &[Made<'_>], reason: &str) -> Authority {
+fn next_authority(profile: &Profile, nodes: &[Made], reason: &str) -> Authority {
     let current = profile.authority();
     Authority {
         version: current.version + 1,
@@ -306,7 +270,7 @@ fn next_authority(profile: &Profile, nodes: &[Made<'_>], reason: &str) -> Author
             retired: vec![],
             reason: Some(reason.into()),
         }),
-        nodes: nodes.iter().map(Made::listed).collect(),
+        nodes: nodes.iter().map(|(plan, key)| plan.listed(key, false)).collect(),
         ..current.clone()
     }
 }
@@ -314,7 +278,7 @@ fn next_authority(profile: &Profile, nodes: &[Made<'_>], reason: &str) -> Author
 fn write_all(
     args: &PrepareArgs,
     profile: &Profile,
-    nodes: &[Made<'_>],
+    nodes: &[Made],
     plan: &Plan,
     restore: &Restore,
     (version, draft): (u64, &str),
@@ -331,12 +295,21 @@ fn write_all(
         fs::create_dir_all(dir).map_err(|e| Failure::file("make the folder", dir, &e))?;
         let ca = pki::load_ca_cert(&args.ca)?;
         let genesis = serde_json::to_string(&plan.documents[0]).expect("an envelope is text") + "\n";
-        for node in nodes {
-            write_node(args, profile, node, &genesis)?;
+        for (node, key) in nodes {
+            let folder = NodeFolder {
+                plan: node,
+                key,
+                deployment: profile.deployment(),
+                genesis: &plan.documents[0],
+                ca_dir: &args.ca,
+                store: StoreKind::default(),
+                beginning: Beginning::Restored,
+            };
+            folder.write(&dir.join(&node.name))?;
         }
         let file = ProfileFile {
             deployment: profile.deployment().to_string(),
-            nodes: nodes.iter().map(|node| node.spec.url()).collect(),
+            nodes: nodes.iter().map(|(plan, _)| plan.url()).collect(),
             ca: "ca.pem".into(),
             genesis: "genesis.json".into(),
             keys: vec![],
@@ -363,35 +336,4 @@ fn write_all(
         let _ = fs::remove_dir_all(dir);
     }
     written
-}
-
-fn write_node(args: &PrepareArgs, profile: &Profile, node: &Made<'_>, genesis: &str) -> Result<(), Failure> {
-    let Made { spec, id, seed, key } = node;
-    let folder = args.dir.join(&spec.name);
-    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
-    made.map_err(|e| Failure::file("make the folder", &folder, &e))?;
-    pki::issue(&args.ca, &spec.name, &[&spec.host])?.write(&folder, "tls")?;
-    let config = NodeConfig {
-        deployment: profile.deployment().to_string(),
-        node: key.name.clone(),
-        node_id: Some(*id),
-        listen: spec.listen(),
-        data: "data".into(),
-        genesis: "genesis.json".into(),
-        node_key: "node.key".into(),
-        tls_cert: "tls.crt".into(),
-        tls_key: "tls.key".into(),
-        store: StoreKind::default(),
-        peer_listen: Some(SocketAddr::new(spec.listen().ip(), spec.port + 1)),
-        ca: Some("ca.pem".into()),
-        ca_folder: None,
-        reserve_mib: None,
-        rule: None,
-    };
-    let ca = pki::load_ca_cert(&args.ca)?;
-    write_new(&folder.join("ca.pem"), ca.as_bytes(), 0o644)?;
-    let seed = Zeroizing::new(format!("{}\n", BASE64.encode(&**seed)));
-    write_new(&folder.join("node.key"), seed.as_bytes(), 0o600)?;
-    write_new(&folder.join("genesis.json"), genesis.as_bytes(), 0o644)?;
-    write_new(&folder.join("tagout.toml"), config.documented().as_bytes(), 0o644)
 }
