@@ -6,7 +6,7 @@
 //! lead. The leader makes Raft's members those of the committed authority, one at a time. And a new rule of verdicts comes
 //! into force once every voter supports it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +55,8 @@ const NEWS_GATHERED: Duration = Duration::from_millis(10);
 const INSTANCES_TIMEOUT: Duration = Duration::from_millis(300);
 /// A learner that lacks no more entries than this may vote: it catches up with the rest in a moment.
 const PROMOTE_LAG_MAX: u64 = 64;
+/// Steps towards the authority's members that one round takes.
+const STEPS_AT_ONCE: usize = 8;
 /// How long handing over the leadership may take before a node ends all the same.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -205,7 +207,9 @@ impl Cluster {
         }
         if !self.audit.complete() {
             let missing = self.audit.missing();
-            return Err(format!("it is fetching {missing} entries of the log from other nodes; it goes on by itself"));
+            return Err(format!(
+                "it is fetching {missing} entries of the log from other nodes; it goes on by itself"
+            ));
         }
         let off_ms = self.clock_off_ms();
         if off_ms.abs() > CLOCK_OFF_MAX_MS {
@@ -374,7 +378,9 @@ impl Cluster {
         });
         let nodes = match &verdict {
             Verdict::Agree | Verdict::Waiting { .. } => return self.differs_no_more(),
-            Verdict::OthersDiffer { nodes } | Verdict::ThisDiffers { nodes } | Verdict::NoMajority { nodes } => nodes,
+            Verdict::OthersDiffer { nodes }
+            | Verdict::ThisDiffers { nodes }
+            | Verdict::NoMajority { nodes } => nodes,
         };
         if self.said.lock().as_ref() == Some(&verdict) {
             return;
@@ -429,7 +435,9 @@ impl Cluster {
         let listed = |id: u64| authority.nodes.iter().any(|node| node.id == id) || members.contains(&id);
         self.peers.forget_others(listed);
         self.seen.lock().retain(|id, _| listed(*id));
-        self.divergence.lock().set_voters(authority.nodes.iter().filter(|node| !node.learner).map(|node| node.id));
+        self.divergence
+            .lock()
+            .set_voters(authority.nodes.iter().filter(|node| !node.learner).map(|node| node.id));
         self.outcomes.nodes_are(self.peers.others());
     }
 
@@ -485,17 +493,30 @@ impl Cluster {
         }
     }
 
-    /// One step towards the members that the committed authority lists.
+    /// Makes Raft's members those that the committed authority lists, step by step as far as it goes now.
     async fn reconcile(&self) {
+        for _ in 0..STEPS_AT_ONCE {
+            if !self.step().await {
+                return;
+            }
+        }
+    }
+
+    /// One step; false where there is none to take now.
+    async fn step(&self) -> bool {
         let wanted: BTreeMap<u64, (Member, bool)> = {
             let ledger = self.replica.ledger();
-            let Some(authority) = ledger.authority() else { return };
+            let Some(authority) = ledger.authority() else { return false };
             authority.nodes.iter().map(|node| (node.id, (Member::of(node), !node.learner))).collect()
         };
         let members: BTreeMap<u64, (Member, bool)> =
             self.consensus.members().into_iter().map(|(id, member, votes)| (id, (member, votes))).collect();
         let lags = self.consensus.lags().unwrap_or_default();
-        let Some(change) = next_change(self.id, &wanted, &members, &lags) else { return };
+        let alive: BTreeSet<u64> = {
+            let seen = self.seen.lock();
+            seen.iter().filter(|(_, s)| s.at.elapsed() < SEEN_FOR).map(|(id, _)| *id).collect()
+        };
+        let Some(change) = next_change(self.id, &wanted, &members, &lags, &alive) else { return false };
         if let Change::RemoveVoter(id) = change
             && id == self.id
         {
@@ -503,23 +524,24 @@ impl Cluster {
                 tracing::info!(to, "this node is to vote no more: handing the leadership over");
                 self.consensus.hand_over(to).await;
             }
-            return;
+            return false;
         }
         if !self.majority_lives(&change, &members) {
             tracing::warn!(
                 ?change,
                 "the cluster's members are not changed: too few of those that would vote are there"
             );
-            return;
+            return false;
         }
         tracing::info!(?change, "changing the cluster's members as the authority says");
         match tokio::time::timeout(FORWARD_TIMEOUT, self.consensus.change(change)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "it did not come about yet")
             }
             Err(_) => tracing::warn!("it takes its time"),
         }
+        false
     }
 
     /// Whether a majority of those that vote after the change was heard of: a change that could not be committed would
@@ -528,7 +550,7 @@ impl Cluster {
         let mut voters: Vec<u64> =
             members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id).collect();
         match change {
-            Change::Promote(id) => voters.push(*id),
+            Change::Promote(ids) => voters.extend(ids),
             Change::RemoveVoter(id) => voters.retain(|voter| voter != id),
             Change::AddLearner(..) | Change::Rename(..) | Change::Remove(_) => {}
         }
@@ -574,12 +596,13 @@ impl Cluster {
     }
 }
 
-/// The next step from the members that are to those that are wanted; pure.
+/// The next step from the members that are to those that are wanted; pure. `alive` are those that were heard of.
 fn next_change(
     leader: u64,
     wanted: &BTreeMap<u64, (Member, bool)>,
     members: &BTreeMap<u64, (Member, bool)>,
     lags: &BTreeMap<u64, u64>,
+    alive: &BTreeSet<u64>,
 ) -> Option<Change> {
     let add = wanted.iter().find(|(id, _)| !members.contains_key(id));
     if let Some((id, (member, _))) = add {
@@ -592,9 +615,16 @@ fn next_change(
     }
     let is_to_vote = |id: &u64| wanted.get(id).is_some_and(|(_, votes)| *votes);
     let caught_up = |id: &u64| lags.get(id).is_some_and(|lag| *lag <= PROMOTE_LAG_MAX);
-    let promoted = members.iter().find(|(id, (_, votes))| !votes && is_to_vote(id) && caught_up(id));
-    if let Some((id, _)) = promoted {
-        return Some(Change::Promote(*id));
+    let (promoted, late): (BTreeSet<u64>, BTreeSet<u64>) = members
+        .iter()
+        .filter(|(id, (_, votes))| !votes && is_to_vote(id))
+        .map(|(id, _)| *id)
+        .partition(caught_up);
+    // Two voters are worse than one, and four no better than three: so whoever comes soon is waited for.
+    let voters = members.values().filter(|(_, votes)| *votes).count();
+    let even = (voters + promoted.len()) % 2 == 0;
+    if !promoted.is_empty() && !(even && late.iter().any(|id| alive.contains(id))) {
+        return Some(Change::Promote(promoted));
     }
     // Whoever is to go leaves after those who come have been promoted, and the leader last of all.
     let waiting = members.iter().any(|(id, (_, votes))| !votes && is_to_vote(id));
@@ -779,11 +809,12 @@ mod tests {
         let mut taken = Vec::new();
         loop {
             let lags = now.keys().map(|id| (*id, 0)).collect();
-            let Some(change) = next_change(leader, wanted, &now, &lags) else { return (taken, now) };
+            let alive = now.keys().copied().collect();
+            let Some(change) = next_change(leader, wanted, &now, &lags, &alive) else { return (taken, now) };
             match &change {
                 Change::AddLearner(id, member) => drop(now.insert(*id, (member.clone(), false))),
                 Change::Rename(id, member) => now.get_mut(id).unwrap().0 = member.clone(),
-                Change::Promote(id) => now.get_mut(id).unwrap().1 = true,
+                Change::Promote(ids) => ids.iter().for_each(|id| now.get_mut(id).unwrap().1 = true),
                 Change::RemoveVoter(id) => now.get_mut(id).unwrap().1 = false,
                 Change::Remove(id) => drop(now.remove(id)),
             }
@@ -797,7 +828,7 @@ mod tests {
         let three = members(&[(1, "a", true), (2, "b", true), (3, "c", true)]);
         let (taken, end) = steps(1, &three, members(&[(1, "a", true)]));
         assert_eq!(end, three);
-        assert_eq!(taken.len(), 4, "two learners, two promotions: {taken:?}");
+        assert_eq!(taken.len(), 3, "two learners, promoted together: {taken:?}");
 
         let replaced = members(&[(1, "a", true), (2, "b", true), (4, "d", true)]);
         let (taken, end) = steps(1, &replaced, three.clone());
@@ -806,7 +837,7 @@ mod tests {
             taken,
             [
                 Change::AddLearner(4, member("d")),
-                Change::Promote(4),
+                Change::Promote(BTreeSet::from([4])),
                 Change::RemoveVoter(3),
                 Change::Remove(3)
             ],
@@ -824,8 +855,24 @@ mod tests {
         let wanted = members(&[(1, "a", true), (2, "b", true), (4, "d", true)]);
         let now = members(&[(1, "a", true), (2, "b", true), (3, "c", true), (4, "d", false)]);
         let behind = BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, PROMOTE_LAG_MAX + 1)]);
-        assert_eq!(next_change(1, &wanted, &now, &behind), None);
+        let alive = BTreeSet::from([2, 3, 4]);
+        assert_eq!(next_change(1, &wanted, &now, &behind, &alive), None);
         let caught_up = BTreeMap::from([(4, PROMOTE_LAG_MAX)]);
-        assert_eq!(next_change(1, &wanted, &now, &caught_up), Some(Change::Promote(4)));
+        assert_eq!(
+            next_change(1, &wanted, &now, &caught_up, &alive),
+            Some(Change::Promote(BTreeSet::from([4])))
+        );
+    }
+    #[test]
+    fn one_voter_waits_for_a_second_that_lives_and_not_for_one_that_is_gone() {
+        let wanted = members(&[(1, "a", true), (2, "b", true), (3, "c", true)]);
+        let now = members(&[(1, "a", true), (2, "b", false), (3, "c", false)]);
+        let lags = BTreeMap::from([(2, 0)]);
+        assert_eq!(next_change(1, &wanted, &now, &lags, &BTreeSet::from([2, 3])), None);
+        let alone = Some(Change::Promote(BTreeSet::from([2])));
+        assert_eq!(next_change(1, &wanted, &now, &lags, &BTreeSet::from([2])), alone);
+        let both = BTreeMap::from([(2, 0), (3, 1)]);
+        let together = Some(Change::Promote(BTreeSet::from([2, 3])));
+        assert_eq!(next_change(1, &wanted, &now, &both, &BTreeSet::from([2, 3])), together);
     }
 }

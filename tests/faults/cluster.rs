@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tagout_proto::log::tile::{TileId, TileKind, parse_bundle};
 use tagout_proto::note::{NoteSigner, VerifierKey};
-use tagout_proto::wire::{Locks, Status};
+use tagout_proto::wire::{self, Locks, Status};
 use tagout_tests::bin;
 use tagout_tests::deployment::{Choice, Deployment};
 use tagout_tests::process::Process;
@@ -87,7 +87,17 @@ impl Cluster {
             cluster.spawn(node);
         }
         cluster.wait_until_ready();
+        cluster.wait_until_all_vote();
         cluster
+    }
+
+    /// A cluster grows from its first node: before it has grown, it does not outlive the loss of one.
+    fn wait_until_all_vote(&self) {
+        let url = format!("{}/v1/cluster", self.url(1));
+        wait_within(HEALED_WITHIN, "all nodes to vote", || {
+            let view: wire::Cluster = serde_json::from_slice(&self.get(&url)?).ok()?;
+            (view.voters.len() == self.nodes.len()).then_some(())
+        });
     }
 
     pub fn all(&self) -> std::ops::RangeInclusive<usize> {

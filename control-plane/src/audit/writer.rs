@@ -267,7 +267,8 @@ impl Durable {
     }
 }
 
-/// What one checkpoint covers: all that is queued, and what comes until it may be written. Other messages wait for nothing.
+/// What one checkpoint covers: all entries that are queued, and those that come until it may be written. Whoever waits for
+/// an answer does not wait for that.
 fn gathered(first: Message, queue: &Receiver<Message>, at: Instant) -> Vec<Message> {
     let mut gathered = vec![first];
     while gathered.len() < BATCH_MAX && matches!(gathered.last(), Some(Message::Entry(_))) {

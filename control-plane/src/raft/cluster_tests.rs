@@ -136,8 +136,8 @@ async fn three_nodes_grow_from_one_and_go_on_without_any_one_of_them() {
             one.consensus.lags().unwrap().get(&id).is_some_and(|lag| *lag == 0)
         })
         .await;
-        change(&one, Change::Promote(id)).await;
     }
+    change(&one, Change::Promote(BTreeSet::from([2, 3]))).await;
     until("all to have all", || two.applied() == 130 && three.applied() == 130).await;
     assert_eq!(three.consensus.members().iter().filter(|(_, _, votes)| *votes).count(), 3);
 

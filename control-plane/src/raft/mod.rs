@@ -252,7 +252,8 @@ pub enum Change {
     AddLearner(u64, Member),
     /// A member has another address.
     Rename(u64, Member),
-    Promote(u64),
+    /// All of these at once, so that the number of voters need not be even in between.
+    Promote(BTreeSet<u64>),
     /// It stays as a learner until it is removed.
     RemoveVoter(u64),
     Remove(u64),
@@ -522,7 +523,7 @@ impl Consensus {
         let change = match change {
             Change::AddLearner(id, member) => ChangeMembers::AddNodes(BTreeMap::from([(id, member)])),
             Change::Rename(id, member) => ChangeMembers::SetNodes(BTreeMap::from([(id, member)])),
-            Change::Promote(id) => ChangeMembers::AddVoterIds(BTreeSet::from([id])),
+            Change::Promote(ids) => ChangeMembers::AddVoterIds(ids),
             Change::RemoveVoter(id) => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
             Change::Remove(id) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
         };
