@@ -14,7 +14,7 @@ use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Renew, StopEvent};
 
 use crate::WAY;
-use crate::audit::AuditSink;
+use crate::audit::{AuditError, AuditSink};
 use crate::outcomes::Outcomes;
 use crate::push::Hub;
 use crate::raft::{Machine, SnapshotBytes};
@@ -189,6 +189,22 @@ impl Machine for Replica {
         *ledger = restored;
         // Under the lock, so that the next entry comes after it.
         self.audit.restored(ledger.size(), ledger.frontier().root());
+        Ok(())
+    }
+
+    /// The audit log is the witness: it was written from what was applied (S1, S8, S9).
+    fn foresee(&self, proposals: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
+        let logged = self.audit.opened_size();
+        let mut ledger = self.ledger.read().clone();
+        while ledger.size() < logged {
+            let Some(bytes) = proposals.next() else {
+                let applied = ledger.size();
+                return Err(io::Error::other(AuditError::Ahead { applied, logged }));
+            };
+            if let Ok(proposal) = postcard::from_bytes::<Proposal>(&bytes) {
+                ledger.apply_knowing(&proposal, self.build.rule_known);
+            }
+        }
         Ok(())
     }
 }
