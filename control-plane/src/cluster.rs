@@ -183,10 +183,10 @@ impl Cluster {
         let began = Instant::now();
         loop {
             let failed = match self.consensus.read_index().await {
-                Ok(index) => return self.consensus.applied(index).await,
+                Ok(index) => return self.applied(index).await,
                 Err(ReadError::NotLeader { leader: Some(leader) }) if leader != self.id => {
                     match self.peers.ask::<_, u64>(leader, Kind::ReadIndex, &(), READ_INDEX_TIMEOUT).await {
-                        Ok(index) => return self.consensus.applied(index).await,
+                        Ok(index) => return self.applied(index).await,
                         Err(error) => ReadError::NoQuorum { source: Box::new(error) },
                     }
                 }
@@ -198,6 +198,12 @@ impl Cluster {
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
+    }
+
+    /// A node that is behind says so, and its guards ask another one meanwhile.
+    async fn applied(&self, index: u64) -> Result<(), ReadError> {
+        let applied = tokio::time::timeout(READ_PATIENCE, self.consensus.applied(index)).await;
+        applied.unwrap_or(Err(ReadError::Behind))
     }
 
     /// Whether this node may sign leases now, apart from its read: why not, in words.

@@ -12,6 +12,7 @@ use tagout_proto::strict::format_instant_ms;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::WAY;
 use crate::admission::{Admission, Busy};
 use crate::audit::AuditReader;
 use crate::clock;
@@ -130,6 +131,7 @@ impl Service {
         kind: EntryKind,
         envelope: &Envelope,
     ) -> Result<Receipt, SubmitError> {
+        tracing::debug!(target: WAY, digest = %envelope.digest(), ?kind, "proposed");
         let committed = self.cluster.propose(need, kind, envelope);
         let answer =
             tokio::time::timeout(COMMIT_TIMEOUT, committed).await.map_err(|_| SubmitError::Timeout)??;
@@ -143,6 +145,9 @@ impl Service {
             let (service, slots) = (self.clone(), slots.clone());
             tokio::spawn(async move {
                 let outcome = service.outcomes.settle(&account).await;
+                let (confirmed, bounded, slowest_ms) =
+                    (outcome.confirmed, outcome.bounded, outcome.slowest_ms);
+                tracing::debug!(target: WAY, digest = %outcome.outcome, confirmed, bounded, slowest_ms, "outcome");
                 let document = serde_json::to_string(&outcome).expect("an outcome is plain data");
                 let envelope = Envelope { document, signatures: Vec::new() };
                 if service.cluster.consensus.is_leader() {

@@ -190,7 +190,8 @@ impl AuditLog {
 
     /// A sender for the state machine, which calls it in order for every entry that it applies, again after a restart.
     pub fn sink(&self) -> AuditSink {
-        AuditSink { jobs: self.jobs.clone(), reader: self.reader.clone(), progress: self.progress.clone() }
+        let (jobs, reader, progress) = (self.jobs.clone(), self.reader.clone(), self.progress.clone());
+        AuditSink { jobs, reader, progress, opened_size: self.opened_size }
     }
 }
 
@@ -213,9 +214,15 @@ pub struct AuditSink {
     jobs: Jobs,
     reader: AuditReader,
     progress: Arc<watch::Sender<Progress>>,
+    opened_size: u64,
 }
 
 impl AuditSink {
+    /// The entries that the log had when it was opened.
+    pub fn opened_size(&self) -> u64 {
+        self.opened_size
+    }
+
     /// Hands an applied entry over, without waiting. Whoever proposes waits for a log that lags (`LAG_MAX`).
     pub fn append(&self, index: u64, bytes: Vec<u8>, root: Digest) {
         self.reader.recent.push(Mark { size: index + 1, root });

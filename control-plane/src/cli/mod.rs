@@ -253,6 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn no_argument_takes_the_place_of_a_global_one() {
+        fn check(command: &clap::Command, globals: &[String]) {
+            for verb in command.get_subcommands() {
+                let own = verb.get_arguments().map(|arg| arg.get_id().as_str());
+                let twice: Vec<_> = own.filter(|id| globals.iter().any(|global| global == id)).collect();
+                assert!(twice.is_empty(), "{}: {twice:?}", verb.get_name());
+                check(verb, globals);
+            }
+        }
+        let cli = Cli::command();
+        let globals =
+            cli.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().to_string());
+        let globals: Vec<_> = globals.collect();
+        assert_eq!(globals.len(), 3);
+        check(&cli, &globals);
+    }
+
+    #[test]
     fn durations() {
         assert_eq!(duration_ms("30s"), Ok(30_000));
         assert!(duration_ms("30").unwrap_err().contains("write it as"));

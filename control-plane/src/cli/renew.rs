@@ -14,14 +14,14 @@ use crate::pki;
 pub struct RenewArgs {
     /// The node's folder, with its tagout.toml
     #[arg(value_name = "NODE_DIR")]
-    node: PathBuf,
+    folder: PathBuf,
     /// The folder of the deployment's CA, with its key
     #[arg(long, value_name = "CA_DIR")]
     ca: PathBuf,
 }
 
 pub fn run(out: &Out, args: RenewArgs) -> Result<Exit, Failure> {
-    let config = NodeConfig::load(&args.node.join("tagout.toml"))
+    let config = NodeConfig::load(&args.folder.join("tagout.toml"))
         .map_err(|e| Failure::new(Exit::Failed, "config", chain(&e)))?;
     let trusted = config.ca.as_deref().map(pki::load_pem).transpose()?;
     let renewed = pki::renew(&args.ca, &config.tls_cert, &config.tls_key, trusted.as_deref())?;
@@ -59,12 +59,12 @@ mod tests {
         let config = NodeConfig::load(&deployed.made.node_config).unwrap();
         let before = pki::load(&config.tls_cert, &config.tls_key).unwrap();
         let node = deployed.made.node_config.parent().unwrap().to_owned();
-        let args = RenewArgs { node, ca: deployed.dir.path().join("ca") };
+        let args = RenewArgs { folder: node, ca: deployed.dir.path().join("ca") };
         assert_eq!(run(&Out::new(true), args).unwrap(), Exit::Ok);
         let after = pki::load(&config.tls_cert, &config.tls_key).unwrap();
         assert!(after.cert_pem != before.cert_pem && after.key_pem == before.key_pem);
 
-        let nowhere = RenewArgs { node: deployed.dir.path().join("x"), ca: deployed.dir.path().join("ca") };
+        let nowhere = RenewArgs { folder: deployed.dir.path().join("x"), ca: deployed.dir.path().join("ca") };
         assert_eq!(run(&Out::new(true), nowhere).unwrap_err().exit, Exit::Failed);
     }
 }

@@ -196,5 +196,7 @@ pub fn exe() -> String {
     let exe = std::env::current_exe().unwrap_or_else(|_| "tagout".into());
     let here = std::env::current_dir().ok();
     let near = here.and_then(|here| exe.strip_prefix(here).ok().map(Path::to_owned));
+    // A shell looks for a bare name elsewhere.
+    let near = near.map(|near| if near.components().count() == 1 { Path::new(".").join(near) } else { near });
     near.unwrap_or(exe).display().to_string()
 }

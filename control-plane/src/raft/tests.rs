@@ -48,6 +48,10 @@ impl Machine for Counting {
         *self.applied.lock() = decode(snapshot)?;
         Ok(())
     }
+
+    fn foresee(&self, _: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A disk that counts its commits and fails on demand, before or after it wrote.
@@ -445,7 +449,11 @@ mod snapshots {
         let snapshots = Snapshots::open(dir.path()).unwrap();
         for (index, purgeable) in [(7, None), (31, Some(7)), (90, Some(31))] {
             let last_log_id = Some(openraft::entry::RaftEntry::log_id(&blank(index)));
-            let meta = types::SnapshotMeta { last_log_id, last_membership: Membership::default() };
+            let meta = types::SnapshotMeta {
+                last_log_id,
+                last_membership: Membership::default(),
+                write_ahead: None,
+            };
             snapshots.write(&meta, b"state").unwrap();
             assert_eq!(snapshots.purgeable(), purgeable);
             let again = Snapshots::open(dir.path()).unwrap();
@@ -463,7 +471,13 @@ mod snapshots {
         let purgeable = Box::new(move || for_log.purgeable());
         let (log, writer) = log::start(disk, &loaded, purgeable, Arc::new(|e| panic!("{e}"))).unwrap();
         let machine: Arc<dyn Machine> = Arc::new(Counting::default());
-        let machine = StateMachine { machine, snapshots, applied: None, membership: Membership::default() };
+        let machine = StateMachine {
+            machine,
+            snapshots,
+            applied: None,
+            membership: Membership::default(),
+            write_ahead: None,
+        };
         (machine, log, writer)
     }
 
@@ -611,8 +625,13 @@ mod suite {
                 log::start(disk, &loaded, Box::new(|| Some(u64::MAX)), Arc::new(|e| panic!("{e}"))).unwrap();
             let snapshots = Arc::new(Snapshots::open(&dir.path().join("snapshots")).unwrap());
             let machine: Arc<dyn Machine> = Arc::new(Counting::default());
-            let machine =
-                StateMachine { machine, snapshots, applied: None, membership: Membership::default() };
+            let machine = StateMachine {
+                machine,
+                snapshots,
+                applied: None,
+                membership: Membership::default(),
+                write_ahead: None,
+            };
             Ok(((Stop(Some(writer)), dir), log, machine))
         }
     }

@@ -27,7 +27,7 @@ pub struct AddArgs {
     /// The new node's name and the host under which it is reached (IPv6 in brackets). PORT is the API's [default: 7470]; other
     /// nodes use PEER_PORT [default: PORT + 1]
     #[arg(value_name = "NAME=HOST[:PORT[:PEER_PORT]]", value_parser = node_at)]
-    node: NodeAt,
+    new: NodeAt,
     /// Let it vote as soon as it has caught up, without `promote`
     #[arg(long)]
     voter: bool,
@@ -87,7 +87,7 @@ pub fn add(out: &Out, globals: &Globals, args: AddArgs) -> Result<Exit, Failure>
              tagout.toml, restart it, and tell where it is: tagout node move {name}=HOST"
         )));
     }
-    let new = New { session, entries, next, node: args.node, learner: !args.voter, make: args.make };
+    let new = New { session, entries, next, node: args.new, learner: !args.voter, make: args.make };
     new.carry_out(globals, &args.change)
 }
 

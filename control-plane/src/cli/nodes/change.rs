@@ -42,7 +42,7 @@ pub struct MoveArgs {
     /// The node's name and the host under which the others reach it now (IPv6 in brackets); PORT is its API's [default: 7470],
     /// and PEER_PORT what counts here [default: PORT + 1]. Its certificate must name the host
     #[arg(value_name = "NAME=HOST[:PORT[:PEER_PORT]]", value_parser = node_at)]
-    node: NodeAt,
+    moved: NodeAt,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -94,10 +94,10 @@ pub fn remove(out: &Out, globals: &Globals, args: RemoveArgs) -> Result<Exit, Fa
 pub fn shift(out: &Out, globals: &Globals, args: MoveArgs) -> Result<Exit, Failure> {
     let session = Session::open(out, globals)?;
     let mut next = successor(session.authority(), args.change.reason.clone());
-    let at = position(&session, &next, &args.node.name)?;
-    let address = args.node.address();
+    let at = position(&session, &next, &args.moved.name)?;
+    let address = args.moved.address();
     if next.nodes[at].address.as_ref() == Some(&address) {
-        return Err(Failure::usage(format!("{} is at {address} already", args.node.name)));
+        return Err(Failure::usage(format!("{} is at {address} already", args.moved.name)));
     }
     next.nodes[at].address = Some(address.clone());
     let id = next.nodes[at].id;
