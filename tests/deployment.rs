@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tagout_control_plane::cli::init::{Plan, make};
+use tagout_control_plane::cli::node_folder::NodePlan;
 use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
 use tagout_control_plane::store::StoreKind;
@@ -16,7 +17,7 @@ use tagout_proto::lock::LockKind;
 use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
-use tagout_proto::wire::{CommandAnswer, Problem, Status};
+use tagout_proto::wire::{CommandAnswer, Problem, Status, StopEvent};
 
 use crate::bin;
 use crate::process::Process;
@@ -35,16 +36,42 @@ pub struct Deployment {
     starts: u32,
 }
 
+/// The smallest disk reserve: many nodes of tests share one disk.
+const RESERVE_MIB: Option<u64> = Some(1);
+
 /// What a test may choose.
 pub struct Choice {
     pub store: StoreKind,
     pub ttl_ms: u64,
+    /// A node at each of them; without any there is one, on a free port of the loopback address.
+    pub seats: Vec<Seat>,
+}
+
+/// Where a node listens, and where it is found, which may be a proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    pub api: SocketAddr,
+    pub peers: SocketAddr,
+    pub api_found_at: SocketAddr,
+    pub peers_found_at: SocketAddr,
+}
+
+impl Seat {
+    fn plan(&self, id: u64) -> NodePlan {
+        let Self { api, peers, api_found_at, peers_found_at } = *self;
+        let mut sans: Vec<String> =
+            [api_found_at, api, peers_found_at, peers].map(|address| address.ip().to_string()).into();
+        sans.dedup();
+        let (peer_listen, address) = (Some(peers), Some(peers_found_at.to_string()));
+        let (name, reserve_mib) = (format!("node-{id}"), RESERVE_MIB);
+        NodePlan { name, id, listen: api, peer_listen, address, sans, reserve_mib }
+    }
 }
 
 impl Default for Choice {
     fn default() -> Self {
         // The shortest ttl, so that nothing waits long for a bound.
-        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS }
+        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS, seats: Vec::new() }
     }
 }
 
@@ -70,7 +97,15 @@ impl Deployment {
         };
         let people = PEOPLE.map(&mut key).into();
         let (soar, root, _stranger) = (key("soar"), key("root"), key("stranger"));
-        let address = free_address();
+        let (address, nodes) = match &choice.seats[..] {
+            [] => {
+                let free = free_address();
+                // Without peers: the port above may be another test's.
+                let alone = NodePlan::new("node-1", 1, free, vec![free.ip().to_string()]);
+                (free, vec![NodePlan { peer_listen: None, address: None, reserve_mib: RESERVE_MIB, ..alone }])
+            }
+            seats => (seats[0].api, seats.iter().zip(1..).map(|(seat, id)| seat.plan(id)).collect()),
+        };
         let plan = Plan {
             name: "test".into(),
             dir: folder.path().join("deployment"),
@@ -79,10 +114,7 @@ impl Deployment {
             threshold: 2,
             root_keys: vec![root],
             root_threshold: 1,
-            node_name: "node-1".into(),
-            node_id: 1,
-            listen: address,
-            sans: vec![address.ip().to_string()],
+            nodes,
             ttl_ms: choice.ttl_ms,
             store: choice.store,
             keys: vec!["../keys/alice".into()],
@@ -216,15 +248,20 @@ impl Deployment {
 
     /// A day's consent for `scope`, signed by both people.
     pub async fn grant(&self, http: &reqwest::Client, scope: &str) -> CommandAnswer {
+        let grant = self.grant_for(scope).await;
+        self.submit(http, &self.envelope(&PEOPLE, &grant)).await.expect("the grant")
+    }
+
+    pub async fn grant_for(&self, scope: &str) -> Action {
+        let http = self.http();
         let status: Status = http.get(self.url("/v1/status")).send().await.unwrap().json().await.unwrap();
-        let grant = Grant {
+        Action::Grant(Grant {
             scope: parse(scope),
             expires_at_ms: status.time_ms + 24 * 3600 * 1000,
             seen: Seen { epoch: status.epoch.id, size: status.log_size, authority: status.authority_version },
             terms: Terms::default(),
             reason: "test".into(),
-        };
-        self.submit(http, &self.envelope(&PEOPLE, &Action::Grant(grant))).await.expect("the grant")
+        })
     }
 
     /// Sends a command; panics where the node cannot be reached.
@@ -250,6 +287,54 @@ impl Deployment {
             .pinned(self.name.to_string())
             .build()
             .expect("a client of the SDK")
+    }
+}
+
+/// What the node pushes to one connection.
+pub struct Listener {
+    stream: reqwest::Response,
+    text: String,
+}
+
+impl Listener {
+    /// Listens for what touches `scope`; the greeting has come.
+    pub async fn start(deployment: &Deployment, scope: &str) -> Self {
+        let http = deployment.http();
+        let stream = http.get(deployment.url(&format!("/v1/events?scope={scope}"))).send().await.unwrap();
+        let mut listener = Self { stream: stream.error_for_status().unwrap(), text: String::new() };
+        listener.hear("event: hello").await;
+        listener
+    }
+
+    /// Waits for a line with `what` in it, among those that were not waited for yet, and gives it.
+    pub async fn hear(&mut self, what: &str) -> String {
+        tokio::time::timeout(crate::wait::DEADLINE, async {
+            loop {
+                while let Some((line, rest)) = self.text.split_once('\n') {
+                    let (line, rest) = (line.to_owned(), rest.to_owned());
+                    self.text = rest;
+                    if line.contains(what) {
+                        return line;
+                    }
+                }
+                let chunk =
+                    self.stream.chunk().await.expect("the stream goes on").expect("the stream goes on");
+                self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("never heard {what:?}"))
+    }
+
+    /// Waits for the push of `stop`, and says whether it has an entry.
+    pub async fn hear_stop(&mut self, stop: &Envelope) -> Option<u64> {
+        loop {
+            let line = self.hear("data: {\"stop\":").await;
+            let event: StopEvent = serde_json::from_str(&line["data: ".len()..]).expect("a stop event");
+            if event.stop.digest() == stop.digest() {
+                return event.index;
+            }
+        }
     }
 }
 

@@ -4,5 +4,6 @@ pub mod bin;
 pub mod deployment;
 pub mod process;
 pub mod ran;
+pub mod random;
 pub mod skip;
 pub mod wait;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::reserve;
 use crate::store::StoreKind;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct NodeConfig {
     pub deployment: String,
     /// The node's name in the authority; its key signs leases and checkpoints under it.
     pub node: String,
+    /// Its number in its cluster, where the genesis does not list it: a later authority does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<u64>,
     pub listen: SocketAddr,
     pub data: PathBuf,
     pub genesis: PathBuf,
@@ -22,6 +26,16 @@ pub struct NodeConfig {
     pub tls_key: PathBuf,
     #[serde(default)]
     pub store: StoreKind,
+    /// Where the other nodes reach this one. Without it the node takes none.
+    pub peer_listen: Option<SocketAddr>,
+    /// The CA, PEM, whose certificates nodes show one another.
+    pub ca: Option<PathBuf>,
+    /// The CA's folder with its key, for a node that renews its own certificate.
+    pub ca_folder: Option<PathBuf>,
+    /// What the disk reserve holds for stops; absent for ten thousand of them (reserve.rs).
+    pub reserve_mib: Option<u64>,
+    /// The newest rule of verdicts that may come into force; absent for the oldest.
+    pub rule: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +62,14 @@ impl NodeConfig {
         let mut config: Self = toml::from_str(&text)
             .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        for file in [
+        let named = [
             &mut config.data,
             &mut config.genesis,
             &mut config.node_key,
             &mut config.tls_cert,
             &mut config.tls_key,
-        ] {
+        ];
+        for file in named.into_iter().chain(&mut config.ca).chain(&mut config.ca_folder) {
             *file = folder.join(&file);
         }
         Ok(config)
@@ -64,6 +79,8 @@ impl NodeConfig {
     pub fn documented(&self) -> String {
         let key = |name: &str, text: &str| format!("{name} = {}\n", toml::Value::String(text.into()));
         let path = |name: &str, path: &Path| key(name, &path.to_string_lossy());
+        // A key that is not set is shown with what it could be.
+        let or = |set: Option<String>, example: &str| set.unwrap_or_else(|| format!("# {example}\n"));
         let store = match self.store {
             StoreKind::Sled => "sled",
             StoreKind::Segment => "segment",
@@ -77,6 +94,9 @@ impl NodeConfig {
             "\n# The node's name in the authority, and the seed of the Ed25519 key that it signs leases and checkpoints with.\n".into(),
             key("node", &self.node),
             path("node_key", &self.node_key),
+            self.node_id.map_or_else(String::new, |id| {
+                format!("\n# Its number in the cluster, since the genesis does not list it.\nnode_id = {id}\n")
+            }),
             "\n# Where the API listens, and its certificate from the deployment's private CA.\n".into(),
             key("listen", &self.listen.to_string()),
             path("tls_cert", &self.tls_cert),
@@ -87,6 +107,26 @@ impl NodeConfig {
             "\n# What keeps the Raft log: \"sled\" or \"segment\" (append-only files, faster). A change moves the log at the next start.\n"
                 .into(),
             key("store", store),
+            "\n# Where the other nodes reach this one; its address in the authority leads here. Without it the node takes none.\n"
+                .into(),
+            or(self.peer_listen.map(|at| key("peer_listen", &at.to_string())), "peer_listen = \"0.0.0.0:7471\""),
+            "\n# The deployment's CA: nodes show one another certificates that it signed.\n".into(),
+            or(self.ca.as_deref().map(|ca| path("ca", ca)), "ca = \"ca.pem\""),
+            "\n# The CA's folder with its key, if it may lie on this machine: the node then renews its certificate by itself.\n".into(),
+            or(self.ca_folder.as_deref().map(|folder| path("ca_folder", folder)), "ca_folder = \"../ca\""),
+            format!(
+                "\n# The disk reserve: so many MiB are held for stops, beside 24 for the stores to work in. {} hold ten thousand of the\n\
+                 # largest. Below 32 MiB free beside it, the node takes only what stops agents.\n",
+                reserve::default_mib()
+            ),
+            or(
+                self.reserve_mib.map(|mib| format!("reserve_mib = {mib}\n")),
+                &format!("reserve_mib = {}", reserve::default_mib()),
+            ),
+            "\n# The newest rule of verdicts that may come into force, once every voter allows it and every SDK in use knows it:\n\
+             # guards that do not know the rule in force deny.\n"
+                .into(),
+            or(self.rule.map(|rule| format!("rule = {rule}\n")), "rule = 1"),
         ]
         .concat()
     }
@@ -103,6 +143,7 @@ mod tests {
         NodeConfig {
             deployment: format!("demo:{}", "0".repeat(64)),
             node: "demo/node-1".into(),
+            node_id: Some(4),
             listen: "127.0.0.1:7470".parse().unwrap(),
             data: "data".into(),
             genesis: "genesis.json".into(),
@@ -110,6 +151,11 @@ mod tests {
             tls_cert: "node.crt".into(),
             tls_key: "node.pem".into(),
             store: StoreKind::Segment,
+            peer_listen: Some("[::1]:7471".parse().unwrap()),
+            ca: Some("ca.pem".into()),
+            ca_folder: Some("../ca".into()),
+            reserve_mib: Some(64),
+            rule: Some(1),
         }
     }
 
@@ -121,6 +167,31 @@ mod tests {
         let read = NodeConfig::load(&path).unwrap();
         assert_eq!(read.genesis, dir.path().join("genesis.json"));
         assert_eq!((read.store, read.listen), (config().store, config().listen));
+        assert_eq!((read.peer_listen, read.reserve_mib), (config().peer_listen, Some(64)));
+        assert_eq!(read.ca.unwrap(), dir.path().join("ca.pem"));
+        assert_eq!(read.ca_folder.unwrap(), dir.path().join("../ca"));
+    }
+
+    #[test]
+    fn what_is_not_set_is_shown_and_says_nothing() {
+        let bare = NodeConfig {
+            peer_listen: None,
+            ca: None,
+            ca_folder: None,
+            reserve_mib: None,
+            node_id: None,
+            rule: None,
+            ..config()
+        };
+        let text = bare.documented();
+        assert_eq!(toml::from_str::<NodeConfig>(&text).unwrap(), bare);
+        let shown =
+            text.replace("\n# peer_listen", "\npeer_listen").replace("\n# reserve_mib", "\nreserve_mib");
+        let read: NodeConfig = toml::from_str(&shown).unwrap();
+        assert_eq!(
+            (read.peer_listen.unwrap().port(), read.reserve_mib),
+            (7471, Some(reserve::default_mib()))
+        );
     }
 
     #[test]

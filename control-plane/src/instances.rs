@@ -1,6 +1,7 @@
 //! Instances: the processes that hold guards, as their lease requests name them.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -52,7 +53,12 @@ impl Instances {
         let now = Instant::now();
         let by_agent = self.by_agent.lock();
         let mut found = Vec::new();
-        for (agent, instances) in by_agent.seen.iter().filter(|(agent, _)| scope.covers(agent)) {
+        // What lies below a scope stands together, with what only begins like it: '0' is the character after '/'.
+        let end = format!("{scope}0");
+        let from = if scope.is_fleet() { Bound::Unbounded } else { Bound::Included(scope) };
+        let near = by_agent.seen.range::<Scope, _>((from, Bound::Unbounded));
+        let near = near.take_while(|(agent, _)| scope.is_fleet() || agent.as_str() < end.as_str());
+        for (agent, instances) in near.filter(|(agent, _)| scope.covers(agent)) {
             for (instance, seen) in instances {
                 let ago = now.saturating_duration_since(*seen);
                 if ago <= within {
@@ -74,9 +80,30 @@ impl Instances {
         self.by_agent.lock().forget(Instant::now());
     }
 
+    /// How long ago they asked for a lease.
+    pub fn ages(&self, within: Duration) -> Ages {
+        let (now, by_agent) = (Instant::now(), self.by_agent.lock());
+        let mut ages = Ages { oldest: Duration::ZERO, older: 0 };
+        for seen in by_agent.seen.values().flat_map(BTreeMap::values) {
+            match now.saturating_duration_since(*seen) {
+                age if age <= within => ages.oldest = ages.oldest.max(age),
+                _ => ages.older += 1,
+            }
+        }
+        ages
+    }
+
     pub fn count(&self) -> usize {
         self.by_agent.lock().count
     }
+}
+
+/// When instances asked for their newest leases.
+pub struct Ages {
+    /// The longest time ago that is within the bound.
+    pub oldest: Duration,
+    /// How many it is longer ago for.
+    pub older: usize,
 }
 
 impl ByAgent {
@@ -86,5 +113,39 @@ impl ByAgent {
         }
         self.seen.retain(|_, instances| !instances.is_empty());
         self.count = self.seen.values().map(BTreeMap::len).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_below_a_scope_are_found_and_no_others() {
+        let instances = Instances::default();
+        let scope = |text: &str| Scope::parse(text).unwrap();
+        let all = ["a", "a-b", "a.b", "a/b", "a/b-c", "a/b/c", "a/b/c/d", "a/bc", "a0", "ab", "b/a"];
+        instances.note("one", all.map(scope).iter());
+        let below = |text: &str| -> Vec<String> {
+            let found = instances.below(&scope(text), Duration::from_secs(60));
+            found.into_iter().map(|(agent, _)| agent.to_string()).collect()
+        };
+        assert_eq!(below("a/b"), ["a/b", "a/b/c", "a/b/c/d"]);
+        assert_eq!(below("a"), ["a", "a/b", "a/b-c", "a/b/c", "a/b/c/d", "a/bc"]);
+        assert_eq!(below("*").len(), all.len());
+        assert!(below("c").is_empty());
+    }
+
+    #[test]
+    fn the_oldest_lease_that_lives_is_told_apart_from_those_that_do_not() {
+        let (instances, ttl) = (Instances::default(), Duration::from_secs(10));
+        let a = Scope::parse("a").unwrap();
+        assert_eq!(instances.ages(ttl).oldest, Duration::ZERO);
+        for (instance, age_s) in [("gone", 12), ("late", 4), ("new", 1)] {
+            let then = Instant::now() - Duration::from_secs(age_s);
+            instances.by_agent.lock().seen.entry(a.clone()).or_default().insert(instance.into(), then);
+        }
+        let ages = instances.ages(ttl);
+        assert_eq!((ages.oldest.as_secs(), ages.older), (4, 1));
     }
 }

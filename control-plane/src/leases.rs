@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::AuditReader;
 use crate::clock;
+use crate::cluster::Cluster;
 use crate::instances::Instances;
-use crate::raft::{Consensus, ReadError};
+use crate::raft::ReadError;
 use crate::replica::Replica;
 
 /// Lease requests that may wait for the batch before theirs.
@@ -44,6 +45,8 @@ pub enum LeaseFailure {
     Busy,
     #[error("the service cannot say now what is so: {0}")]
     Read(#[source] ReadError),
+    #[error("this node signs no leases: {0}")]
+    Withheld(String),
     #[error("the service has no genesis yet")]
     NoGenesis,
     #[error("the node is shutting down")]
@@ -52,7 +55,7 @@ pub enum LeaseFailure {
 
 /// What serves the leases: everything that a batch needs.
 pub struct LeaseServer {
-    pub consensus: Consensus,
+    pub cluster: Arc<Cluster>,
     pub replica: Arc<Replica>,
     pub instances: Arc<Instances>,
     pub audit: AuditReader,
@@ -91,9 +94,14 @@ impl LeaseServer {
             }
             metrics::histogram!("tagout_lease_batch_size").record(batch.len() as f64);
             let frozen = std::mem::take(&mut batch);
-            let read = server.consensus.read_barrier().await;
-            if let Err(error) = read {
-                let failure = Arc::new(LeaseFailure::Read(error));
+            let began = std::time::Instant::now();
+            let read = match server.cluster.may_lease() {
+                Ok(()) => server.cluster.read_barrier().await.map_err(LeaseFailure::Read),
+                Err(why) => Err(LeaseFailure::Withheld(why)),
+            };
+            metrics::histogram!("tagout_read_barrier_seconds").record(began.elapsed());
+            if let Err(failure) = read {
+                let failure = Arc::new(failure);
                 for waiting in frozen {
                     // A guard that has hung up needs no answer.
                     let _ = waiting.answer.send(Err(failure.clone()));

@@ -1,24 +1,37 @@
 //! The node and its parts.
 
+pub mod admission;
 pub mod api;
 pub mod audit;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod dev;
 pub mod divergence;
+pub mod fair;
 pub mod instances;
 pub mod leases;
 pub mod node;
 pub mod outcomes;
+pub mod peers;
+pub mod pending;
 pub mod pki;
 pub mod push;
 pub mod raft;
 pub mod replica;
+pub mod reserve;
+pub mod seed;
 pub mod service;
 pub mod sign;
 pub mod store;
+mod tighten;
 pub mod tls;
+
+/// The events of one command, or one stop, each with its `digest`: received, proposed, applied, pushed, confirmed, outcome.
+/// `RUST_LOG=info,tagout::way=debug` shows them, on every node.
+const WAY: &str = "tagout::way";
 
 /// Runs what may wait for a disk away from the async threads.
 async fn blocking<T: Send + 'static>(

@@ -1,10 +1,14 @@
 //! The account of a stop: which instances confirmed it, and when the rest is bounded. Steps ⑧ and ⑨.
+//!
+//! Every node keeps one of every stop, of the instances that asked it for leases, and tells the others: so any node
+//! knows the whole, and an outcome is settled early only once each has told what it knows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tagout_proto::authority::Limits;
 use tagout_proto::command::DOCUMENT_VERSION;
 use tagout_proto::digest::Digest;
@@ -19,8 +23,21 @@ use crate::instances::Instances;
 
 /// Settled accounts that are kept for those who ask; the outcome itself is in the log.
 const SETTLED_MAX: usize = 1024;
+/// Pending stops whose confirmations are kept until they are committed; of others the bound is told.
+const FORESEEN_MAX: usize = 256;
 /// Instances that an outcome entry lists; its counts hold for all.
 const LISTED_MAX: usize = 64;
+/// News of stops that this node has not applied yet: those of a moment.
+const EARLY_MAX: usize = 4096;
+
+/// What one node tells the others of a stop's account.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct News {
+    pub lock: Digest,
+    /// With the first news of a stop: these are all the instances that the node knew of.
+    pub opening: bool,
+    pub instances: Vec<InstanceReach>,
+}
 
 pub struct Outcomes {
     instances: Arc<Instances>,
@@ -30,44 +47,77 @@ pub struct Outcomes {
     all_known_from: Mutex<Instant>,
     accounts: Mutex<Accounts>,
     opened: mpsc::UnboundedSender<Arc<Account>>,
+    news: mpsc::UnboundedSender<News>,
+    /// The other nodes, and when each was last heard of.
+    others: Mutex<BTreeMap<u64, Instant>>,
 }
 
 #[derive(Default)]
 struct Accounts {
     by_lock: BTreeMap<Digest, Arc<Account>>,
     settled: VecDeque<Digest>,
+    /// From whom, of stops that are not applied here yet.
+    early: VecDeque<(u64, News)>,
+    /// Of stops that are pending: who held a lease when they were pushed, and what was confirmed since.
+    foreseen: BTreeMap<Digest, Reached>,
 }
+
+type Reached = BTreeMap<(Scope, String), ReachState>;
 
 pub struct Account {
     lock: Digest,
     committed: Instant,
     bounded_after: Duration,
     calls_bounded_after: Option<Duration>,
-    /// Whether every instance with a lease was remembered when the stop came.
+    /// Whether every instance with a lease was remembered here when the stop came.
     all_known: bool,
+    /// The nodes that may have issued leases that are still alive.
+    awaited: BTreeSet<u64>,
     state: Mutex<AccountState>,
     version: watch::Sender<u64>,
 }
 
 struct AccountState {
-    instances: BTreeMap<(Scope, String), ReachState>,
+    instances: Reached,
+    /// The other nodes that have told of all their instances.
+    told: BTreeSet<u64>,
     settled: bool,
     outcome_index: Option<u64>,
 }
 
 impl Outcomes {
-    /// The receiver gets every account that is opened; `settle` and `finish` end each.
+    /// The first receiver gets every account that is opened; `settle` and `finish` end each. The second gets what the
+    /// other nodes are to be told.
     pub fn new(
         instances: Arc<Instances>,
         node: String,
         limits: Limits,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Account>>) {
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Account>>, mpsc::UnboundedReceiver<News>) {
         let (opened, receiver) = mpsc::unbounded_channel();
+        let (news, to_tell) = mpsc::unbounded_channel();
         let limits = InForce { current: limits, before: Vec::new() };
         let (ttl, lapse_grace) = limits.largest();
         let all_known_from = Mutex::new(Instant::now() + ttl + lapse_grace);
-        let (limits, accounts) = (Mutex::new(limits), Mutex::default());
-        (Arc::new(Self { instances, node, limits, all_known_from, accounts, opened }), receiver)
+        let (limits, accounts, others) = (Mutex::new(limits), Mutex::default(), Mutex::default());
+        let outcomes = Self { instances, node, limits, all_known_from, accounts, opened, news, others };
+        (Arc::new(outcomes), receiver, to_tell)
+    }
+
+    /// Which other nodes there are. One that is new counts as heard of now.
+    pub fn nodes_are(&self, ids: Vec<u64>) {
+        let mut others = self.others.lock();
+        others.retain(|id, _| ids.contains(id));
+        for id in ids {
+            others.entry(id).or_insert_with(Instant::now);
+        }
+    }
+
+    /// A node that neither answers nor asks for as long as a lease and its grace last has no lease alive: it could not
+    /// have made one without a leader.
+    pub fn heard(&self, id: u64) {
+        if let Some(at) = self.others.lock().get_mut(&id) {
+            *at = Instant::now();
+        }
     }
 
     /// A new authority sets the limits; leases under the old ones may live on for a while (S3).
@@ -78,6 +128,28 @@ impl Outcomes {
     /// The deployment begins with this process: no lease of it can be older.
     pub fn begin(&self) {
         *self.all_known_from.lock() = Instant::now();
+    }
+
+    /// A stop is pushed before it is committed: whoever stops for it now is counted once its account is opened.
+    pub fn foresee(&self, lock: Digest, scope: &Scope) {
+        let (ttl, lapse_grace) = self.limits.lock().largest();
+        let waiting = self.waiting(scope, ttl + lapse_grace);
+        let mut accounts = self.accounts.lock();
+        if accounts.foreseen.len() < FORESEEN_MAX && !accounts.by_lock.contains_key(&lock) {
+            accounts.foreseen.entry(lock).or_insert(waiting);
+        }
+    }
+
+    /// It will not be committed after all.
+    pub fn foresee_no_more(&self, lock: &Digest) {
+        self.accounts.lock().foreseen.remove(lock);
+    }
+
+    /// Those at or below `scope` that may hold a lease, or have calls under way.
+    fn waiting(&self, scope: &Scope, within: Duration) -> Reached {
+        (self.instances.below(scope, within).into_iter())
+            .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
+            .collect()
     }
 
     /// Opens the account of a stop that was committed now.
@@ -95,23 +167,61 @@ impl Outcomes {
         };
         let bounded_after = ttl + drain;
         let calls_bounded_after = kind.cuts().then_some(bounded_after + lapse_grace);
-        let instances = (self.instances.below(scope, ttl + lapse_grace).into_iter())
-            .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
-            .collect();
+        let mut instances = self.waiting(scope, ttl + lapse_grace);
+        // What was confirmed while it was pending counts.
+        instances.extend(self.accounts.lock().foreseen.remove(&lock).unwrap_or_default());
         let all_known = !self.instances.is_full();
-        let state = AccountState { instances, settled: false, outcome_index: None };
+        let others = self.others.lock();
+        let awaited =
+            others.iter().filter(|(_, at)| at.elapsed() <= ttl + lapse_grace).map(|(id, _)| *id).collect();
+        drop(others);
+        let state = AccountState { instances, told: BTreeSet::new(), settled: false, outcome_index: None };
         let account = Arc::new(Account {
             lock,
             committed: Instant::now(),
             bounded_after,
             calls_bounded_after,
             all_known,
+            awaited,
             state: Mutex::new(state),
             version: watch::Sender::new(1),
         });
-        self.accounts.lock().by_lock.insert(lock, account.clone());
+        let early: VecDeque<_> = {
+            let mut accounts = self.accounts.lock();
+            accounts.by_lock.insert(lock, account.clone());
+            let (early, later) = accounts.early.drain(..).partition(|(_, news)| news.lock == lock);
+            accounts.early = later;
+            early
+        };
+        early.into_iter().for_each(|(from, news)| account.learn(from, news));
+        if !self.others.lock().is_empty() {
+            let instances = account.state.lock().listed().collect();
+            self.tell(News { lock, opening: all_known, instances });
+        }
         // The receiver ends only with the node.
         let _ = self.opened.send(account);
+    }
+
+    fn tell(&self, news: News) {
+        // The receiver ends only with the node.
+        let _ = self.news.send(news);
+    }
+
+    /// Takes in what another node tells.
+    pub fn learn(&self, from: u64, news: News) {
+        let mut accounts = self.accounts.lock();
+        match accounts.by_lock.get(&news.lock).cloned() {
+            Some(account) => {
+                drop(accounts);
+                account.learn(from, news);
+            }
+            None => {
+                if accounts.early.len() >= EARLY_MAX {
+                    accounts.early.pop_front();
+                }
+                accounts.early.push_back((from, news));
+            }
+        }
     }
 
     pub fn account(&self, lock: &Digest) -> Option<Arc<Account>> {
@@ -120,17 +230,36 @@ impl Outcomes {
 
     /// Takes an instance's word that it has stopped; false when no such stop is being accounted for.
     pub fn confirm(&self, confirmation: Confirmation) -> bool {
-        let Some(account) = self.account(&confirmation.lock) else { return false };
-        let Confirmation { agent, instance, closed_us, cut_us, calls_cut, by, .. } = confirmation;
+        let Some(account) = self.account(&confirmation.lock) else {
+            return self.confirm_foreseen(confirmation);
+        };
+        let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
         let after_ms = account.age_ms();
         let mut state = account.state.lock();
         // Only whoever held a lease when the stop came can have stopped for it.
-        let Some(known) = state.instances.get_mut(&(agent, instance)) else { return false };
+        let Some(known) = state.instances.get_mut(&(agent.clone(), instance.clone())) else { return false };
         if !matches!(known, ReachState::Confirmed { .. }) {
             *known = ReachState::Confirmed { after_ms, closed_us, cut_us, calls_cut, by };
         }
+        let state_now = known.clone();
         drop(state);
         account.version.send_modify(|v| *v += 1);
+        if !self.others.lock().is_empty() {
+            let instances = vec![InstanceReach { agent, instance, state: state_now }];
+            self.tell(News { lock, opening: false, instances });
+        }
+        true
+    }
+
+    /// The same for a stop that is pending: it was stopped for before it was committed.
+    fn confirm_foreseen(&self, confirmation: Confirmation) -> bool {
+        let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
+        let mut accounts = self.accounts.lock();
+        let foreseen = accounts.foreseen.get_mut(&lock).and_then(|all| all.get_mut(&(agent, instance)));
+        let Some(known) = foreseen else { return false };
+        if !matches!(known, ReachState::Confirmed { .. }) {
+            *known = ReachState::Confirmed { after_ms: 0, closed_us, cut_us, calls_cut, by };
+        }
         true
     }
 
@@ -194,8 +323,31 @@ impl Account {
     }
 
     fn all_confirmed(&self) -> bool {
+        let state = self.state.lock();
         self.all_known
-            && self.state.lock().instances.values().all(|state| matches!(state, ReachState::Confirmed { .. }))
+            && self.awaited.is_subset(&state.told)
+            && state.instances.values().all(|state| matches!(state, ReachState::Confirmed { .. }))
+    }
+
+    /// Another node knows of these instances. Who has confirmed anywhere has confirmed.
+    fn learn(&self, from: u64, news: News) {
+        let mut state = self.state.lock();
+        if news.opening {
+            state.told.insert(from);
+        }
+        for InstanceReach { agent, instance, state: theirs } in news.instances {
+            let ours = state.instances.entry((agent, instance)).or_insert(ReachState::Waiting);
+            if !matches!(ours, ReachState::Confirmed { .. }) && matches!(theirs, ReachState::Confirmed { .. })
+            {
+                *ours = theirs;
+            }
+        }
+        drop(state);
+        self.version.send_modify(|v| *v += 1);
+    }
+
+    pub fn lock(&self) -> Digest {
+        self.lock
     }
 
     fn settle(&self, node: String) -> Outcome {
@@ -286,7 +438,7 @@ mod tests {
     async fn s8_only_who_held_a_lease_confirms_and_the_outcome_counts_just_that() {
         let instances = Arc::new(Instances::default());
         let limits = Limits { ttl_ms: 60_000, lapse_grace_ms: 60_000 };
-        let (outcomes, mut opened) = Outcomes::new(instances.clone(), "demo/node-1".into(), limits);
+        let (outcomes, mut opened, mut news) = Outcomes::new(instances.clone(), "demo/node-1".into(), limits);
         outcomes.begin();
         instances.note("one", [scope("a/b"), scope("c")].iter());
         instances.note("two", [scope("a/b")].iter());
@@ -306,9 +458,47 @@ mod tests {
         assert!(!account.all_confirmed());
         assert!(outcomes.confirm(confirmation(lock, "a/b", "two")));
 
+        // Another node may know of more: nothing is settled before it has told.
+        assert!(news.try_recv().is_err(), "nobody is there to be told");
+
         let outcome = outcomes.settle(&account).await;
         assert_eq!((outcome.confirmed, outcome.bounded, outcome.calls_cut), (2, 0, 6));
         assert_eq!((outcome.bounded_after_ms, outcome.calls_bounded_after_ms), (60_000, Some(120_000)));
         assert!(account.reach().settled);
+    }
+    #[tokio::test]
+    async fn s8_a_stop_is_settled_once_every_node_has_told_what_it_knows() {
+        let instances = Arc::new(Instances::default());
+        let limits = Limits { ttl_ms: 60_000, lapse_grace_ms: 60_000 };
+        let (outcomes, mut opened, mut told) = Outcomes::new(instances.clone(), "demo/node-1".into(), limits);
+        outcomes.begin();
+        outcomes.nodes_are(vec![2, 3]);
+        instances.note("one", [scope("a")].iter());
+        let lock = Digest([1; 32]);
+        let theirs =
+            |instance: &str, state| InstanceReach { agent: scope("a"), instance: instance.into(), state };
+        let confirmed =
+            ReachState::Confirmed { after_ms: 7, closed_us: 1, cut_us: 2, calls_cut: 1, by: StopPath::Push };
+        // Node 2 has applied the stop before this one has.
+        let two = theirs("two", ReachState::Waiting);
+        outcomes.learn(2, News { lock, opening: true, instances: vec![two] });
+        outcomes.open(lock, &scope("a"), LockKind::Halt);
+        let account = opened.recv().await.unwrap();
+        let opening = told.recv().await.unwrap();
+        assert!(opening.opening && opening.instances.len() == 2, "{opening:?}");
+
+        assert!(outcomes.confirm(confirmation(lock, "a", "one")));
+        assert!(
+            outcomes.confirm(confirmation(lock, "a", "two")),
+            "at another node than it asked for its leases"
+        );
+        assert!(matches!(told.recv().await.unwrap().instances[0].state, ReachState::Confirmed { .. }));
+        assert!(!account.all_confirmed(), "node 3 has not said what it knows");
+        let three = theirs("three", ReachState::Waiting);
+        outcomes.learn(3, News { lock, opening: true, instances: vec![three] });
+        assert!(!account.all_confirmed(), "and it knows of one more");
+        outcomes.learn(3, News { lock, opening: false, instances: vec![theirs("three", confirmed)] });
+        let outcome = outcomes.settle(&account).await;
+        assert_eq!((outcome.confirmed, outcome.bounded, outcome.calls_cut), (3, 0, 7));
     }
 }

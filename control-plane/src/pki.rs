@@ -13,11 +13,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, DnsName};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::store::files;
+use crate::tls::{self, TlsError};
 
 /// How long a new CA is valid.
 pub const CA_DAYS: u64 = 3650;
@@ -31,6 +35,9 @@ pub const CA_KEY_FILE: &str = "ca.key";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Certificates begin in the past, so that a peer whose clock is behind takes them too.
 const BACKDATED: Duration = DAY;
+/// A node is a server to everybody, and a client of the other nodes.
+const NODE_USAGES: &[ExtendedKeyUsagePurpose] =
+    &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
 const MAX_NAME_BYTES: usize = 64; // RFC 5280, ub-common-name
 const MAX_SANS: usize = 64;
 
@@ -49,7 +56,7 @@ impl std::fmt::Debug for Issued {
 
 impl Issued {
     /// Writes `<name>.crt` (0644) and `<name>.key` (0600) into `dir` and returns their paths. Never overwrites:
-    /// to renew, write under a new name and point the node at it.
+    /// [`renew`] does that, for a certificate whose key stays.
     ///
     /// # Errors
     /// If one of the two exists already, or cannot be written.
@@ -94,8 +101,7 @@ pub fn issue(ca_dir: &Path, name: &str, sans: &[impl AsRef<str>]) -> Result<Issu
     }
     let mut params = params(name, LEAF_DAYS);
     params.subject_alt_names = sans.iter().map(|san| parse_san(san.as_ref())).collect::<Result<_, _>>()?;
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = NODE_USAGES.to_vec();
     sign_leaf(ca_dir, name, params)
 }
 
@@ -110,12 +116,59 @@ pub fn issue_client(ca_dir: &Path, name: &str) -> Result<Issued, PkiError> {
     sign_leaf(ca_dir, name, params)
 }
 
+/// What a renewal did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    pub before: Validity,
+    pub now: Validity,
+    /// Of the CA that issued it.
+    pub ca: Validity,
+}
+
+/// Replaces a node's certificate by one for the same key and the same names, valid for a year, or until the CA ends if
+/// that is sooner. Only one file changes, and as a whole: a crash leaves the old pair or the new one.
+///
+/// `trusted_pem` are the CAs that clients and peers take; without it, it is the CA that issued the old certificate. A
+/// certificate of another CA would lock everybody out, and is not written.
+///
+/// # Errors
+/// If the pair or the CA cannot be read, the CA is not one of `trusted_pem` or has ended, or the file cannot be written.
+pub fn renew(ca_dir: &Path, cert: &Path, key: &Path, trusted_pem: Option<&str>) -> Result<Renewed, PkiError> {
+    let old = load(cert, key)?;
+    let unusable = |source| PkiError::Unusable { path: cert.to_owned(), source };
+    tls::check_pair(&old.cert_pem, &old.key_pem).map_err(unusable)?;
+    let node_key = KeyPair::from_pem(&old.key_pem)?;
+    let (name, sans) = names(&old.cert_pem)?;
+    let (ca_cert, issuer) = open_ca(ca_dir)?;
+    let (before, ca) = (validity(&old.cert_pem)?, validity(&ca_cert)?);
+
+    let mut params = params(&name, LEAF_DAYS);
+    if ca.ends <= unix_now() {
+        return Err(PkiError::CaEnded { dir: ca_dir.to_owned() });
+    }
+    // Ending with its CA is better than ending without a successor, and the CA's own end is warned of for a long time.
+    params.not_after = params.not_after.min(instant(ca.ends).into());
+    params.subject_alt_names = sans;
+    params.extended_key_usages = NODE_USAGES.to_vec();
+    let new = leaf(params, &node_key, &issuer)?;
+
+    let trusted = trusted_pem.unwrap_or(&ca_cert);
+    let other_ca = |source| PkiError::OtherCa { dir: ca_dir.to_owned(), source };
+    if trusted_pem.is_none() {
+        tls::check_issuer(&old.cert_pem, trusted).map_err(other_ca)?;
+    }
+    tls::check_issuer(&new, trusted).map_err(other_ca)?;
+    files::replace(cert, new.as_bytes())
+        .map_err(|source| PkiError::Write { path: cert.to_owned(), source })?;
+    Ok(Renewed { before, now: validity(&new)?, ca })
+}
+
 /// The CA certificate in `ca_dir`, as PEM text.
 ///
 /// # Errors
 /// If there is none.
 pub fn load_ca_cert(ca_dir: &Path) -> Result<String, PkiError> {
-    read_pem(&ca_dir.join(CA_CERT_FILE))
+    load_pem(&ca_dir.join(CA_CERT_FILE))
 }
 
 /// A certificate and its key from two PEM files, such as those of [`Issued::write`].
@@ -123,7 +176,49 @@ pub fn load_ca_cert(ca_dir: &Path) -> Result<String, PkiError> {
 /// # Errors
 /// If one cannot be read.
 pub fn load(cert: &Path, key: &Path) -> Result<Issued, PkiError> {
-    Ok(Issued { cert_pem: read_pem(cert)?, key_pem: read_private_pem(key)? })
+    Ok(Issued { cert_pem: load_pem(cert)?, key_pem: read_private_pem(key)? })
+}
+
+/// From when until when a certificate is valid, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    pub begins: i64,
+    pub ends: i64,
+}
+
+impl Validity {
+    /// Days until it ends, as seen now; negative once it has ended.
+    pub fn days_left(self) -> f64 {
+        (self.ends - unix_now()) as f64 / DAY.as_secs() as f64
+    }
+
+    pub fn is_now(self) -> bool {
+        (self.begins..=self.ends).contains(&unix_now())
+    }
+
+    /// Less than a third of its lifetime is left: time to renew it.
+    pub fn is_late(self) -> bool {
+        self.ends.saturating_sub(unix_now()) < self.ends.saturating_sub(self.begins) / 3
+    }
+}
+
+/// The validity of the first certificate in `cert_pem`.
+///
+/// # Errors
+/// If there is no certificate in it.
+pub fn validity(cert_pem: &str) -> Result<Validity, PkiError> {
+    validity_of(&CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| PkiError::NoCertificate)?)
+}
+
+/// As [`validity`], of its DER.
+///
+/// # Errors
+/// If it is none.
+pub fn validity_of(der: &CertificateDer<'_>) -> Result<Validity, PkiError> {
+    with_certificate(der, |certificate| {
+        let validity = certificate.validity();
+        Validity { begins: validity.not_before.timestamp(), ends: validity.not_after.timestamp() }
+    })
 }
 
 /// Whole days until the first certificate in `cert_pem` ends; negative once it has ended.
@@ -139,23 +234,61 @@ pub fn days_left(cert_pem: &str) -> Result<i64, PkiError> {
 /// # Errors
 /// As [`days_left`].
 pub fn days_left_at(cert_pem: &str, now: SystemTime) -> Result<i64, PkiError> {
-    let now = match now.duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        Err(_) => 0, // before 1970: a clock that was never set
-    };
-    Ok((not_after(cert_pem)?.saturating_sub(now)).div_euclid(DAY.as_secs() as i64))
+    Ok(validity(cert_pem)?.ends.saturating_sub(unix(now)).div_euclid(DAY.as_secs() as i64))
 }
 
-/// When the first certificate in `cert_pem` ends, in seconds since 1970.
-fn not_after(cert_pem: &str) -> Result<i64, PkiError> {
+fn unix_now() -> i64 {
+    unix(SystemTime::now())
+}
+
+fn unix(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(_) => 0, // before 1970: a clock that was never set
+    }
+}
+
+fn instant(unix: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(unix.try_into().unwrap_or_default())
+}
+
+fn with_certificate<T>(
+    der: &CertificateDer<'_>,
+    read: impl FnOnce(&X509Certificate<'_>) -> T,
+) -> Result<T, PkiError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| PkiError::NoCertificate)?;
+    Ok(read(&certificate))
+}
+
+/// A certificate's common name, and what it may be reached under.
+fn names(cert_pem: &str) -> Result<(String, Vec<SanType>), PkiError> {
     let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| PkiError::NoCertificate)?;
-    let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| PkiError::NoCertificate)?;
-    Ok(certificate.validity().not_after.timestamp())
+    with_certificate(&der, |certificate| {
+        let common_name = certificate.subject().iter_common_name().next();
+        let name = common_name.and_then(|name| name.as_str().ok()).unwrap_or_default().to_owned();
+        let sans = certificate.subject_alternative_name().ok().flatten();
+        let sans = sans.into_iter().flat_map(|sans| &sans.value.general_names);
+        let sans = sans.map(|san| match san {
+            GeneralName::DNSName(name) => parse_san(name),
+            GeneralName::IPAddress(bytes) => {
+                match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
+                    (Ok(v4), _) => Ok(SanType::IpAddress(v4.into())),
+                    (_, Ok(v6)) => Ok(SanType::IpAddress(v6.into())),
+                    _ => Err(PkiError::BadSan { san: "an IP address of another length".into() }),
+                }
+            }
+            // Left out silently, it would be missed by whoever asked for it.
+            other => Err(PkiError::BadSan { san: other.to_string() }),
+        });
+        Ok((name, sans.collect::<Result<_, _>>()?))
+    })?
 }
 
 fn params(common_name: &str, days: u64) -> CertificateParams {
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
+    // By default it is a hash of the key, and a renewal keeps the key: two certificates would have one number.
+    params.serial_number = Some(random_serial());
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Tagout");
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -164,24 +297,43 @@ fn params(common_name: &str, days: u64) -> CertificateParams {
     params
 }
 
-fn sign_leaf(ca_dir: &Path, name: &str, mut params: CertificateParams) -> Result<Issued, PkiError> {
+fn random_serial() -> SerialNumber {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    bytes[0] = bytes[0] & 0x7f | 0x40; // positive, and of full length (RFC 5280, 4.1.2.2)
+    SerialNumber::from_slice(&bytes)
+}
+
+fn sign_leaf(ca_dir: &Path, name: &str, params: CertificateParams) -> Result<Issued, PkiError> {
     check_name(name)?;
-    let ca_cert = load_ca_cert(ca_dir)?;
-    let ca_key_path = ca_dir.join(CA_KEY_FILE);
-    let ca_key = KeyPair::from_pem(&read_private_pem(&ca_key_path)?)
-        .map_err(|source| PkiError::BadCaKey { path: ca_key_path, source })?;
+    let (ca_cert, issuer) = open_ca(ca_dir)?;
     // A certificate that outlives its CA fails on the CA's last day, when nobody expects it.
     let ca_days_left = days_left(&ca_cert)?;
     if ca_days_left < LEAF_DAYS as i64 {
         return Err(PkiError::CaEndsSoon { dir: ca_dir.to_owned(), days_left: ca_days_left });
     }
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    Ok(Issued { cert_pem: leaf(params, &key, &issuer)?, key_pem: key.serialize_pem() })
+}
 
+fn open_ca(ca_dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
+    let ca_cert = load_ca_cert(ca_dir)?;
+    let path = ca_dir.join(CA_KEY_FILE);
+    let ca_key =
+        KeyPair::from_pem(&read_private_pem(&path)?).map_err(|source| PkiError::BadCaKey { path, source })?;
+    let issuer = Issuer::from_ca_cert_pem(&ca_cert, ca_key)?;
+    Ok((ca_cert, issuer))
+}
+
+fn leaf(
+    mut params: CertificateParams,
+    key: &KeyPair,
+    issuer: &Issuer<'_, KeyPair>,
+) -> Result<String, PkiError> {
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true; // asked for by strict verifiers, such as Python 3.13's
-    let issuer = Issuer::from_ca_cert_pem(&ca_cert, ca_key)?;
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    Ok(Issued { cert_pem: params.signed_by(&key, &issuer)?.pem(), key_pem: key.serialize_pem() })
+    Ok(params.signed_by(key, issuer)?.pem())
 }
 
 fn parse_san(text: &str) -> Result<SanType, PkiError> {
@@ -230,7 +382,11 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     })
 }
 
-fn read_pem(path: &Path) -> Result<String, PkiError> {
+/// The text of a PEM file that everybody may read.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn load_pem(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(|source| PkiError::Read { path: path.to_owned(), source })
 }
 
@@ -283,11 +439,60 @@ pub enum PkiError {
     )]
     CaEndsSoon { dir: PathBuf, days_left: i64 },
     #[error(
+        "the CA in {} has ended: make a new CA, have clients and nodes trust both, then issue from the new one",
+        dir.display()
+    )]
+    CaEnded { dir: PathBuf },
+    #[error(
+        "the CA in {} is not one that this node's clients trust: name the folder of the CA that issued its certificate, or \
+         have all clients and nodes trust the new CA first (the node's own `ca` file too)",
+        dir.display()
+    )]
+    OtherCa { dir: PathBuf, source: TlsError },
+    #[error("the certificate {} and its key cannot be used", path.display())]
+    Unusable { path: PathBuf, source: TlsError },
+    #[error(
         "there is no certificate in this text: give a PEM file that begins with -----BEGIN CERTIFICATE-----"
     )]
     NoCertificate,
     #[error("cannot make the certificate")]
     Make(#[from] rcgen::Error),
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    pub(crate) const DAY_S: i64 = DAY.as_secs() as i64;
+
+    /// A node's certificate for a time of its own, in seconds from now.
+    pub(crate) fn issue_between(
+        ca_dir: &Path,
+        name: &str,
+        sans: &[&str],
+        from_s: i64,
+        until_s: i64,
+    ) -> Issued {
+        let (_, issuer) = open_ca(ca_dir).unwrap();
+        let mut params = params(name, LEAF_DAYS);
+        params.not_before = instant(unix_now() + from_s).into();
+        params.not_after = instant(unix_now() + until_s).into();
+        params.subject_alt_names = sans.iter().map(|san| parse_san(san).unwrap()).collect();
+        params.extended_key_usages = NODE_USAGES.to_vec();
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        Issued { cert_pem: leaf(params, &key, &issuer).unwrap(), key_pem: key.serialize_pem() }
+    }
+
+    /// A CA that ends so many days from now.
+    pub(crate) fn create_ca_for(dir: &Path, days: u64) {
+        let mut params = params("short CA", days);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let issued =
+            Issued { cert_pem: params.self_signed(&key).unwrap().pem(), key_pem: key.serialize_pem() };
+        write_pair(&dir.join(CA_CERT_FILE), &dir.join(CA_KEY_FILE), &issued).unwrap();
+    }
 }
 
 #[cfg(test)]
@@ -367,7 +572,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ca = create_ca(dir.path(), "prod").unwrap();
         let node = issue(dir.path(), "n", &["localhost"]).unwrap().cert_pem;
-        let end = UNIX_EPOCH + Duration::from_secs(not_after(&node).unwrap() as u64);
+        let end = instant(validity(&node).unwrap().ends);
 
         assert!((3649..=3650).contains(&days_left(&ca).unwrap()));
         assert!((364..=365).contains(&days_left(&node).unwrap()));
@@ -397,6 +602,66 @@ mod tests {
         );
         assert_eq!(fs::read_to_string(&key).unwrap(), first.key_pem);
         assert!(!cert.exists());
+    }
+
+    #[test]
+    fn a_renewal_keeps_the_key_and_the_names_and_replaces_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca");
+        create_ca(&ca, "prod").unwrap();
+        let sans = ["node-1.example.com", "*.nodes.example.com", "127.0.0.1", "::1"];
+        let old = testing::issue_between(&ca, "node-1", &sans, -400 * testing::DAY_S, -testing::DAY_S);
+        let (cert, key) = old.write(dir.path(), "node-1").unwrap();
+        let renewed = renew(&ca, &cert, &key, None).unwrap();
+        assert!(renewed.before.days_left() < 0.0 && (364.0..=365.0).contains(&renewed.now.days_left()));
+
+        let new = load(&cert, &key).unwrap();
+        assert_eq!(new.key_pem, old.key_pem);
+        assert_eq!((mode(&cert), mode(&key)), (0o644, 0o600));
+        let (names_before, names_now) = (names(&old.cert_pem).unwrap(), names(&new.cert_pem).unwrap());
+        assert_eq!((names_before.1.len(), &names_before), (4, &names_now));
+        let field = |option: &str, pem: &str| {
+            let path = dir.path().join("one.pem");
+            fs::write(&path, pem).unwrap();
+            openssl(&["x509", "-noout", option, "-in", text(&path)]).1
+        };
+        assert_ne!(field("-serial", &old.cert_pem), field("-serial", &new.cert_pem));
+        assert_eq!(field("-pubkey", &old.cert_pem), field("-pubkey", &new.cert_pem));
+        let ca_cert = ca.join(CA_CERT_FILE);
+        let (good, said) = openssl(&["verify", "-x509_strict", "-CAfile", text(&ca_cert), text(&cert)]);
+        assert!(good, "{said}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing else is left there");
+    }
+
+    #[test]
+    fn a_renewal_that_would_lock_everybody_out_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, other) = (dir.path().join("ca"), dir.path().join("other"));
+        create_ca(&ca, "prod").unwrap();
+        create_ca(&other, "prod").unwrap();
+        let (cert, key) = issue(&ca, "n", &["localhost"]).unwrap().write(dir.path(), "n").unwrap();
+        let before = fs::read(&cert).unwrap();
+        assert!(matches!(renew(&other, &cert, &key, None), Err(PkiError::OtherCa { .. })));
+        let (_, other_key) = issue(&ca, "m", &["localhost"]).unwrap().write(dir.path(), "m").unwrap();
+        assert!(matches!(renew(&ca, &cert, &other_key, None), Err(PkiError::Unusable { .. })));
+        assert_eq!(fs::read(&cert).unwrap(), before);
+    }
+
+    #[test]
+    fn a_renewal_ends_with_its_ca_if_that_is_sooner() {
+        let dir = tempfile::tempdir().unwrap();
+        testing::create_ca_for(dir.path(), 100);
+        assert!(matches!(issue(dir.path(), "n", &["localhost"]), Err(PkiError::CaEndsSoon { .. })));
+        let old = testing::issue_between(
+            dir.path(),
+            "n",
+            &["localhost"],
+            -300 * testing::DAY_S,
+            9 * testing::DAY_S,
+        );
+        let (cert, key) = old.write(dir.path(), "n").unwrap();
+        let renewed = renew(dir.path(), &cert, &key, None).unwrap();
+        assert_eq!(renewed.now.ends, renewed.ca.ends);
     }
 
     #[test]

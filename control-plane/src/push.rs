@@ -81,15 +81,8 @@ impl Hub {
     }
 
     pub fn push_stop(&self, scope: &Scope, event: &StopEvent) {
-        let text: Arc<str> = serde_json::to_string(event).expect("an event is plain data").into();
-        let renew = Renew { log_size: event.index + 1, deny: true };
-        self.for_each_touched(scope, |waiting| {
-            if waiting.stops.len() < QUEUE_MAX {
-                waiting.stops.push_back(text.clone());
-            } else {
-                waiting.renew = Some(renew);
-            }
-        });
+        let text = text_of(event);
+        self.for_each_touched(scope, |waiting| waiting.add(&text, event));
     }
 
     pub fn push_renew(&self, scope: &Scope, renew: Renew) {
@@ -117,7 +110,27 @@ impl Hub {
     }
 }
 
+fn text_of(event: &StopEvent) -> Arc<str> {
+    serde_json::to_string(event).expect("an event is plain data").into()
+}
+
+impl Waiting {
+    fn add(&mut self, text: &Arc<str>, event: &StopEvent) {
+        if self.stops.len() < QUEUE_MAX {
+            self.stops.push_back(text.clone());
+        } else {
+            self.renew = Some(Renew { log_size: event.index.map_or(0, |index| index + 1), deny: true });
+        }
+    }
+}
+
 impl Subscription {
+    /// Sends a stop to this connection only: one that is pending since before it began to listen.
+    pub fn offer(&self, event: &StopEvent) {
+        self.queue.waiting.lock().add(&text_of(event), event);
+        self.queue.arrived.notify_one();
+    }
+
     /// Waits for the next event: stops first and in order, then the call to renew.
     pub async fn next(&self) -> Event {
         loop {
@@ -161,7 +174,11 @@ mod tests {
     }
 
     fn event(index: u64) -> StopEvent {
-        StopEvent { stop: Envelope { document: "{}".into(), signatures: vec![] }, index, time_ms: 0 }
+        StopEvent {
+            stop: Envelope { document: "{}".into(), signatures: vec![] },
+            index: Some(index),
+            time_ms: 0,
+        }
     }
 
     fn drain(subscription: &Subscription) -> (usize, Option<Renew>) {
@@ -202,5 +219,17 @@ mod tests {
         hub.push_renew(&scope("a"), Renew { log_size: 100, deny: false });
         hub.push_renew(&scope("a"), Renew { log_size: 101, deny: false });
         assert_eq!(drain(&slow), (0, Some(Renew { log_size: 101, deny: false })));
+    }
+
+    #[test]
+    fn s10_who_connects_later_gets_the_pending_stops_and_denies_if_there_are_too_many() {
+        let hub = Arc::new(Hub::default());
+        let late = hub.subscribe(vec![scope("a")]).unwrap();
+        late.offer(&StopEvent { index: None, ..event(0) });
+        assert_eq!(drain(&late), (1, None));
+        for _ in 0..QUEUE_MAX + 1 {
+            late.offer(&StopEvent { index: None, ..event(0) });
+        }
+        assert_eq!(drain(&late), (QUEUE_MAX, Some(Renew { log_size: 0, deny: true })));
     }
 }

@@ -3,24 +3,47 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tagout_proto::digest::Digest;
 use tagout_proto::ledger::{Effect, Ledger, Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
+use tagout_proto::rule::RULE_VERSION;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Renew, StopEvent};
 
-use crate::audit::AuditSink;
+use crate::WAY;
+use crate::audit::{AuditError, AuditSink};
 use crate::outcomes::Outcomes;
 use crate::push::Hub;
 use crate::raft::{Machine, SnapshotBytes};
 
-/// The format of a snapshot's bytes.
-const SNAPSHOT_FORMAT: u8 = 2;
+/// The format of a snapshot's bytes under rule 1; each newer rule of verdicts has the next one. What a node writes is
+/// decided by the rule in force and not by its build, so that nodes of two builds read one another's snapshots.
+const SNAPSHOT_FORMAT: u8 = 3;
+
+/// The exit code of a node whose build cannot follow the log any more (`EX_CONFIG` of sysexits.h).
+pub const OUTGROWN_EXIT_CODE: i32 = 78;
+
+/// What a build understands. A newer one is pretended in tests of upgrades.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// The newest rule of verdicts that it knows.
+    pub rule_known: u64,
+}
+
+impl Build {
+    pub const THIS: Self = Self { rule_known: RULE_VERSION };
+
+    fn snapshot_format(rule_version: u64) -> u8 {
+        SNAPSHOT_FORMAT + (rule_version - 1) as u8
+    }
+}
 
 pub struct Replica {
     ledger: RwLock<Ledger>,
+    build: Build,
     audit: AuditSink,
     hub: Arc<Hub>,
     outcomes: Arc<Outcomes>,
@@ -32,9 +55,25 @@ pub struct Replica {
 pub type Answer = Result<Receipt, Refusal>;
 
 impl Replica {
-    pub fn new(pinned: Digest, audit: AuditSink, hub: Arc<Hub>, outcomes: Arc<Outcomes>) -> Self {
+    pub fn new(
+        pinned: Digest,
+        build: Build,
+        audit: AuditSink,
+        hub: Arc<Hub>,
+        outcomes: Arc<Outcomes>,
+    ) -> Self {
         let ledger = RwLock::new(Ledger::new(pinned));
-        Self { ledger, audit, hub, outcomes, live: AtomicBool::new(false) }
+        Self { ledger, build, audit, hub, outcomes, live: AtomicBool::new(false) }
+    }
+
+    /// This build does not know what the log asks of it: going on would be another history than the other nodes have.
+    fn outgrown(&self, found: u64) -> ! {
+        tracing::error!(
+            "the other nodes decide by rule {found} from here on, and this build knows rules up to {}. Nothing is lost: start \
+             a newer version of tagout on this data",
+            self.build.rule_known
+        );
+        std::process::exit(OUTGROWN_EXIT_CODE);
     }
 
     pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
@@ -57,11 +96,13 @@ impl Replica {
         let log_size = ledger.size();
         let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny });
         let push = |scope| {
-            let (index, time_ms) = (log_size - 1, proposal.time_ms);
+            let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
             self.hub.push_stop(scope, &StopEvent { stop: proposal.envelope.clone(), index, time_ms });
+            tracing::debug!(target: WAY, digest = %proposal.envelope.digest(), index, "pushed");
         };
         match effect {
             Effect::Locked { lock, scope, kind } => {
+                tracing::debug!(target: WAY, digest = %lock, index = log_size - 1, %scope, kind = kind.name(), "applied");
                 // The account is opened before the push, so that no confirmation can come too early for it.
                 if kind.denies() {
                     self.outcomes.open(*lock, scope, *kind);
@@ -84,7 +125,12 @@ impl Machine for Replica {
         let answer = match postcard::from_bytes::<Proposal>(proposal) {
             Ok(proposal) => {
                 let mut ledger = self.ledger.write();
-                let applied = ledger.apply(&proposal);
+                let began = Instant::now();
+                let applied = ledger.apply_knowing(&proposal, self.build.rule_known);
+                metrics::histogram!("tagout_apply_seconds").record(began.elapsed());
+                if let Err(Refusal::RuleUnknown { found, .. }) = applied.answer {
+                    self.outgrown(found);
+                }
                 if let Some(entry) = &applied.entry {
                     self.audit.append(ledger.size() - 1, entry.clone(), ledger.frontier().root());
                 }
@@ -114,17 +160,22 @@ impl Machine for Replica {
             if !durable.wait(ledger.size())? {
                 return Ok(None);
             }
-            let bytes = postcard::to_extend(&ledger, vec![SNAPSHOT_FORMAT]).map_err(io::Error::other)?;
+            let format = Build::snapshot_format(ledger.rule_version());
+            let bytes = postcard::to_extend(&ledger, vec![format]).map_err(io::Error::other)?;
             Ok(Some(bytes))
         }))
     }
 
     fn restore(&self, snapshot: &[u8]) -> io::Result<()> {
+        let known = SNAPSHOT_FORMAT..=Build::snapshot_format(self.build.rule_known);
         let restored: Ledger = match snapshot.split_first() {
-            Some((&SNAPSHOT_FORMAT, bytes)) => postcard::from_bytes(bytes).map_err(io::Error::other)?,
-            Some((&format, _)) if format > SNAPSHOT_FORMAT => {
+            Some((format, bytes)) if known.contains(format) => {
+                postcard::from_bytes(bytes).map_err(io::Error::other)?
+            }
+            Some((format, _)) if format > known.end() => {
                 return Err(io::Error::other(format!(
-                    "the snapshot has format {format}, this build reads {SNAPSHOT_FORMAT}: start the newer version"
+                    "the snapshot has format {format}, this build reads up to {}: start the newer version",
+                    known.end()
                 )));
             }
             _ => return Err(io::Error::other("the snapshot's state has no known format")),
@@ -138,6 +189,22 @@ impl Machine for Replica {
         *ledger = restored;
         // Under the lock, so that the next entry comes after it.
         self.audit.restored(ledger.size(), ledger.frontier().root());
+        Ok(())
+    }
+
+    /// The audit log is the witness: it was written from what was applied (S1, S8, S9).
+    fn foresee(&self, proposals: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
+        let logged = self.audit.opened_size();
+        let mut ledger = self.ledger.read().clone();
+        while ledger.size() < logged {
+            let Some(bytes) = proposals.next() else {
+                let applied = ledger.size();
+                return Err(io::Error::other(AuditError::Ahead { applied, logged }));
+            };
+            if let Ok(proposal) = postcard::from_bytes::<Proposal>(&bytes) {
+                ledger.apply_knowing(&proposal, self.build.rule_known);
+            }
+        }
         Ok(())
     }
 }

@@ -1,26 +1,40 @@
 //! The node's core: from a received command to its answer. Steps ② to ⑤, and ⑨, of a stop.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use tagout_proto::command::Command;
+use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::ledger::{Proposal, Receipt, Refusal};
+use tagout_proto::ledger::{Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
+use tagout_proto::strict::format_instant_ms;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
+use crate::WAY;
+use crate::admission::{Admission, Busy};
 use crate::audit::AuditReader;
 use crate::clock;
+use crate::cluster::{Cluster, NotCommitted};
+use crate::fair::Source;
 use crate::instances::Instances;
 use crate::leases::Leases;
 use crate::outcomes::{Account, Outcomes};
+use crate::pending::{NotKept, Pending};
 use crate::push::Hub;
-use crate::raft::{Consensus, ProposeError};
+use crate::raft::ProposeError;
 use crate::replica::Replica;
+use crate::reserve::{DiskRefused, Need, Reserve};
 
 /// Outcomes that may be proposed at once, so that they never crowd out a stop.
 const OUTCOMES_AT_ONCE: usize = 16;
+/// How often the outcomes of the moment before are proposed.
+const OUTCOMES_EVERY_MS: u64 = 50;
 /// The pause before an outcome that could not be committed is proposed again.
 const OUTCOME_RETRY: Duration = Duration::from_secs(1);
+/// How long the nodes that do not lead leave a settled outcome to the leader, whose account is theirs as well.
+const OUTCOME_OF_LEADER: Duration = Duration::from_secs(3);
 /// How long a command may wait for consensus before the caller is told that nothing is known yet.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,12 +43,15 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Service {
     pub node: Arc<str>,
     pub replica: Arc<Replica>,
-    pub consensus: Consensus,
+    pub cluster: Arc<Cluster>,
     pub audit: AuditReader,
     pub hub: Arc<Hub>,
     pub instances: Arc<Instances>,
     pub outcomes: Arc<Outcomes>,
     pub leases: Leases,
+    pub admission: Arc<Admission>,
+    pub reserve: Arc<Reserve>,
+    pub pending: Arc<Pending>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -45,32 +62,80 @@ pub enum SubmitError {
     Consensus(#[from] ProposeError),
     #[error("the command was not committed within {} s; it may still be: send the same bytes again", COMMIT_TIMEOUT.as_secs())]
     Timeout,
-    #[error("consensus answered with what is no answer")]
-    Answer(#[source] std::io::Error),
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    #[error(transparent)]
+    Disk(#[from] DiskRefused),
+    /// It takes away, it counts, and no log has it yet.
+    #[error(
+        "it is in no log yet: no quorum of the nodes took it within a second. Since {} this node has it on its disk, has pushed \
+         it to the guards that listen here and proposes it until it is committed. Send the same bytes again to learn whether \
+         it is, and to the other nodes for the guards that listen there", format_instant_ms(*since_ms)
+    )]
+    Pending { since_ms: u64 },
+    /// The same, and it could not be kept.
+    #[error(
+        "it was pushed to the guards that listen to this node, and is NOT kept anywhere: {0}. Send it again, here or to another node"
+    )]
+    Pushed(#[source] NotKept),
+}
+
+/// When outcomes are proposed next: all of a moment at once, since each that came alone would have the next stop wait for
+/// its commit.
+fn gathered() -> Instant {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let moments = BEGAN.elapsed().as_millis() as u64 / OUTCOMES_EVERY_MS;
+    *BEGAN + Duration::from_millis((moments + 1) * OUTCOMES_EVERY_MS)
 }
 
 impl Service {
     /// Has a command take effect; returns once it is durable on a quorum and applied here.
     pub async fn submit(&self, envelope: Envelope) -> Result<Receipt, SubmitError> {
-        // ② Verified early, to refuse without troubling anyone. What counts is the same check inside `apply`.
-        let time_ms = clock::wall_ms();
-        if let Some(receipt) = self.replica.ledger().check(&envelope, time_ms)? {
-            return Ok(receipt);
-        }
-        self.propose(Proposal { kind: EntryKind::Command, time_ms, envelope }).await
+        let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
+        self.submit_from(Source::OWN, envelope, &command).await
     }
 
-    /// ③ Proposes; ④ and ⑤ follow in `Replica::apply` on every node.
-    pub async fn propose(&self, proposal: Proposal) -> Result<Receipt, SubmitError> {
-        // Entries that the disk of the audit log has not taken yet are held in memory: a bound on them.
-        let size = self.replica.ledger().size();
-        let committed = async {
-            self.audit.keep_up(size).await;
-            self.consensus.propose(Replica::encode(&proposal)).await
-        };
+    /// The same for a command that came from elsewhere. `command` is what the envelope's document says; nothing of it is
+    /// believed before it is verified here.
+    pub async fn submit_from(
+        &self,
+        from: Source,
+        envelope: Envelope,
+        command: &Command,
+    ) -> Result<Receipt, SubmitError> {
+        // ② Verified early, to refuse without troubling anyone. What counts is the same check inside `apply`.
+        let time_ms = clock::wall_ms();
+        let tightens = !command.action.kind().loosens();
+        {
+            let _turn = self.admission.verify(tightens, from).await?;
+            if let Some(receipt) = self.replica.ledger().check(&envelope, time_ms)? {
+                return Ok(receipt);
+            }
+        }
+        if tightens {
+            self.tighten(command, envelope, time_ms).await
+        } else {
+            self.propose(EntryKind::Command, &envelope).await
+        }
+    }
+
+    /// As `propose_for`, where it is no command that takes away.
+    pub async fn propose(&self, kind: EntryKind, envelope: &Envelope) -> Result<Receipt, SubmitError> {
+        self.propose_for(Need::of(kind, true), kind, envelope).await
+    }
+
+    /// ③ Proposes; ④ and ⑤ follow in `Replica::apply` on every node. `need` says which part of the disk it may use.
+    pub async fn propose_for(
+        &self,
+        need: Need,
+        kind: EntryKind,
+        envelope: &Envelope,
+    ) -> Result<Receipt, SubmitError> {
+        tracing::debug!(target: WAY, digest = %envelope.digest(), ?kind, "proposed");
+        let committed = self.cluster.propose(need, kind, envelope);
         let answer =
             tokio::time::timeout(COMMIT_TIMEOUT, committed).await.map_err(|_| SubmitError::Timeout)??;
-        Ok(Replica::decode_answer(&answer).map_err(SubmitError::Answer)??)
+        Ok(answer?)
     }
 
     /// ⑨ Appends the outcome of every stop once it is settled.
@@ -80,28 +145,46 @@ impl Service {
             let (service, slots) = (self.clone(), slots.clone());
             tokio::spawn(async move {
                 let outcome = service.outcomes.settle(&account).await;
+                let (confirmed, bounded, slowest_ms) =
+                    (outcome.confirmed, outcome.bounded, outcome.slowest_ms);
+                tracing::debug!(target: WAY, digest = %outcome.outcome, confirmed, bounded, slowest_ms, "outcome");
                 let document = serde_json::to_string(&outcome).expect("an outcome is plain data");
                 let envelope = Envelope { document, signatures: Vec::new() };
+                if service.cluster.consensus.is_leader() {
+                    tokio::time::sleep_until(gathered()).await;
+                } else {
+                    tokio::time::sleep(OUTCOME_OF_LEADER).await;
+                }
                 // The semaphore is never closed.
                 let _slot = slots.acquire().await;
-                let index = service.append_outcome(envelope).await;
+                let index = service.append_outcome(account.lock(), envelope).await;
                 service.outcomes.finish(&account, index);
             });
         }
     }
 
-    /// Tries until the outcome is in the log; a node that ends before goes on after its restart.
-    async fn append_outcome(&self, envelope: Envelope) -> Option<u64> {
+    /// Tries until an outcome of this stop is in the log, be it another node's; a node that ends before goes on after its
+    /// restart.
+    async fn append_outcome(&self, lock: Digest, envelope: Envelope) -> Option<u64> {
         loop {
-            let (kind, time_ms) = (EntryKind::Outcome, clock::wall_ms());
-            match self.propose(Proposal { kind, time_ms, envelope: envelope.clone() }).await {
+            if let Some(index) = self.replica.ledger().outcome_index(&lock) {
+                return Some(index);
+            }
+            match self.propose(EntryKind::Outcome, &envelope).await {
                 Ok(receipt) => return Some(receipt.index),
                 Err(SubmitError::Refused(Refusal::OutcomeKnown(index))) => return Some(index),
                 Err(error @ (SubmitError::Consensus(_) | SubmitError::Timeout)) => {
                     tracing::warn!(%error, "an outcome is not in the log yet");
                     tokio::time::sleep(OUTCOME_RETRY).await;
                 }
-                Err(error @ (SubmitError::Refused(_) | SubmitError::Answer(_))) => {
+                // Evidence waits: what room there is belongs to stops (reserve.rs).
+                Err(SubmitError::Disk(_)) => tokio::time::sleep(OUTCOME_RETRY).await,
+                Err(
+                    error @ (SubmitError::Refused(_)
+                    | SubmitError::Busy(_)
+                    | SubmitError::Pending { .. }
+                    | SubmitError::Pushed(_)),
+                ) => {
                     tracing::error!(%error, "an outcome was refused");
                     return None;
                 }
@@ -119,6 +202,15 @@ impl Service {
                 }
                 Err(error) => tracing::warn!(lock = %digest, %error, "a stop that a guard holds was refused"),
             }
+        }
+    }
+}
+
+impl From<NotCommitted> for SubmitError {
+    fn from(error: NotCommitted) -> Self {
+        match error {
+            NotCommitted::Consensus(error) => Self::Consensus(error),
+            NotCommitted::Disk(refused) => Self::Disk(refused),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Who has not been authenticated yet must not be able to keep a stop out (S10), so every wait on a peer has a
 //! deadline, one peer's handshake never waits for another peer, and a reconnect storm leaves processor time for
-//! those who are connected already.
+//! those who are connected already. No address has a small bound of its own, since ten thousand guards may stand behind
+//! one; but it cannot take the last connections, and its handshakes take turns with those of others (fair.rs).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -23,19 +24,21 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::RwLock;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
+
+use crate::fair::{Held, Lane, Share};
 
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -52,10 +55,15 @@ const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Of the connections, one in so many is kept for addresses that have few, and how many are few.
+const CONNECTIONS_KEPT: usize = 10;
+const FEW_CONNECTIONS: usize = 64;
+
 /// What one listener may hold.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Connections, handshakes included. One more is closed at once, so that its client tries another node.
+    /// Connections, handshakes included. One more is closed at once, so that its client tries another node. The last
+    /// tenth is for addresses that have at most 64.
     pub max_connections: usize,
     /// Handshakes whose public-key operations may run at one moment. They occupy this many threads; the others
     /// stay free for requests. Waiting for a peer's bytes does not count.
@@ -117,9 +125,14 @@ pub async fn serve_tls(
 ) {
     let cut = CancellationToken::new();
     let _cut_if_dropped = cut.clone().drop_guard();
-    let connection_slots = Arc::new(Semaphore::new(limits.max_connections));
+    let connection_slots =
+        Share::new(limits.max_connections, limits.max_connections / CONNECTIONS_KEPT, FEW_CONNECTIONS);
     let shared = Arc::new(Shared {
-        handshake_slots: Semaphore::new(limits.max_handshakes_at_once.max(1)),
+        handshake_slots: Lane::new(
+            limits.max_handshakes_at_once,
+            limits.max_connections,
+            limits.max_connections,
+        ),
         http: http_builder(&limits),
         config,
         app: TowerToHyperService::new(app),
@@ -136,11 +149,11 @@ pub async fn serve_tls(
             () = shutdown.cancelled() => break,
             accepted = acceptor.accept() => accepted,
         };
-        match Arc::clone(&connection_slots).try_acquire_owned() {
-            Ok(slot) => {
+        match connection_slots.take(address.ip().into(), 1) {
+            Some(slot) => {
                 connections.spawn(serve_connection(Arc::clone(&shared), stream, address, slot));
             }
-            Err(_) => metrics::counter!("tagout_connections_refused_total").increment(1),
+            None => metrics::counter!("tagout_connections_refused_total").increment(1),
         }
     }
 
@@ -158,7 +171,7 @@ struct Shared {
     app: TowerToHyperService<axum::Router>,
     http: auto::Builder<TokioExecutor>,
     limits: ServerLimits,
-    handshake_slots: Semaphore,
+    handshake_slots: Arc<Lane>,
     shutdown: CancellationToken,
     cut: CancellationToken,
 }
@@ -197,17 +210,12 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve_connection(
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    address: SocketAddr,
-    _slot: OwnedSemaphorePermit,
-) {
+async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, _slot: Held) {
     if let Err(error) = prepare_socket(&stream) {
         tracing::debug!(%address, %error, "the peer left before its handshake");
         return;
     }
-    let handshake = timeout(shared.limits.handshake_timeout, handshake(&shared, stream));
+    let handshake = timeout(shared.limits.handshake_timeout, handshake(&shared, stream, address));
     let stream = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => return,
@@ -240,12 +248,17 @@ fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn handshake(shared: &Shared, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(
+    shared: &Shared,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> io::Result<TlsStream<TcpStream>> {
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
     let mut accept = {
         // Signing and key agreement happen here, in one go. The slot is not held while waiting for the peer's
         // answer, so peers that never answer take no slot from others.
-        let slot = shared.handshake_slots.acquire().await.map_err(io::Error::other)?;
+        let slot = shared.handshake_slots.enter(address.ip().into()).await;
+        let slot = slot.map_err(|_| io::Error::other("too many handshakes are under way"))?;
         let mut accept = start.into_stream(Arc::clone(&shared.config));
         let first = poll_fn(|context| Poll::Ready(Pin::new(&mut accept).poll(context))).await;
         drop(slot);
@@ -456,8 +469,8 @@ impl HttpBody for ResponseBody {
     }
 }
 
-/// A server's certificate and key, replaceable while it serves: a renewal needs no restart, and an expired
-/// certificate never has to become a kill switch.
+/// A node's certificate and key, which it shows as a server and to the other nodes as their client. Replaceable while it
+/// serves: a renewal needs no restart, and an expired certificate never has to become a kill switch.
 #[derive(Debug)]
 pub struct ServerIdentity(RwLock<Arc<CertifiedKey>>);
 
@@ -482,6 +495,16 @@ impl ServerIdentity {
 impl ResolvesServerCert for ServerIdentity {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.read()))
+    }
+}
+
+impl ResolvesClientCert for ServerIdentity {
+    fn resolve(&self, _roots: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read()))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -529,6 +552,14 @@ pub fn client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
     Ok(with_alpn(builder.with_root_certificates(roots(ca_pem)?).with_no_client_auth()))
 }
 
+/// As [`client_config`], whatever the date is: for what takes away, which a certificate that has ended must not keep.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_to_tighten(ca_pem: &str) -> Result<ClientConfig, TlsError> {
+    Ok(tagout::tls::client_config(roots(ca_pem)?)?)
+}
+
 /// As [`client_config`], for a client that shows its own certificate (mutual TLS).
 ///
 /// # Errors
@@ -560,6 +591,32 @@ fn certified_key(cert_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, Tls
         rustls::Error::InconsistentKeys(_) => TlsError::KeyOfAnother,
         error => TlsError::Rustls(error),
     })
+}
+
+/// Whether the two were issued together.
+///
+/// # Errors
+/// As [`ServerIdentity::new`].
+pub fn check_pair(cert_pem: &str, key_pem: &str) -> Result<(), TlsError> {
+    certified_key(cert_pem, key_pem).map(drop)
+}
+
+/// Whether one of the CAs in `ca_pem` issued the certificate, for servers; the dates are not looked at. Gives that CA.
+///
+/// # Errors
+/// If none of them did, or one of the texts is not what it should be.
+pub fn check_issuer(cert_pem: &str, ca_pem: &str) -> Result<CertificateDer<'static>, TlsError> {
+    let chain = certificates(cert_pem)?;
+    let mut refused = TlsError::NoCa;
+    for ca in certificates(ca_pem).map_err(|_| TlsError::NoCa)? {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone()).map_err(|_| TlsError::NoCa)?;
+        match mutual::check_issuer(&chain[0], &chain[1..], &roots, UnixTime::now()) {
+            Ok(_) => return Ok(ca),
+            Err(error) => refused = TlsError::Issuer(error),
+        }
+    }
+    Err(refused)
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -595,9 +652,12 @@ pub enum TlsError {
     KeyOfAnother,
     #[error("there is no usable CA certificate in the CA file: give the deployment's ca.crt")]
     NoCa,
+    #[error("clients that trust this CA would refuse the certificate")]
+    Issuer(#[source] rustls::Error),
     #[error("TLS cannot use this certificate and key: issue new ones from the deployment's CA")]
     Rustls(#[from] rustls::Error),
 }
 
+pub mod mutual;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::address;
 use crate::command::{ActionKind, Deployment};
 use crate::digest::Digest;
 use crate::envelope::{Envelope, EnvelopeError};
@@ -98,6 +99,10 @@ pub struct Node {
     /// Its Raft id; never used again once its store is lost.
     pub id: u64,
     pub key: VerifierKey,
+    /// Where the other nodes reach it, `host:port`. Only a node that stands alone may have none.
+    pub address: Option<String>,
+    /// It receives the log and does not vote.
+    pub learner: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -309,6 +314,16 @@ impl Authority {
         let ids: BTreeSet<u64> = self.nodes.iter().map(|n| n.id).collect();
         if ids.len() != self.nodes.len() {
             return invalid("two nodes have one id".into());
+        }
+        unique("the address", self.nodes.iter().filter_map(|n| n.address.as_deref()))?;
+        if let Some(node) = self.nodes.iter().find(|n| n.address.is_none() && self.nodes.len() > 1) {
+            let name = &node.key.name;
+            return invalid(format!(
+                "node {name:?} has no \"address\": where there are several nodes, each tells the others where it is"
+            ));
+        }
+        if self.nodes.iter().all(|n| n.learner) {
+            return invalid("every node is a learner: one at least must vote".into());
         }
         if self.root.threshold > self.root.signers.len() as u64 {
             return invalid(format!(
@@ -606,8 +621,13 @@ fn node(mut fields: Fields) -> Result<Node, DocumentError> {
     let text = fields.text("key", 256)?;
     let key =
         text.parse().map_err(|e| fields.wrong("key", format!("a verifier key of a signed note ({e})")))?;
+    let address = fields.opt_text("address", ADDRESS_MAX_BYTES)?;
+    if !address.as_deref().is_none_or(address::is_address) {
+        return Err(fields.wrong("address", address::SHAPE));
+    }
+    let learner = fields.mark("learner")?;
     fields.finish()?;
-    Ok(Node { id, key })
+    Ok(Node { id, key, address, learner })
 }
 
 fn limits(mut fields: Fields) -> Result<Limits, DocumentError> {

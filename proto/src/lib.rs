@@ -2,6 +2,7 @@
 //!
 //! No I/O, no clock, no randomness, no async. Nodes and every SDK decide with this code and no other.
 
+pub mod address;
 pub mod authority;
 pub mod command;
 pub mod digest;

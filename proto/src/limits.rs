@@ -60,6 +60,11 @@ pub const PRINCIPALS_MAX: usize = 128;
 pub const KEYS_PER_PRINCIPAL_MAX: usize = 8;
 pub const ROLES_MAX: usize = 64;
 pub const NODES_MAX: usize = 9;
+/// RFC 1035, section 2.3.4, as the name is written.
+pub const DNS_NAME_MAX_BYTES: usize = 253;
+pub const DNS_LABEL_MAX_BYTES: usize = 63;
+/// A node's address: a name, a colon and a port of at most 5 digits.
+pub const ADDRESS_MAX_BYTES: usize = DNS_NAME_MAX_BYTES + 6;
 pub const ROOT_KEYS_MAX: usize = 16;
 
 /// How long a lease lets a guard allow calls, from the making of its nonce.

@@ -234,6 +234,15 @@ impl Fields {
         }
     }
 
+    /// A flag that is `true` or not there.
+    pub(crate) fn mark(&mut self, key: &'static str) -> Result<bool, DocumentError> {
+        match self.take(key) {
+            None => Ok(false),
+            Some(Value::Bool(true)) => Ok(true),
+            Some(_) => Err(self.wrong(key, "true, or left out")),
+        }
+    }
+
     pub(crate) fn opt_name(&mut self, key: &'static str) -> Result<Option<String>, DocumentError> {
         if self.has(key) { self.name(key).map(Some) } else { self.unasked(key) }
     }

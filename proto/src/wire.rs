@@ -62,6 +62,57 @@ pub struct Status {
     pub grants: Vec<GrantSummary>,
 }
 
+/// `GET /v1/cluster`: the nodes, as the one that answers sees them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The id of the node that answers.
+    pub node: u64,
+    /// Absent while none is known.
+    pub leader: Option<u64>,
+    pub term: u64,
+    /// Who votes now. These follow the authority, one change at a time.
+    pub voters: Vec<u64>,
+    /// Every node of the authority, by id, and after them those that it no longer has and Raft still knows.
+    pub nodes: Vec<ClusterNode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterNode {
+    pub id: u64,
+    /// The name of its key.
+    pub name: String,
+    /// Where the other nodes reach it.
+    pub address: Option<String>,
+    pub role: NodeRole,
+    /// What it last said of itself; absent when nothing was heard from it lately.
+    pub heard: Option<NodeNews>,
+}
+
+/// What the authority makes of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    Voter,
+    Learner,
+    /// Nothing: it was removed, and Raft has yet to follow.
+    Removed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeNews {
+    pub ms_ago: u64,
+    /// It can issue leases.
+    pub ready: bool,
+    /// Entries that it has applied.
+    pub log_size: u64,
+    /// Its clock minus that of the node that answers.
+    pub clock_offset_ms: i64,
+    /// Of its build.
+    pub version: String,
+    /// The newest rule of verdicts that its build knows.
+    pub rule_version: u64,
+}
+
 /// `GET /v1/authority`: whom to believe. Every authority from the genesis on, every suspend and every restore, in the
 /// log's order and each to be verified by the reader (`trust::Trust::learn`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +238,9 @@ pub struct Confirmation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopEvent {
     pub stop: Envelope,
-    pub index: u64,
+    /// Its entry in the log; `null` while no log has it yet (pending): the signature alone makes it a stop (S6).
+    pub index: Option<u64>,
+    /// The entry's time, or when the node took it if there is no entry yet.
     pub time_ms: u64,
 }
 

@@ -592,11 +592,40 @@ def envelope_cases():
 # ---------------------------------------------------------------------------------------------------- 8 the authority
 
 
+def nodes_cases(add, small):
+    def node(n, **changes):
+        doc = {"id": n, "key": verifier_key(f"demo/node-{n}", (NODE, NODE_2)[n - 1].raw), "address": f"10.0.0.{n}:7471", **changes}
+        return {k: v for k, v in doc.items() if v is not None}
+
+    longest = ".".join(["a" * 63] * 3 + ["b" * 61])
+    for address in ("node-1.example:7471", "localhost:1", "10.0.0.1:65535", "[fd00::1]:7471", "[::1]:7471", "[1:0:2::]:7471",
+                    "1.example:7471", "a:7471", "0x10.a-b.c--d:80", f"{longest}:65535"):
+        add(f"a node at {address}", 177, small(nodes=[node(1, address=address)]), "accept")
+    for address in ("node-1.example", ":7471", "node-1.example:", "node-1.example:0", "node-1.example:65536", "node-1.example:07471",
+                    "node-1.example:+1", "node-1.example:7471 ", "Node-1.example:7471", "node_1:7471", "-a.example:7471", "a-:7471",
+                    "a..b:7471", "example.:7471", ".example:7471", "nöde:7471", "10.0.0.256:7471", "10.0.0:7471", "10.0.0.01:7471",
+                    "7471:7471", "0.0.0.0:7471", "[::]:7471", "::1:7471", "[fd00:0::1]:7471", "[FD00::1]:7471", "[fd00::1%eth0]:7471",
+                    "[1:0:2:3:4:5:6:7]", "[::ffff:10.0.0.1]:7471", "[::10.0.0.1]:7471", "[10.0.0.1]:7471", "[node-1]:7471", "https://node-1:7471",
+                    "node-1:7471/", f"{'a' * 64}:7471", f"b{longest}:7471", ""):
+        add(f"a node at {address}", 177, small(nodes=[node(1, address=address)]))
+    add("an address that is no text", 177, small(nodes=[node(1, address=7471)]))
+    add("two nodes", [60, 178], small(nodes=[node(1), node(2)]), "accept")
+    add("a voter and a learner", [60, 178], small(nodes=[node(1), node(2, learner=True)]), "accept")
+    add("a learner that does not say so by true", 60, small(nodes=[node(1), node(2, learner=False)]))
+    add("a learner by a number", 60, small(nodes=[node(1), node(2, learner=1)]))
+    add("a learner alone", 178, small(nodes=[node(1, learner=True)]))
+    add("learners alone", 178, small(nodes=[node(1, learner=True), node(2, learner=True)]))
+    add("two nodes at one address", 178, small(nodes=[node(1), node(2, address="10.0.0.1:7471")]))
+    add("two nodes at two ports of one host", 178, small(nodes=[node(1), node(2, address="10.0.0.1:7473")]), "accept")
+    add("two nodes, one without an address", 178, small(nodes=[node(1, address=None), node(2)]))
+    add("two nodes without addresses", 178, small(nodes=[node(1, address=None), node(2, address=None)]))
+
+
 def authority_cases():
     def summary(a):
         return {"version": a["version"], "digest": a["digest"], "deployment": a["deployment"], "disables": a["disables"],
                 "principals": [p["name"] for p in a["principals"]], "roles": [r["name"] for r in a["roles"]],
-                "root": [s["name"] for s in a["root"]["signers"]], "nodes": [n["name"] for n in a["nodes"]], "limits": a["limits"],
+                "root": [s["name"] for s in a["root"]["signers"]], "nodes": [{k: n[k] for k in ("id", "name", "address", "learner")} for n in a["nodes"]], "limits": a["limits"],
                 "retired": [r["principal"] for r in a["retired"]]}
 
     def add(name, musts, doc, want="bad-document"):
@@ -658,6 +687,7 @@ def authority_cases():
     add("two root signers of one name", 62, small(root={"threshold": 1, "signers": [{"name": "r", "key": k.line} for k in (ROOT_1, ROOT_2)]}))
     add("two nodes of one name", 62, small(nodes=[{"id": i, "key": verifier_key("n", k.raw)} for i, k in ((1, NODE), (2, NODE_2))]))
     add("two nodes of one id", 62, small(nodes=[{"id": 1, "key": verifier_key(f"n{i}", k.raw)} for i, k in ((1, NODE), (2, NODE_2))]))
+    nodes_cases(add, small)
     add("a role for a stranger", 63, role(principals=["alice", "mallory"]))
     add("a role that names somebody twice", 63, role(principals=["alice", "alice"]))
     add("a threshold of 0", 64, role(threshold=0))

@@ -7,6 +7,7 @@ keeps no secrets safe and is slow.
 import base64
 import functools
 import hashlib
+import ipaddress
 import re
 from datetime import datetime, timezone
 
@@ -295,6 +296,23 @@ class Fields:
 
 def is_name(text):
     return re.fullmatch(r"[a-z0-9._-]{1,64}", text) is not None
+
+
+def is_address(text):
+    """M177."""
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        return False
+    try:
+        if host[:1] == "[" and host[-1:] == "]":
+            ip = ipaddress.IPv6Address(host[1:-1])
+            return ip.compressed == host[1:-1] and ip.scope_id is None and ip.ipv4_mapped is None and int(ip) != 0
+        return int(ipaddress.IPv4Address(host)) != 0
+    except ValueError:
+        pass
+    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    name = re.fullmatch(rf"({label}\.)*{label}", host) is not None
+    return name and len(host) <= 253 and not host.rpartition(".")[2].isdigit()
 
 
 def is_digest(text):
@@ -828,8 +846,14 @@ def parse_authority(data):
             name, raw = parse_verifier_key(text)
         except Refused:
             n.bad("key")
+        address = n.text("address", 259) if n.has("address") else None
+        if address is not None and not is_address(address):
+            n.bad("address")
+        learner = n.has("learner")
+        if learner and n.take("learner") is not True:
+            n.bad("learner")
         n.end()
-        a["nodes"].append({"id": identity, "name": name, "raw": raw})
+        a["nodes"].append({"id": identity, "name": name, "raw": raw, "address": address, "learner": learner})
     limits = f.object("limits")
     a["limits"] = {"ttl_ms": limits.number("ttl_ms", 2000, 60000), "lapse_grace_ms": limits.number("lapse_grace_ms", 0, 120000)}
     limits.end()
@@ -839,7 +863,7 @@ def parse_authority(data):
 
 
 def check_authority(f, a):
-    """M61 to M67."""
+    """M61 to M67, M178."""
     points = [key["raw"] for p in a["principals"] for key in p["keys"]]
     points += [r["key"]["raw"] for r in a["retired"]] + [s["key"]["raw"] for s in a["root"]["signers"]]
     points += [n["raw"] for n in a["nodes"]]
@@ -848,6 +872,11 @@ def check_authority(f, a):
               [n["name"] for n in a["nodes"]], [n["id"] for n in a["nodes"]], *(r["principals"] for r in a["roles"])]
     if any(len(set(values)) != len(values) for values in unique):
         f.bad("something stands twice")
+    addresses = [n["address"] for n in a["nodes"]]
+    if len(addresses) > 1 and (None in addresses or len(set(addresses)) != len(addresses)):
+        f.bad("address")
+    if all(n["learner"] for n in a["nodes"]):
+        f.bad("learner")
     if not all(r["principal"] in names for r in a["retired"]):
         f.bad("retired")
     if a["root"]["threshold"] > len(a["root"]["signers"]):

@@ -13,12 +13,12 @@ use std::time::Duration;
 use tagout_control_plane::raft::STORAGE_FAILED_EXIT_CODE;
 use tagout_control_plane::store::StoreKind;
 use tagout_tests::process::Process;
+use tagout_tests::random::Random;
 use tagout_tests::wait::{wait_at_most, wait_for, wait_until};
 
 use crate::careless::Careless;
 use crate::disk::DISK;
 use crate::log_writer::RaftLog;
-use crate::random::Random;
 use crate::tile_writer::Tiles;
 
 /// What is written to a disk that loses its power.

@@ -21,8 +21,7 @@ use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr,
     ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, Request, WriteFlags,
 };
-
-use crate::random::Random;
+use tagout_tests::random::Random;
 
 /// The file in the folder that `serve` mounts.
 pub const DISK: &str = "disk";

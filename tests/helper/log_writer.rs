@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use tagout_control_plane::store::{self, Loaded, Op, Purged, StoreKind};
+use tagout_tests::random::Random;
 
 use crate::cuts::{Target, disk_failed};
-use crate::random::Random;
 
 pub struct RaftLog {
     kind: StoreKind,

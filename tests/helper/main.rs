@@ -6,7 +6,6 @@ mod disk;
 mod guards;
 mod log_writer;
 mod proposer;
-mod random;
 mod tile_writer;
 
 use std::path::Path;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use tagout_control_plane::peers::Peers;
 use tagout_control_plane::raft::{Consensus, ConsensusConfig, Machine, SnapshotBytes};
 use tagout_control_plane::store::StoreKind;
 use tokio::sync::Barrier;
@@ -22,6 +23,10 @@ impl Machine for Nothing {
     fn restore(&self, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
+
+    fn foresee(&self, _: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Prints `ready`, then `acknowledged` for each proposal: `tasks` at once, each of which makes `each`.
@@ -29,7 +34,8 @@ pub fn run(store: StoreKind, folder: &Path, tasks: u64, each: u64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let config = ConsensusConfig { store, ..ConsensusConfig::new(1, folder) };
-        let consensus = Consensus::start(config, Arc::new(Nothing)).await.expect("consensus starts");
+        let consensus =
+            Consensus::start(config, Arc::new(Nothing), Peers::nobody()).await.expect("consensus starts");
         println!("ready");
         let together = Arc::new(Barrier::new(tasks as usize));
         let proposers: Vec<_> = (0..tasks)

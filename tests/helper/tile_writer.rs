@@ -14,8 +14,9 @@ use tagout_proto::log::tree::{Frontier, leaf_hash};
 use tagout_proto::note::NoteSigner;
 use tokio::runtime::Runtime;
 
+use tagout_tests::random::Random;
+
 use crate::cuts::Target;
-use crate::random::Random;
 
 pub struct Tiles;
 

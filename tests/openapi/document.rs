@@ -296,6 +296,7 @@ fn the_bounds_are_those_of_the_code() {
         ("AuthorityCommand/properties/principals/maxItems", PRINCIPALS_MAX as u64),
         ("AuthorityCommand/properties/roles/maxItems", ROLES_MAX as u64),
         ("AuthorityCommand/properties/nodes/maxItems", NODES_MAX as u64),
+        ("NodeKey/properties/address/maxLength", ADDRESS_MAX_BYTES as u64),
         ("AuthorityCommand/properties/root/properties/signers/maxItems", ROOT_KEYS_MAX as u64),
         ("RetiredKey/properties/grants/maxItems", GRANT_IDS_MAX as u64),
         ("Principal/properties/keys/maxItems", KEYS_PER_PRINCIPAL_MAX as u64),

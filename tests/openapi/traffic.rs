@@ -44,6 +44,18 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("readStatus", "not-ready"),
     ("tryAuthority", "not-ready"),
     ("isReady", "not-ready"),
+    ("submitCommand", "pending"),
+    ("shutdownAgent", "pending"),
+    // A flood, of which flood.rs is a test.
+    ("submitCommand", "busy"),
+    ("shutdownAgent", "busy"),
+    ("askForLease", "busy"),
+    ("confirmStop", "busy"),
+    ("tryAuthority", "busy"),
+    // A full disk, of which full_disk.rs is a test.
+    ("submitCommand", "disk-low"),
+    ("submitCommand", "disk-full"),
+    ("shutdownAgent", "disk-full"),
     // A disk that fails.
     ("submitCommand", "internal"),
     ("shutdownAgent", "internal"),
@@ -54,9 +66,16 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
 /// Schemas that no message of this test may have met, and what they would take.
 const NOT_MET: &[&str] = &[
     // A restore.
+    // Several nodes, some of which are silent or do not know who leads.
+    "/components/schemas/NodeKey/properties/address",
+    "/components/schemas/NodeKey/properties/learner",
+    "/components/schemas/Cluster/properties/leader/anyOf/1",
+    "/components/schemas/ClusterNode/properties/heard/anyOf/1",
     "/components/schemas/LockRecord/properties/lost_from",
     // Two lease requests that are served in one batch.
     "/components/schemas/LeaseResponse/properties/path/items",
+    // A stop that is pending.
+    "/components/schemas/StopEvent/properties/index/anyOf/1",
 ];
 
 #[test]
@@ -139,6 +158,7 @@ impl<'a> Traffic<'a> {
             ("readMetrics", "/metrics"),
             ("readDescription", "/openapi.json"),
             ("readStatus", "/v1/status"),
+            ("readCluster", "/v1/cluster"),
             ("readTrustChain", "/v1/authority"),
         ] {
             self.get(id, path, 200).await;

@@ -72,6 +72,9 @@ pub mod limits;
 mod nodes;
 mod push;
 mod sse;
+/// For the nodes and the command, which demand the same of a certificate.
+#[doc(hidden)]
+pub mod tls;
 pub mod trusted;
 
 pub use client::{BuildError, Builder, Client, GuardError};

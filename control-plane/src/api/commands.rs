@@ -10,10 +10,13 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::CommandAnswer;
+use tracing::Instrument;
 
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
 use super::{Api, read};
+use crate::WAY;
+use crate::fair::Source;
 use crate::tls::Peer;
 
 const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bearer token never replaces one:\n\
@@ -62,7 +65,11 @@ async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wante
     let began = Instant::now();
     let (envelope, result) = match read_envelope(form).await {
         Ok(envelope) => {
-            let result = submit(api, &envelope, wanted).await;
+            let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
+            // ② The rest of its way bears its digest, on every node.
+            let span = tracing::info_span!("command", digest = %envelope.digest());
+            tracing::debug!(target: WAY, parent: &span, digest = %envelope.digest(), "received");
+            let result = submit(api, &envelope, wanted, from).instrument(span).await;
             (Some(envelope), result)
         }
         Err(problem) => (None, Err(problem)),
@@ -95,11 +102,19 @@ fn refuse(
 ) -> Response {
     metrics::counter!("tagout_commands_total", "action" => "refused", "code" => problem.code().name())
         .increment(1);
-    api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope, &problem);
+    // Neither says anything against whoever sent it.
+    if !matches!(problem.code(), Code::Pending | Code::Busy) {
+        api.security.refused(peer.map(|Extension(p)| p.address.to_string()), envelope, &problem);
+    }
     problem.into_response()
 }
 
-async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandAnswer, Problem> {
+async fn submit(
+    api: &Api,
+    envelope: &Envelope,
+    wanted: Form,
+    from: Source,
+) -> Result<CommandAnswer, Problem> {
     let command =
         Command::parse(envelope.document.as_bytes()).map_err(tagout_proto::ledger::Refusal::from)?;
     let (action, scope) = (command.action.kind(), command.action.scope());
@@ -116,7 +131,8 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
         }
         Form::Full | Form::Shutdown => {}
     }
-    let receipt = api.service.submit(envelope.clone()).await?;
+    let found = read::find_instances(&api.service, scope.clone());
+    let receipt = api.service.submit_from(from, envelope.clone(), &command).await?;
     Ok(CommandAnswer {
         action,
         digest: receipt.digest,
@@ -124,7 +140,7 @@ async fn submit(api: &Api, envelope: &Envelope, wanted: Form) -> Result<CommandA
         time_ms: receipt.time_ms,
         repeated: receipt.repeated,
         awaited: receipt.awaited,
-        reach: read::reach_of(&api.service, &scope),
+        reach: read::reach_of(&api.service, &scope, found).await,
         scope,
     })
 }

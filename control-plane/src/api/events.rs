@@ -36,11 +36,12 @@ pub async fn events(
         let detail = format!("at most {SCOPES_MAX} scopes per connection; listen to a common parent");
         return Err(Problem::new(Code::BadRequest, detail));
     }
-    let subscription = api.service.hub.subscribe(scopes).ok_or_else(|| {
+    let subscription = api.service.hub.subscribe(scopes.clone()).ok_or_else(|| {
         let detail = format!("{SUBSCRIBERS_MAX} guards listen already; leases go on without push");
         Problem::new(Code::TooManyListeners, detail)
     })?;
-    // Subscribed before the size is read: a stop in between is in the queue, or in the size, or in both.
+    // Subscribed before both of these are read: a stop in between is in the queue as well, which does no harm.
+    api.service.pending.touching(&scopes).iter().for_each(|stop| subscription.offer(&stop.event()));
     let hello = Renew { log_size: api.service.replica.ledger().size(), deny: false };
     let stream =
         futures_util::stream::unfold((subscription, Some(hello)), |(subscription, hello)| async move {

@@ -1,26 +1,37 @@
 //! The node's HTTP API. Every error is an RFC 9457 problem whose detail says what to do.
 
+mod cluster;
 mod commands;
 mod events;
 mod form;
 mod guards;
 mod log;
+mod meters;
 mod ops;
 mod problem;
 mod read;
 mod security_log;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use std::sync::Arc;
+
+use axum::body::HttpBody;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::handler::Handler;
 use axum::http::Method;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
 
 pub use self::ops::Metrics;
 pub use self::problem::Code;
+use self::problem::Problem;
 pub use self::security_log::SecurityLog;
+use crate::admission::Admission;
+use crate::fair::Source;
 use crate::service::Service;
+use crate::tls::Peer;
 
 /// A command, its signatures and what multipart puts around them.
 const COMMAND_BODY_MAX_BYTES: usize = COMMAND_MAX_BYTES + SIGNATURES_MAX * SIGNATURE_MAX_BYTES + 16 * 1024;
@@ -41,6 +52,7 @@ pub struct Api {
 pub fn router(api: Api) -> Router {
     let each = routes().into_iter();
     each.fold(Router::new(), |router, route| router.route(route.path, route.handler))
+        .layer(Extension(api.service.admission.clone()))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(api)
@@ -69,6 +81,7 @@ fn routes() -> Vec<Route> {
         shows("/v1/locks/{id}", read::lock),
         shows("/v1/locks/{id}/reach", read::reach),
         shows("/v1/status", read::status),
+        shows("/v1/cluster", cluster::cluster),
         shows("/v1/authority", read::authority),
         takes("/v1/authority/impact", COMMAND_MAX_BYTES, read::authority_impact),
         shows("/log/checkpoint", log::checkpoint),
@@ -85,5 +98,24 @@ fn shows<H: Handler<T, Api>, T: 'static>(path: &'static str, handler: H) -> Rout
 }
 
 fn takes<H: Handler<T, Api>, T: 'static>(path: &'static str, body_max_bytes: usize, handler: H) -> Route {
-    Route { method: Method::POST, path, handler: post(handler).layer(DefaultBodyLimit::max(body_max_bytes)) }
+    let bounded = from_fn(move |admission: Extension<Arc<Admission>>, request: Request, next: Next| {
+        with_room(admission.0, body_max_bytes, request, next)
+    });
+    let handler = post(handler).layer(DefaultBodyLimit::max(body_max_bytes)).layer(bounded);
+    Route { method: Method::POST, path, handler }
+}
+
+/// Answers a request once there is memory for its body: for as much as it announces, or may have.
+async fn with_room(
+    admission: Arc<Admission>,
+    body_max_bytes: usize,
+    request: Request,
+    next: Next,
+) -> Response {
+    let from = request.extensions().get::<Peer>().map_or(Source::OWN, |peer| peer.address.ip().into());
+    let announced = request.body().size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+    match admission.read(from, announced.unwrap_or(body_max_bytes).min(body_max_bytes)) {
+        Ok(_room) => next.run(request).await,
+        Err(busy) => Problem::from(busy).into_response(),
+    }
 }

@@ -9,8 +9,11 @@ use tagout_proto::ledger::Refusal;
 use tagout_proto::trust::TrustError;
 use tagout_proto::wire;
 
+use crate::admission::Busy;
 use crate::leases::LeaseFailure;
+use crate::pending::NotKept;
 use crate::raft::ProposeError;
+use crate::reserve::DiskRefused;
 use crate::service::SubmitError;
 
 #[derive(Debug)]
@@ -111,11 +114,16 @@ codes! {
 
     Internal INTERNAL_SERVER_ERROR "internal"
 
+    Busy SERVICE_UNAVAILABLE "busy"
     NoCheckpoint SERVICE_UNAVAILABLE "no-checkpoint"
     NoLease SERVICE_UNAVAILABLE "no-lease"
     NotCommitted SERVICE_UNAVAILABLE "not-committed"
     NotReady SERVICE_UNAVAILABLE "not-ready"
+    Pending SERVICE_UNAVAILABLE "pending"
     TooManyListeners SERVICE_UNAVAILABLE "too-many-listeners"
+
+    DiskFull INSUFFICIENT_STORAGE "disk-full"
+    DiskLow INSUFFICIENT_STORAGE "disk-low"
 }
 
 /// Seconds after which a client may try again what the service could not do now.
@@ -235,11 +243,25 @@ impl From<SubmitError> for Problem {
             SubmitError::Consensus(ProposeError::TooLarge { .. }) => {
                 Self::new(Code::TooLarge, error.to_string())
             }
+            SubmitError::Consensus(ProposeError::Strange { .. }) => Self::internal(&error),
             SubmitError::Consensus(_) | SubmitError::Timeout => {
                 Self::new(Code::NotCommitted, error.to_string())
             }
-            SubmitError::Answer(source) => Self::internal(&source),
+            SubmitError::Busy(busy) => busy.into(),
+            SubmitError::Pending { .. } => Self::new(Code::Pending, error.to_string()),
+            SubmitError::Pushed(NotKept::Disk(_)) => Self::new(Code::DiskFull, error.to_string()),
+            SubmitError::Pushed(NotKept::TooMany | NotKept::Io(_)) => {
+                Self::new(Code::NotCommitted, error.to_string())
+            }
+            SubmitError::Disk(DiskRefused::Low { .. }) => Self::new(Code::DiskLow, error.to_string()),
+            SubmitError::Disk(DiskRefused::Full { .. }) => Self::new(Code::DiskFull, error.to_string()),
         }
+    }
+}
+
+impl From<Busy> for Problem {
+    fn from(busy: Busy) -> Self {
+        Self::new(Code::Busy, busy.to_string())
     }
 }
 

@@ -16,6 +16,7 @@ use tagout_proto::scope::Scope;
 use tagout_proto::wire::{
     Agent, Agents, AuthorityImpact, Instance, Locks, Reach, Status, StopReach, TrustChain,
 };
+use tokio::task::JoinHandle;
 
 use super::Api;
 use super::problem::{Code, Problem};
@@ -24,6 +25,8 @@ use crate::service::Service;
 
 /// An instance counts as there while calls under its last lease may still go on.
 const SEEN_WITHIN: Duration = Duration::from_millis(LAPSE_GRACE_DEFAULT_MS + TTL_DEFAULT_MS);
+/// How long the answer to a command waits for what other nodes know of instances.
+const REACH_PATIENCE: Duration = Duration::from_millis(50);
 /// How long a question for news may wait.
 const LONG_POLL: Duration = Duration::from_secs(20);
 
@@ -42,7 +45,9 @@ fn scope_of(query: ScopeQuery) -> Result<Scope, Problem> {
 
 /// `GET /v1/agents?scope=…`.
 pub async fn agents(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Agents>, Problem> {
-    Ok(Json(Agents { agents: agents_below(&api.service, &scope_of(query)?) }))
+    let scope = scope_of(query)?;
+    let seen = api.service.cluster.instances_below(&scope, SEEN_WITHIN).await;
+    Ok(Json(Agents { agents: agents_below(&api.service, &scope, seen) }))
 }
 
 /// `GET /v1/locks?scope=…`.
@@ -149,10 +154,10 @@ fn lock_id(path: LockPath) -> Result<Digest, Problem> {
 }
 
 /// Agents at or below `scope`: seen by a lease, or with a grant of their own.
-fn agents_below(service: &Service, scope: &Scope) -> Vec<Agent> {
+fn agents_below(service: &Service, scope: &Scope, seen: Vec<(Scope, Instance)>) -> Vec<Agent> {
     let now_ms = clock::wall_ms();
     let mut instances: BTreeMap<Scope, Vec<Instance>> = BTreeMap::new();
-    for (agent, instance) in service.instances.below(scope, SEEN_WITHIN) {
+    for (agent, instance) in seen {
         instances.entry(agent).or_default().push(instance);
     }
     let ledger = service.replica.ledger();
@@ -177,8 +182,19 @@ fn agents_below(service: &Service, scope: &Scope) -> Vec<Agent> {
         .collect()
 }
 
-pub fn reach_of(service: &Service, scope: &Scope) -> Reach {
-    let instances = service.instances.below(scope, SEEN_WITHIN);
+/// Who is on or below a scope that is being stopped, on every node. It is asked for while the stop is being committed.
+pub fn find_instances(service: &Service, scope: Scope) -> JoinHandle<Vec<(Scope, Instance)>> {
+    let cluster = service.cluster.clone();
+    tokio::spawn(async move { cluster.instances_below(&scope, SEEN_WITHIN).await })
+}
+
+/// What is known once the stop took effect: no answer waits long for a node that is gone.
+pub async fn reach_of(service: &Service, scope: &Scope, found: JoinHandle<Vec<(Scope, Instance)>>) -> Reach {
+    let found = tokio::time::timeout(REACH_PATIENCE, found).await;
+    let instances = match found {
+        Ok(Ok(instances)) => instances,
+        Ok(Err(_)) | Err(_) => service.instances.below(scope, SEEN_WITHIN),
+    };
     let agents = {
         let mut agents: std::collections::BTreeSet<Scope> =
             instances.iter().map(|(agent, _)| agent.clone()).collect();

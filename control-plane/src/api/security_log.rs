@@ -1,15 +1,19 @@
-//! Refused and forged attempts, as JSON lines apart from the audit log (S8): bounded, and never in a stop's way.
+//! Refused and forged attempts, as JSON lines apart from the audit log (S8): bounded, and never in a stop's way. On a disk
+//! that is nearly full they go to the process's own log instead (S10).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use serde::Serialize;
 use tagout_proto::envelope::Envelope;
+use tagout_proto::ledger::Refusal;
 use tagout_proto::strict::format_instant_ms;
 
 use super::problem::Problem;
 use crate::clock;
+use crate::reserve::Reserve;
 
 /// The queue to the file; clones are handles.
 #[derive(Clone)]
@@ -34,14 +38,20 @@ struct Attempt<'a> {
 }
 
 impl SecurityLog {
-    /// Writes to `security.jsonl` in `folder`.
-    pub fn open(folder: &Path) -> std::io::Result<Self> {
+    /// Writes to `security.jsonl` in `folder`, while the disk has room that no stop may need.
+    pub fn open(folder: &Path, reserve: Arc<Reserve>) -> std::io::Result<Self> {
         let path = folder.join("security.jsonl");
         let mut file = SecurityFile::open(path)?;
         let (lines, received) = sync_channel::<String>(SECURITY_QUEUE_MAX);
         std::thread::Builder::new().name("security-log".into()).spawn(move || {
             for line in received {
-                if let Err(error) = file.append(&line) {
+                if !reserve.has_spare() {
+                    tracing::warn!(
+                        line = line.trim_end(),
+                        "the disk is nearly full: a line of the security log"
+                    );
+                    metrics::counter!("tagout_security_log_dropped_total").increment(1);
+                } else if let Err(error) = file.append(&line) {
                     tracing::warn!(%error, "the security log could not be written");
                 }
             }
@@ -50,7 +60,7 @@ impl SecurityLog {
     }
 
     pub fn refused(&self, peer: Option<String>, envelope: Option<&Envelope>, problem: &Problem) {
-        let attempt = Attempt {
+        self.note(Attempt {
             time: format_instant_ms(clock::wall_ms()),
             peer,
             status: problem.status().as_u16(),
@@ -58,7 +68,15 @@ impl SecurityLog {
             detail: problem.detail(),
             digest: envelope.map(|e| e.digest().to_string()),
             document: envelope.map(|e| e.document.as_str()).filter(|d| d.len() <= 4096),
-        };
+        });
+    }
+
+    /// A stop that was pending, and that the ledger refuses.
+    pub fn pending_refused(&self, stop: &Envelope, refusal: Refusal) {
+        self.refused(None, Some(stop), &Problem::from(refusal));
+    }
+
+    fn note(&self, attempt: Attempt<'_>) {
         let line = serde_json::to_string(&attempt).expect("an attempt is plain data") + "\n";
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
             metrics::counter!("tagout_security_log_dropped_total").increment(1);

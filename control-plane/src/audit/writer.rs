@@ -29,6 +29,8 @@ use crate::store::watchdog::{DISK_PATIENCE, Watchdog};
 
 /// Entries that one checkpoint may cover.
 const BATCH_MAX: usize = 4 * 1024;
+/// The least time between two checkpoints. Each takes several syncs of the disk that stops wait for.
+const PACE: Duration = Duration::from_millis(50);
 
 /// The way to the writer, which ends once the log is dropped.
 pub(super) type Jobs = Arc<Mutex<Option<Sender<Message>>>>;
@@ -188,7 +190,8 @@ impl AuditLog {
 
     /// A sender for the state machine, which calls it in order for every entry that it applies, again after a restart.
     pub fn sink(&self) -> AuditSink {
-        AuditSink { jobs: self.jobs.clone(), reader: self.reader.clone(), progress: self.progress.clone() }
+        let (jobs, reader, progress) = (self.jobs.clone(), self.reader.clone(), self.progress.clone());
+        AuditSink { jobs, reader, progress, opened_size: self.opened_size }
     }
 }
 
@@ -211,9 +214,15 @@ pub struct AuditSink {
     jobs: Jobs,
     reader: AuditReader,
     progress: Arc<watch::Sender<Progress>>,
+    opened_size: u64,
 }
 
 impl AuditSink {
+    /// The entries that the log had when it was opened.
+    pub fn opened_size(&self) -> u64 {
+        self.opened_size
+    }
+
     /// Hands an applied entry over, without waiting. Whoever proposes waits for a log that lags (`LAG_MAX`).
     pub fn append(&self, index: u64, bytes: Vec<u8>, root: Digest) {
         self.reader.recent.push(Mark { size: index + 1, root });
@@ -265,6 +274,20 @@ impl Durable {
     }
 }
 
+/// What one checkpoint covers: all entries that are queued, and those that come until it may be written. Whoever waits for
+/// an answer does not wait for that.
+fn gathered(first: Message, queue: &Receiver<Message>, at: Instant) -> Vec<Message> {
+    let mut gathered = vec![first];
+    while gathered.len() < BATCH_MAX && matches!(gathered.last(), Some(Message::Entry(_))) {
+        let left = at.saturating_duration_since(Instant::now());
+        match queue.recv_timeout(left) {
+            Ok(message) => gathered.push(message),
+            Err(_) => break,
+        }
+    }
+    gathered
+}
+
 struct Writer {
     /// Entries below this are on disk under a checkpoint.
     durable_size: u64,
@@ -282,9 +305,10 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, queue: &Receiver<Message>) -> Result<(), AuditError> {
+        let mut next_at = Instant::now();
         while let Ok(first) = queue.recv() {
             let (mut root, mut barriers) = (None, Vec::new());
-            for message in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX - 1)) {
+            for message in gathered(first, queue, next_at) {
                 match message {
                     Message::Entry(job) => root = self.take(job)?.or(root),
                     Message::Barrier(waiting) => barriers.push(waiting),
@@ -305,6 +329,7 @@ impl Writer {
             }
             if let Some(root) = root {
                 self.checkpoint(root)?;
+                next_at = Instant::now() + PACE;
             }
             for waiting in barriers {
                 let _ = waiting.send(());

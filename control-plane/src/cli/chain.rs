@@ -7,6 +7,7 @@ use std::io;
 
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
+use tagout_proto::restore::Restore;
 use tagout_proto::sshsig::SshSignature;
 use tagout_proto::trust::Trust;
 use tagout_proto::wire::TrustChain;
@@ -37,10 +38,52 @@ impl Chain {
         &self.documents
     }
 
-    /// Takes what `shown` goes on with, verified; true if there was something. It must begin with all that is known.
+    /// The restores, in order: each began an epoch.
+    pub fn restores(&self) -> impl DoubleEndedIterator<Item = Restore> {
+        self.documents.iter().filter_map(|envelope| Restore::parse(envelope.document.as_bytes()).ok())
+    }
+
+    /// The number of the epoch before `epoch`: a restore may skip some.
+    pub fn epoch_before(&self, epoch: u64) -> u64 {
+        self.restores()
+            .map(|restore| restore.epoch.number)
+            .filter(|number| *number < epoch)
+            .max()
+            .unwrap_or(1)
+    }
+
+    /// Takes what `shown` goes on with, verified; true if there was something. It must begin with all that is known, or
+    /// else prove a later epoch: a restore may have lost documents that this machine remembers, as guards allow it too.
     pub fn go_on(&mut self, shown: Vec<Envelope>) -> Result<bool, Disagreement> {
+        let disagreement = match self.append(&shown) {
+            Err(wrong @ (Disagreement::Forked { .. } | Disagreement::Behind { .. })) => wrong,
+            answer => return answer,
+        };
+        match self.restored(shown) {
+            Some(restored) => {
+                *self = restored;
+                Ok(true)
+            }
+            None => Err(disagreement),
+        }
+    }
+
+    /// The chain that `shown` is by itself, if it begins a later epoch than this one and takes back no authority.
+    fn restored(&self, shown: Vec<Envelope>) -> Option<Self> {
+        let (genesis, rest) = shown.split_first()?;
+        let mut alone = Trust::begin(genesis, self.trust.versions()[0].digest).ok()?;
+        for envelope in rest {
+            alone.learn(envelope).ok()?;
+        }
+        let (theirs, ours) = (alone.epoch().number, self.trust.epoch().number);
+        // What it takes back it cannot overtake. Its own documents must prove it the next time too.
+        (theirs > ours && self.trust.clone().overtake(alone.clone()).is_ok())
+            .then_some(Self { documents: shown, trust: alone })
+    }
+
+    fn append(&mut self, shown: &[Envelope]) -> Result<bool, Disagreement> {
         let known = self.documents.len();
-        for (at, (ours, theirs)) in self.documents.iter().zip(&shown).enumerate() {
+        for (at, (ours, theirs)) in self.documents.iter().zip(shown).enumerate() {
             if ours.document != theirs.document {
                 return Err(Disagreement::Forked { at });
             }
@@ -58,7 +101,7 @@ impl Chain {
             learned.map_err(|error| Disagreement::Refused { at, why: error.to_string() })?;
         }
         self.trust = trust;
-        self.documents.extend(shown.into_iter().skip(known));
+        self.documents.extend(shown.iter().skip(known).cloned());
         Ok(self.documents.len() > known)
     }
 }

@@ -1,8 +1,12 @@
-//! The node's HTTP API, seen from a person's machine: one request after the other, at the first node that answers.
+//! The nodes' HTTP API, seen from a person's machine. What takes away is sent to all nodes at once, and everything else is
+//! asked of one after the other; a node that says nothing delays nobody by more than a moment.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -11,8 +15,10 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
-    Agents, AuthorityImpact, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
+    Agents, AuthorityImpact, Cluster, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
 };
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::{Exit, Failure, chain};
 use super::log::tiles::Tiles;
@@ -22,12 +28,24 @@ use crate::tls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node holds a long poll for 20 s at most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// After so long without an answer the next node is asked too, and whichever answers first counts.
+const HEDGE_AFTER: Duration = Duration::from_millis(700);
+/// During a long poll, how often a node is asked whether it is still there, and how long that may take.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Once one node has said no, how long the others are waited for; and once one has said not yet, before all are asked again.
+const AFTER_NO: Duration = Duration::from_secs(5);
+const AFTER_NOT_YET: Duration = Duration::from_secs(1);
+/// How long something that takes away is sent again to nodes that cannot commit it now: an election takes less.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(4);
+const QUORUM_RETRY: Duration = Duration::from_millis(300);
 /// Above the largest tile (256 entries of 64 KiB) and above a hundred thousand locks with long reasons.
 const ANSWER_MAX_BYTES: usize = 256 * 1024 * 1024;
 
 pub struct Client {
     runtime: tokio::runtime::Runtime,
     http: reqwest::Client,
+    /// Takes a node's certificate whatever the date is: what takes away is signed, and must get through (S10).
+    to_tighten: reqwest::Client,
     nodes: Vec<Url>,
     /// The node that answered last: what a stop reached is known best where it was committed.
     current: Cell<usize>,
@@ -50,43 +68,129 @@ impl Client {
         let nodes = nodes.into_iter().map(base).collect::<Result<_, _>>()?;
         let ca = std::fs::read_to_string(&profile.ca)
             .map_err(|e| Failure::file("read the deployment's CA", &profile.ca, &e))?;
-        let tls =
-            tls::client_config(&ca).map_err(|e| Failure::new(Exit::Failed, "certificate", chain(&e)))?;
         let local = |e: &dyn std::error::Error| {
             Failure::new(Exit::Failed, "client", format!("no client: {}", chain(e)))
         };
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .build()
-            .map_err(|e| local(&e))?;
+        let http = |tls: Result<rustls::ClientConfig, tls::TlsError>| {
+            let tls = tls.map_err(|e| Failure::new(Exit::Failed, "certificate", chain(&e)))?;
+            let client = reqwest::Client::builder()
+                .tls_backend_preconfigured(tls)
+                .https_only(true)
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(ANSWER_TIMEOUT);
+            client.build().map_err(|e| local(&e))
+        };
         // A thread of its own notices a closed connection while somebody is still being asked for a passphrase.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|e| local(&e))?;
-        Ok(Self { runtime, http, nodes, current: Cell::new(0) })
+        let (to_tighten, http) = (http(tls::client_config_to_tighten(&ca))?, http(tls::client_config(&ca))?);
+        Ok(Self { runtime, http, to_tighten, nodes, current: Cell::new(0) })
     }
 
     /// The node that is asked first.
     pub fn node(&self) -> &str {
-        self.nodes[self.current.get()].as_str().trim_end_matches('/')
+        self.name(self.current.get())
     }
 
-    /// Sends a command. Sending the same bytes to a second node is safe: a command takes effect once, for ever.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Asks another node first from here on: this one is behind.
+    pub fn pass_over(&self) {
+        self.current.set((self.current.get() + 1) % self.nodes.len());
+    }
+
+    fn name(&self, at: usize) -> &str {
+        self.nodes[at].as_str().trim_end_matches('/')
+    }
+
+    fn url(&self, at: usize, path: &str) -> Url {
+        self.nodes[at].join(path).expect("our paths are plain")
+    }
+
+    /// Sends a command that gives. Sending the same bytes to a second node is safe: a command takes effect once, for ever.
     pub fn command(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
-        let form = |request: RequestBuilder| {
-            let form = Form::new().text("command", envelope.document.clone());
-            request
-                .multipart(envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone())))
-        };
+        let form = |request: RequestBuilder| request.multipart(form(envelope));
         let answer = self.ask(Method::POST, "v1/commands", &form)?;
-        self.parse("v1/commands", accepted(answer)?)
+        let answer: CommandAnswer = self.parse("v1/commands", accepted(answer)?)?;
+        self.check_digest(self.current.get(), envelope, &answer)?;
+        Ok(answer)
+    }
+
+    /// Sends a command that takes away to every node at once. The first that says it took effect counts; the others go on
+    /// by themselves, and each node that cannot commit it keeps it, and pushes it to its own guards (S6, S10).
+    pub fn tighten(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
+        let begun = Instant::now();
+        loop {
+            let told = match self.runtime.block_on(self.tell_all(envelope)) {
+                Ok((at, answer)) => {
+                    self.current.set(at);
+                    return Ok(answer);
+                }
+                Err(told) => told,
+            };
+            if !told.may_change() || begun.elapsed() > QUORUM_PATIENCE {
+                return Err(told.failure(self, envelope));
+            }
+            std::thread::sleep(QUORUM_RETRY);
+        }
+    }
+
+    async fn tell_all(&self, envelope: &Envelope) -> Result<(usize, CommandAnswer), Told> {
+        let (sender, mut answers) = mpsc::unbounded_channel();
+        for at in 0..self.nodes.len() {
+            let request = self.to_tighten.post(self.url(at, "v1/commands")).multipart(form(envelope));
+            let sender = sender.clone();
+            // On its own, so that it reaches its node also when another one has answered.
+            tokio::spawn(async move { sender.send((at, read(request).await)) });
+        }
+        drop(sender);
+        let mut told = Told::default();
+        let mut until = Instant::now() + ANSWER_TIMEOUT;
+        while let Ok(Some((at, answer))) = timeout_at(until, answers.recv()).await {
+            let answered = match answer {
+                Ok(answer) => accepted(answer).and_then(|body| self.parse_of(at, "v1/commands", body)),
+                Err(why) => {
+                    told.silent.push((at, why));
+                    continue;
+                }
+            };
+            match answered.and_then(|answer| self.check_digest(at, envelope, &answer).map(|()| answer)) {
+                Ok(answer) => return Ok((at, answer)),
+                Err(failure) => {
+                    let patience = if failure.problem.status == 503 { AFTER_NOT_YET } else { AFTER_NO };
+                    until = until.min(Instant::now() + patience);
+                    told.said.push((at, failure));
+                }
+            }
+        }
+        let heard = |at| told.said.iter().any(|(a, _)| *a == at) || told.silent.iter().any(|(a, _)| *a == at);
+        let late: Vec<_> = (0..self.nodes.len()).filter(|at| !heard(*at)).collect();
+        told.silent.extend(late.into_iter().map(|at| (at, "no answer yet".into())));
+        Err(told)
+    }
+
+    fn check_digest(&self, at: usize, sent: &Envelope, answer: &CommandAnswer) -> Result<(), Failure> {
+        let (digest, claimed) = (sent.digest(), answer.digest);
+        if claimed == digest {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} answers for {claimed}, but {digest} was sent: do not trust it, and send it to another node",
+            self.name(at)
+        );
+        Err(Failure::unverified("other-digest", detail))
     }
 
     pub fn status(&self) -> Result<Status, Failure> {
         self.get("v1/status")
+    }
+
+    /// How the nodes are, as the one that answers sees them.
+    pub fn cluster(&self) -> Result<Cluster, Failure> {
+        self.get("v1/cluster")
     }
 
     /// Whom to believe, as the node shows it; nothing of it is verified yet.
@@ -111,10 +215,20 @@ impl Client {
         self.get(&format!("v1/locks?scope={scope}"))
     }
 
-    /// What the stop has reached, once that is newer than `after`.
+    /// What the stop has reached, once that is newer than `after`. Each node counts its versions for itself: where another
+    /// one has to be asked, it tells what there is.
     pub fn reach(&self, lock: &Digest, after: Option<u64>) -> Result<StopReach, Failure> {
-        let after = after.map(|version| format!("?after={version}")).unwrap_or_default();
-        self.get(&format!("v1/locks/{lock}/reach{after}"))
+        let path = format!("v1/locks/{lock}/reach");
+        if let Some(version) = after {
+            let at = self.current.get();
+            let request = self.http.get(self.url(at, &format!("{path}?after={version}")));
+            match self.runtime.block_on(self.while_alive(at, request)) {
+                Ok(answer) if answer.status.is_success() => return self.parse(&path, answer.body),
+                Ok(_) | Err(_) => self.pass_over(),
+            }
+        }
+        // A node that has not come as far does not know the stop yet.
+        self.where_found(&path).and_then(|answer| self.parse(&path, accepted(answer)?))
     }
 
     /// The checkpoint, once it covers `size` entries or the node has waited long enough.
@@ -128,64 +242,184 @@ impl Client {
     }
 
     fn parse<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
-        serde_json::from_slice(&body).map_err(|e| self.strange(path, &sentence(e)))
+        self.parse_of(self.current.get(), path, body)
+    }
+
+    fn parse_of<T: DeserializeOwned>(&self, at: usize, path: &str, body: Vec<u8>) -> Result<T, Failure> {
+        serde_json::from_slice(&body).map_err(|e| self.strange(at, path, &sentence(e)))
     }
 
     fn text(&self, path: &str, body: Vec<u8>) -> Result<String, Failure> {
-        String::from_utf8(body).map_err(|_| self.strange(path, "it is not UTF-8"))
+        String::from_utf8(body).map_err(|_| self.strange(self.current.get(), path, "it is not UTF-8"))
     }
 
-    fn strange(&self, path: &str, what: &str) -> Failure {
+    fn strange(&self, at: usize, path: &str, what: &str) -> Failure {
         let detail = format!(
             "{} answered /{path} with something else than expected ({what}): is it a Tagout node, of this version?",
-            self.node()
+            self.name(at)
         );
         Failure::new(Exit::Failed, "strange-answer", detail)
     }
 
-    /// Asks each node in turn until one gives an answer of its own; a node without a quorum is asked last in effect.
+    /// Asks each node in turn until one gives an answer of its own: the next one at once where one fails or has no quorum,
+    /// and after a moment where one says nothing. Whatever is asked so may be answered twice.
     fn ask(
         &self,
         method: Method,
         path: &str,
         fill: &dyn Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, Failure> {
-        let mut silent = Vec::new();
-        let mut unable = None;
-        for step in 0..self.nodes.len() {
-            let at = (self.current.get() + step) % self.nodes.len();
-            let url = self.nodes[at].join(path).expect("our paths are plain");
-            let request = fill(self.http.request(method.clone(), url));
-            match self.runtime.block_on(read(request)) {
-                Ok(answer) if answer.status.is_server_error() => unable = unable.or(Some((at, answer))),
-                Ok(answer) => {
-                    self.current.set(at);
-                    return Ok(answer);
+        let (count, first) = (self.nodes.len(), self.current.get());
+        let request = |step| {
+            let at = (first + step) % count;
+            let request = fill(self.http.request(method.clone(), self.url(at, path)));
+            async move { (at, read(request).await) }
+        };
+        let (mut silent, mut unable, mut asked) = (Vec::new(), None, 0);
+        let answered = self.runtime.block_on(async {
+            let mut open = FuturesUnordered::new();
+            loop {
+                let more = asked < count;
+                if open.is_empty() && !more {
+                    return None;
                 }
-                Err(why) => silent.push(format!("{} ({why})", self.nodes[at].as_str().trim_end_matches('/'))),
+                if !open.is_empty() {
+                    let next = timeout(if more { HEDGE_AFTER } else { ANSWER_TIMEOUT * 2 }, open.next());
+                    match next.await {
+                        Ok(Some((at, Ok::<Answer, String>(answer)))) if answer.status.is_server_error() => {
+                            unable = unable.take().or(Some((at, answer)));
+                        }
+                        Ok(Some((at, Ok(answer)))) => return Some((at, answer)),
+                        Ok(Some((at, Err(why)))) => silent.push((at, why)),
+                        Ok(None) | Err(_) => {}
+                    }
+                }
+                if more {
+                    open.push(request(asked));
+                    asked += 1;
+                }
             }
-        }
-        if let Some((at, answer)) = unable {
+        });
+        if let Some((at, answer)) = answered.or(unable) {
             self.current.set(at);
             return Ok(answer);
         }
+        Err(self.unreachable(&silent))
+    }
+
+    /// As a bare [`Client::ask`]; where a node has no such thing, another may have it.
+    fn where_found(&self, path: &str) -> Result<Answer, Failure> {
+        let mut last = self.ask(Method::GET, path, &bare)?;
+        for _ in 1..self.nodes.len() {
+            if last.status != StatusCode::NOT_FOUND {
+                break;
+            }
+            self.pass_over();
+            last = self.ask(Method::GET, path, &bare)?;
+        }
+        Ok(last)
+    }
+
+    /// Waits for a long poll for as long as its node answers other questions.
+    async fn while_alive(&self, at: usize, request: RequestBuilder) -> Result<Answer, String> {
+        let mut answer = pin!(read(request));
+        loop {
+            if let Ok(answer) = timeout(PROBE_EVERY, answer.as_mut()).await {
+                return answer;
+            }
+            let probe = self.http.get(self.url(at, "healthz")).timeout(PROBE_EVERY);
+            tokio::select! {
+                biased;
+                answer = answer.as_mut() => return answer,
+                probe = read(probe) => drop(probe?),
+            }
+        }
+    }
+
+    fn unreachable(&self, silent: &[(usize, String)]) -> Failure {
         let detail = format!(
             "no node answered: {}. Check the network and the profile's `nodes`, or name a node with --node",
-            silent.join("; ")
+            self.listed(silent)
         );
-        Err(Failure::new(Exit::Unreachable, "unreachable", detail))
+        Failure::new(Exit::Unreachable, "unreachable", detail)
+    }
+
+    fn listed(&self, nodes: &[(usize, String)]) -> String {
+        let each: Vec<_> = nodes.iter().map(|(at, why)| format!("{} ({why})", self.name(*at))).collect();
+        each.join("; ")
     }
 }
 
-/// The log as the node serves it.
+/// What the nodes said to a command that none of them says took effect.
+#[derive(Default)]
+struct Told {
+    said: Vec<(usize, Failure)>,
+    silent: Vec<(usize, String)>,
+}
+
+impl Told {
+    /// A quorum may be back in a moment; a refusal stays.
+    fn may_change(&self) -> bool {
+        !self.said.is_empty() && self.said.iter().all(|(_, failure)| failure.problem.status == 503)
+    }
+
+    fn failure(mut self, client: &Client, envelope: &Envelope) -> Failure {
+        if self.said.is_empty() {
+            return client.unreachable(&self.silent);
+        }
+        let code = |failure: &Failure, code: &str| failure.problem.code == code;
+        let pending: Vec<_> = (self.said.iter())
+            .filter(|(_, failure)| code(failure, "pending"))
+            .map(|(at, _)| client.name(*at))
+            .collect();
+        // What people have to do something about comes first; a node that only waits for a quorum does so by itself.
+        self.said.sort_by_key(|(_, failure)| (failure.exit == Exit::Unreachable, code(failure, "pending")));
+        let (first, mut failure) = self.said.remove(0);
+        let mut notes = Vec::new();
+        if !pending.is_empty() {
+            let stored = format!(
+                "it is stored as pending on {}: it is pushed to the guards that can be reached from there, and commits when a \
+                 quorum is back (digest {})",
+                pending.join(", "),
+                envelope.digest()
+            );
+            if code(&failure, "pending") {
+                failure.problem.detail = format!("not in force everywhere yet: {stored}");
+            } else {
+                notes.push(stored);
+            }
+        }
+        let others = self.said.into_iter().filter(|(_, other)| !code(other, "pending"));
+        for (at, other) in others.filter(|(_, other)| other.problem.code != failure.problem.code) {
+            notes.push(format!("{} says: {other}", client.name(at)));
+        }
+        if !self.silent.is_empty() {
+            notes.push(format!("without an answer: {}", client.listed(&self.silent)));
+        }
+        if !notes.is_empty() {
+            if client.node_count() > 1 && !code(&failure, "pending") {
+                failure.problem.detail = format!("{}: {}", client.name(first), failure.problem.detail);
+            }
+            failure.problem.detail = format!("{}; {}", failure.problem.detail, notes.join("; "));
+        }
+        failure
+    }
+}
+
+/// The log as the nodes serve it. One may not have come as far as another.
 impl Tiles for Client {
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
-        let answer = self.ask(Method::GET, &format!("log/{path}"), &bare)?;
+        let answer = self.where_found(&format!("log/{path}"))?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
         accepted(answer).map(Some)
     }
+}
+
+fn form(envelope: &Envelope) -> Form {
+    let form = Form::new().text("command", envelope.document.clone());
+    envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()))
 }
 
 /// A request without a body.
@@ -200,7 +434,7 @@ fn base(node: &str) -> Result<Url, Failure> {
 }
 
 async fn read(request: RequestBuilder) -> Result<Answer, String> {
-    let mut response: Response = request.send().await.map_err(|e| chain(&e.without_url()))?;
+    let mut response: Response = request.send().await.map_err(|e| said(&e.without_url()))?;
     let (status, mut body) = (response.status(), Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {
         body.extend_from_slice(&chunk);
@@ -209,6 +443,15 @@ async fn read(request: RequestBuilder) -> Result<Answer, String> {
         }
     }
     Ok(Answer { status, body })
+}
+
+/// What went wrong with a connection, and what to do where that is known.
+fn said(error: &reqwest::Error) -> String {
+    let text = chain(error);
+    if text.contains("certificate expired") {
+        return format!("{text}; its node needs `tagout renew`, and stopping works all the same");
+    }
+    text
 }
 
 /// The body of a success; the problem that a node described otherwise.
@@ -248,3 +491,6 @@ mod tests {
         assert!(failure.to_string().contains("502"), "{failure}");
     }
 }
+
+#[cfg(test)]
+mod several;

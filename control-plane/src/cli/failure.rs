@@ -59,7 +59,7 @@ impl Exit {
 }
 
 /// Why the command did not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     pub exit: Exit,
     pub problem: Problem,
@@ -178,5 +178,7 @@ mod tests {
         assert_eq!(answered("unsigned", 401), Exit::MissingSignatures);
         assert_eq!(answered("used", 409), Exit::Refused);
         assert_eq!(answered("no-quorum", 503), Exit::Unreachable);
+        assert_eq!(answered("pending", 503), Exit::Unreachable);
+        assert_eq!(answered("disk-full", 507), Exit::Unreachable);
     }
 }

@@ -3,36 +3,33 @@
 //! ```text
 //! <dir>/profile.toml, genesis.json, ca.pem   for everybody who operates or guards agents
 //! <dir>/genesis-document.json                the exact bytes that root keys sign
-//! <dir>/<node>/                              for the node: tagout.toml and all that it names
+//! <dir>/<node>/                              for each node: tagout.toml and all that it names (see node_folder.rs)
 //! <dir>/ca/                                  the private CA; keep it offline
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use data_encoding::BASE64;
-use ed25519_dalek::SigningKey;
 use serde::Serialize;
+use tagout_proto::address::is_host;
 use tagout_proto::authority::{Authority, Limits, Node, Principal, PrincipalKind, Role, Root, RootSigner};
 use tagout_proto::command::{ActionKind, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::limits::LAPSE_GRACE_DEFAULT_MS;
-use tagout_proto::note::VerifierKey;
+use tagout_proto::limits::{LAPSE_GRACE_DEFAULT_MS, NODES_MAX};
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature};
-use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use super::files::{read_public_key, write_new};
+use super::node_folder::{Beginning, CA_FILE, GENESIS_FILE, NodeFolder, NodeKey, NodePlan, SEED_FILE};
 use super::out::{Ink, Out, count, now_ms};
 use super::profile::ProfileFile;
 use super::signing;
 use super::{authority, duration_ms};
-use crate::config::NodeConfig;
 use crate::pki;
 use crate::sign::Signer;
 use crate::store::StoreKind;
@@ -66,17 +63,23 @@ pub struct InitArgs {
     /// Add root signatures, made elsewhere with ssh-keygen -Y sign, to the genesis in --dir
     #[arg(long, value_name = "FILE.sig", conflicts_with_all = ["name", "person", "root_key", "sign_root"])]
     add_signature: Vec<PathBuf>,
-    /// The first node's name
+    /// The nodes, three or five of them: each one's name and the host under which it is reached (IPv6 in brackets).
+    /// PORT is the API's [default: 7470]; other nodes use PEER_PORT [default: PORT + 1]
+    #[arg(long, value_name = "NAME=HOST[:PORT[:PEER_PORT]],…", value_delimiter = ',', value_parser = node_at,
+          conflicts_with_all = ["node_name", "node_id", "listen"])]
+    nodes: Vec<NodeAt>,
+    /// Of a single node: its name
     #[arg(long, default_value = "node-1")]
     node_name: String,
-    /// The first node's number in its cluster
+    /// Of a single node: its number
     #[arg(long, default_value_t = 1)]
     node_id: u64,
-    /// Where the node listens
+    /// Where a single node listens; for other nodes, one port above
     #[arg(long, default_value = "0.0.0.0:7470")]
     listen: SocketAddr,
-    /// A DNS name or IP address under which the node is reached; the first one goes into the profile
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    /// A DNS name or IP address under which a single node is reached, the first one as the profile has it [default:
+    /// localhost]; with --nodes, a name that every node's certificate gets besides
+    #[arg(long, value_name = "NAME")]
     san: Vec<String>,
     /// How long a guard may go on without hearing from a node: also the bound of a stop
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_ms)]
@@ -96,10 +99,8 @@ pub struct Plan {
     pub threshold: u64,
     pub root_keys: Vec<(String, PublicKey)>,
     pub root_threshold: u64,
-    pub node_name: String,
-    pub node_id: u64,
-    pub listen: SocketAddr,
-    pub sans: Vec<String>,
+    /// The first one begins the log.
+    pub nodes: Vec<NodePlan>,
     pub ttl_ms: u64,
     pub store: StoreKind,
     /// For the profile.
@@ -114,7 +115,10 @@ pub struct Made {
     pub profile: PathBuf,
     pub genesis: PathBuf,
     pub ca: PathBuf,
+    /// Of the first node.
     pub node_config: PathBuf,
+    /// Of all of them.
+    pub node_configs: Vec<PathBuf>,
     /// Root signatures that the genesis still lacks before anybody takes it.
     pub signatures_missing: u64,
 }
@@ -123,12 +127,12 @@ fn as_text<S: serde::Serializer>(deployment: &Deployment, serializer: S) -> Resu
     serializer.collect_str(deployment)
 }
 
-const GENESIS_FILE: &str = "genesis.json";
 /// The genesis without its signatures: the exact bytes that root keys sign.
 const UNSIGNED_FILE: &str = "genesis-document.json";
+/// Where a node's API listens if nothing else is said.
+const API_PORT: u16 = 7470;
 const PROFILE_FILE: &str = "profile.toml";
-const CA_FILE: &str = "ca.pem";
-const CA_FOLDER: &str = "ca";
+pub const CA_FOLDER: &str = "ca";
 
 pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
     if !args.add_signature.is_empty() {
@@ -143,10 +147,13 @@ pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
         threshold: args.threshold.unwrap_or(people.min(2)),
         root_keys: args.root_key,
         root_threshold: args.root_threshold,
-        node_name: args.node_name,
-        node_id: args.node_id,
-        listen: args.listen,
-        sans: args.san,
+        nodes: match args.nodes.as_slice() {
+            [] => {
+                let sans = if args.san.is_empty() { vec!["localhost".into()] } else { args.san };
+                vec![NodePlan::new(&args.node_name, args.node_id, args.listen, sans)]
+            }
+            nodes => several(nodes, &args.san)?,
+        },
         ttl_ms: args.ttl,
         store: StoreKind::default(),
         keys: args.keys.iter().map(|key| absolute(key)).collect(),
@@ -159,13 +166,19 @@ pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
         "  for operators and guards  {} (with genesis.json and ca.pem beside it)",
         made.profile.display()
     ));
-    out.line(format!("  for the node              {}", made.node_config.display()));
+    for config in &made.node_configs {
+        let folder = config.parent().unwrap_or(Path::new(""));
+        out.line(format!("  for the node              {}", folder.display()));
+    }
     out.line(format!("  keep offline              {} and the root keys", plan.dir.join("ca").display()));
     if made.signatures_missing > 0 {
         say_missing(out, &plan.dir, made.signatures_missing);
         return Ok(Exit::MissingSignatures);
     }
-    out.line(format!("start the node: tagout serve --config {}", made.node_config.display()));
+    match made.node_configs.as_slice() {
+        [config] => out.line(format!("start the node: tagout serve --config {}", config.display())),
+        _ => out.line("start each node where its folder is: tagout serve --config tagout.toml"),
+    }
     Ok(Exit::Ok)
 }
 
@@ -186,27 +199,97 @@ fn say_missing(out: &Out, dir: &Path, missing: u64) {
     out.line(format!("  tagout init --dir {} --add-signature {}.sig", dir.display(), unsigned.display()));
 }
 
+/// A node of several, as it is named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAt {
+    pub name: String,
+    /// IPv6 in brackets.
+    host: String,
+    port: u16,
+    peer_port: u16,
+}
+
+pub fn node_at(text: &str) -> Result<NodeAt, String> {
+    let wrong = || "write NAME=HOST, NAME=HOST:PORT or NAME=HOST:PORT:PEER_PORT, IPv6 in brackets".to_owned();
+    let (name, at) = text.split_once('=').ok_or_else(wrong)?;
+    let end_of_host = if at.starts_with('[') { at.find(']').map(|end| end + 1) } else { at.find(':') };
+    let (host, ports) = at.split_at(end_of_host.unwrap_or(at.len()));
+    let host = host.to_lowercase();
+    if !is_host(&host) {
+        return Err(format!("{host:?} is neither a DNS name nor an IP address; {}", wrong()));
+    }
+    let mut ports = ports.split(':').skip(1);
+    let port = ports.next().map_or(Ok(API_PORT), |port| port.parse()).map_err(|_| wrong())?;
+    let peer_port = match ports.next() {
+        Some(port) => port.parse().map_err(|_| wrong())?,
+        None => port.checked_add(1).ok_or("no port is above 65535: give the PEER_PORT as well")?,
+    };
+    if ports.next().is_some() || port == 0 || peer_port == 0 {
+        return Err(wrong());
+    }
+    Ok(NodeAt { name: name.into(), host, port, peer_port })
+}
+
+impl NodeAt {
+    /// Where the other nodes reach it.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.peer_port)
+    }
+
+    /// A node on loopback listens nowhere else; any other on all its addresses, since its host may be a name.
+    pub fn plan(&self, id: u64, more_sans: &[String]) -> NodePlan {
+        let bare = self.host.trim_matches(['[', ']']);
+        let ip: Option<IpAddr> =
+            if bare == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { bare.parse().ok() };
+        let listen: IpAddr = match ip {
+            Some(ip) if ip.is_loopback() => ip,
+            Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            Some(IpAddr::V4(_)) | None => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let more_sans = more_sans.iter().filter(|san| *san != bare).cloned();
+        NodePlan {
+            name: self.name.clone(),
+            id,
+            listen: SocketAddr::new(listen, self.port),
+            peer_listen: Some(SocketAddr::new(listen, self.peer_port)),
+            address: Some(self.address()),
+            sans: std::iter::once(bare.to_owned()).chain(more_sans).collect(),
+            reserve_mib: None,
+        }
+    }
+}
+
+fn several(nodes: &[NodeAt], more_sans: &[String]) -> Result<Vec<NodePlan>, Failure> {
+    if nodes.len() > NODES_MAX {
+        return Err(Failure::usage(format!("a deployment has at most {NODES_MAX} nodes")));
+    }
+    let mut taken = BTreeSet::new();
+    for (node, port) in nodes.iter().flat_map(|node| [(node, node.port), (node, node.peer_port)]) {
+        if !taken.insert((&node.host, port)) {
+            let host = &node.host;
+            return Err(Failure::usage(format!(
+                "port {port} of {host} is given twice: a node takes PORT, and PORT + 1 for the other nodes"
+            )));
+        }
+    }
+    Ok(nodes.iter().zip(1..).map(|(node, id)| node.plan(id, more_sans)).collect())
+}
+
 /// Makes the deployment's files. The genesis carries the signatures of `root_signers`, enough or not.
 pub fn make(plan: &Plan, root_signers: &[Signer]) -> Result<Made, Failure> {
-    // It names a folder, which is removed again if something fails: it must not lead elsewhere.
-    if Path::new(&plan.node_name).file_name() != Some(plan.node_name.as_ref()) {
-        return Err(Failure::usage(format!("--node-name {:?} is no plain name", plan.node_name)));
-    }
-    let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *seed).map_err(|e| {
-        Failure::new(Exit::Failed, "randomness", format!("no randomness for the node's key: {e}"))
-    })?;
-    let public = SigningKey::from_bytes(&seed).verifying_key().to_bytes();
-    let verifier = VerifierKey::new(&plan.note_key_name(), public)
-        .map_err(|e| Failure::usage(format!("--node-name: {e}")))?;
+    plan.nodes.iter().try_for_each(NodePlan::check_name)?;
+    let key = |node: &NodePlan| NodeKey::generate(&plan.name, &node.name);
+    let keys = plan.nodes.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+    let nodes = plan.nodes.iter().zip(&keys).map(|(node, key)| node.listed(key, false)).collect();
 
-    let document = genesis_document(plan, &verifier, now_ms());
+    let document = genesis_document(plan, nodes, now_ms());
     let authority = Authority::parse_genesis(&document)?;
     let envelope = signing::sign(document, root_signers)?;
     let signatures_missing = missing_root_signatures(&authority, &envelope);
 
-    let places = [GENESIS_FILE, UNSIGNED_FILE, PROFILE_FILE, CA_FILE, CA_FOLDER, &plan.node_name];
-    let places = places.map(|name| plan.dir.join(name));
+    let names = [GENESIS_FILE, UNSIGNED_FILE, PROFILE_FILE, CA_FILE, CA_FOLDER];
+    let names = names.into_iter().chain(plan.nodes.iter().map(|node| node.name.as_str()));
+    let places: Vec<_> = names.map(|name| plan.dir.join(name)).collect();
     if let Some(path) = places.iter().find(|path| path.symlink_metadata().is_ok()) {
         let path = path.display();
         let detail = format!(
@@ -214,7 +297,7 @@ pub fn make(plan: &Plan, root_signers: &[Signer]) -> Result<Made, Failure> {
         );
         return Err(Failure::new(Exit::Failed, "exists", detail));
     }
-    let made = write_all(plan, &authority.deployment, &verifier, &seed, &envelope);
+    let made = write_all(plan, &authority.deployment, &keys, &envelope);
     if made.is_err() {
         // None of them was there before: half a deployment would only block the next attempt.
         places.iter().for_each(|path| drop(fs::remove_file(path).or_else(|_| fs::remove_dir_all(path))));
@@ -225,81 +308,50 @@ pub fn make(plan: &Plan, root_signers: &[Signer]) -> Result<Made, Failure> {
 fn write_all(
     plan: &Plan,
     deployment: &Deployment,
-    node_key: &VerifierKey,
-    seed: &[u8; 32],
+    keys: &[NodeKey],
     envelope: &Envelope,
 ) -> Result<Made, Failure> {
-    let node_dir = plan.dir.join(&plan.node_name);
     fs::create_dir_all(&plan.dir).map_err(|e| Failure::file("make the folder", &plan.dir, &e))?;
     let ca_dir = plan.dir.join(CA_FOLDER);
     let ca_pem = pki::create_ca(&ca_dir, &plan.name)?;
-    let tls = pki::issue(&ca_dir, &plan.node_name, &plan.sans)?;
-    let made = fs::DirBuilder::new().mode(0o700).create(&node_dir);
-    made.map_err(|e| Failure::file("make the folder", &node_dir, &e))?;
-    let (tls_cert, tls_key) = tls.write(&node_dir, "tls")?;
-
-    let envelope_text = serde_json::to_string(&envelope).expect("an envelope is text") + "\n";
-    let config = NodeConfig {
-        deployment: deployment.to_string(),
-        node: node_key.name.clone(),
-        listen: plan.listen,
-        data: "data".into(),
-        genesis: GENESIS_FILE.into(),
-        node_key: "node.key".into(),
-        tls_cert: file_name(&tls_cert),
-        tls_key: file_name(&tls_key),
-        store: plan.store,
-    };
+    let mut node_configs = Vec::new();
+    for (at, (node, key)) in plan.nodes.iter().zip(keys).enumerate() {
+        let beginning = if at == 0 { Beginning::First } else { Beginning::Other };
+        let (ca_dir, store) = (ca_dir.as_path(), plan.store);
+        let folder = NodeFolder { plan: node, key, deployment, genesis: envelope, ca_dir, store, beginning };
+        node_configs.push(folder.write(&plan.dir.join(&node.name))?);
+    }
     let profile = ProfileFile {
         deployment: deployment.to_string(),
-        nodes: vec![node_url(&plan.sans, plan.listen)],
+        nodes: plan.nodes.iter().map(NodePlan::url).collect(),
         ca: CA_FILE.into(),
         genesis: GENESIS_FILE.into(),
         keys: plan.keys.clone(),
     };
-    let profile_text = format!(
-        "# Which deployment the `tagout` command means. Paths are relative to this file.\n\n{}",
-        toml::to_string(&profile).expect("a profile is text and lists of text")
-    );
-    let node_config = node_dir.join("tagout.toml");
-    let seed_text = Zeroizing::new(format!("{}\n", BASE64.encode(seed)));
+    let envelope_text = serde_json::to_string(&envelope).expect("an envelope is text") + "\n";
     let (genesis, profile_path) = (plan.dir.join(GENESIS_FILE), plan.dir.join(PROFILE_FILE));
     let ca = plan.dir.join(CA_FILE);
-    for (path, text, mode) in [
-        (&node_dir.join("node.key"), seed_text.as_str(), 0o600),
-        (&node_dir.join(GENESIS_FILE), &envelope_text, 0o644),
-        (&node_config, &config.documented(), 0o644),
-        (&ca, &ca_pem, 0o644),
-        (&genesis, &envelope_text, 0o644),
-        (&plan.dir.join(UNSIGNED_FILE), &envelope.document, 0o644),
-        (&profile_path, &profile_text, 0o644),
+    for (path, text) in [
+        (&ca, &ca_pem),
+        (&genesis, &envelope_text),
+        (&plan.dir.join(UNSIGNED_FILE), &envelope.document),
+        (&profile_path, &profile.text()),
     ] {
-        write_new(path, text.as_bytes(), mode)?;
+        write_new(path, text.as_bytes(), 0o644)?;
     }
-    let deployment = deployment.clone();
-    Ok(Made { deployment, profile: profile_path, genesis, ca, node_config, signatures_missing: 0 })
-}
-
-fn file_name(path: &Path) -> PathBuf {
-    path.file_name().expect("certificates are files").into()
-}
-
-/// Where the node is reached: its first name, at the port where it listens.
-fn node_url(sans: &[String], listen: SocketAddr) -> String {
-    let host = sans.first().map_or("localhost", String::as_str);
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    format!("https://{host}:{}", listen.port())
-}
-
-impl Plan {
-    /// The name under which the node signs: unique among all deployments that somebody may watch.
-    fn note_key_name(&self) -> String {
-        format!("{}/{}", self.name, self.node_name)
-    }
+    Ok(Made {
+        deployment: deployment.clone(),
+        profile: profile_path,
+        genesis,
+        ca,
+        node_config: node_configs.first().cloned().unwrap_or_default(),
+        node_configs,
+        signatures_missing: 0,
+    })
 }
 
 /// The first authority document: people stop alone and restart together, automation only tightens (S7).
-fn genesis_document(plan: &Plan, node: &VerifierKey, issued_at_ms: u64) -> String {
+fn genesis_document(plan: &Plan, nodes: Vec<Node>, issued_at_ms: u64) -> String {
     let people = principals(&plan.people, PrincipalKind::Person);
     let automation = principals(&plan.automation, PrincipalKind::Automation);
     let (loosening, tightening): (Vec<_>, Vec<_>) =
@@ -324,7 +376,7 @@ fn genesis_document(plan: &Plan, node: &VerifierKey, issued_at_ms: u64) -> Strin
         principals: people.into_iter().chain(automation).collect(),
         roles,
         root: Root { signers, threshold: plan.root_threshold },
-        nodes: vec![Node { id: plan.node_id, key: node.clone() }],
+        nodes,
         limits: Limits { ttl_ms: plan.ttl_ms, lapse_grace_ms: LAPSE_GRACE_DEFAULT_MS },
     })
 }
@@ -412,7 +464,8 @@ fn add_signatures(out: &Out, dir: &Path, files: &[PathBuf]) -> Result<Exit, Fail
 
 /// The genesis itself, and the nodes' copies of it.
 fn places_of(dir: &Path, text: &str) -> Vec<PathBuf> {
-    let copies = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path().join(GENESIS_FILE));
+    let folders = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    let copies = folders.flat_map(|folder| [GENESIS_FILE, SEED_FILE].map(|name| folder.join(name)));
     let same = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|t| t == text);
     copies.filter(same).chain(std::iter::once(dir.join(GENESIS_FILE))).collect()
 }
@@ -431,9 +484,12 @@ pub fn root_key(path: &str) -> Result<(String, PublicKey), String> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use data_encoding::BASE64;
+
     use super::*;
     use crate::cli::profile::Profile;
     use crate::cli::testing::{self, Deployed};
+    use crate::config::NodeConfig;
 
     #[test]
     fn what_it_makes_is_read_by_the_node_and_the_command() {
@@ -484,10 +540,78 @@ mod tests {
         assert!(stranger.to_string().contains("no root key"), "{stranger}");
         assert_eq!(add_signatures(&out, dir.path(), &[sign("root")]).unwrap(), Exit::Ok);
         Profile::load(&made.profile).unwrap();
+        for copy in [GENESIS_FILE, SEED_FILE] {
+            let copy = made.node_config.with_file_name(copy);
+            assert_eq!(fs::read(&made.genesis).unwrap(), fs::read(copy).unwrap());
+        }
+    }
+
+    #[test]
+    fn one_command_makes_three_nodes() {
+        let (keys, dir) = (testing::Keys::new(), tempfile::tempdir().unwrap());
+        let named = ["a=10.0.0.1", "b=[fd00::2]:8000", "c=C.example:8000:9000"].map(|n| node_at(n).unwrap());
+        let nodes = several(&named, &["tagout.example".into()]).unwrap();
+        let made = make(&Plan { nodes, ..keys.plan(dir.path()) }, &[keys.signer("root")]).unwrap();
+
+        let profile = Profile::load(&made.profile).unwrap();
         assert_eq!(
-            fs::read(&made.genesis).unwrap(),
-            fs::read(made.node_config.with_file_name(GENESIS_FILE)).unwrap()
+            profile.nodes,
+            ["https://10.0.0.1:7470", "https://[fd00::2]:8000", "https://c.example:8000"]
         );
+        let listed: Vec<_> = (profile.authority().nodes.iter())
+            .map(|node| (node.id, node.key.name.as_str(), node.address.as_deref().unwrap(), node.learner))
+            .collect();
+        let expected = [
+            (1, "demo/a", "10.0.0.1:7471", false),
+            (2, "demo/b", "[fd00::2]:8001", false),
+            (3, "demo/c", "c.example:9000", false),
+        ];
+        assert_eq!(listed, expected);
+        let listens =
+            [("0.0.0.0:7470", "0.0.0.0:7471"), ("[::]:8000", "[::]:8001"), ("0.0.0.0:8000", "0.0.0.0:9000")];
+        for (config, (listen, peers)) in made.node_configs.iter().zip(listens) {
+            let read = NodeConfig::load(config).unwrap();
+            assert_eq!(
+                (read.listen, read.peer_listen),
+                (listen.parse().unwrap(), Some(peers.parse().unwrap()))
+            );
+            pki::load(&read.tls_cert, &read.tls_key).unwrap();
+            assert_eq!(fs::read(read.ca.unwrap()).unwrap(), fs::read(&made.ca).unwrap());
+            assert_eq!(read.node_id, None, "the genesis has it");
+            // One begins, the others join.
+            assert_eq!(config.with_file_name(SEED_FILE).is_file(), config == &made.node_config);
+            assert_eq!(read.data.join("join").is_file(), config != &made.node_config);
+        }
+    }
+
+    #[test]
+    fn nodes_on_one_host_and_what_is_no_node() {
+        let loopback =
+            ["a=127.0.0.1:7470", "b=127.0.0.1:7472", "c=localhost:7474"].map(|n| node_at(n).unwrap());
+        for (node, port) in several(&loopback, &[]).unwrap().iter().zip([7470, 7472, 7474]) {
+            assert_eq!(node.listen, SocketAddr::from(([127, 0, 0, 1], port)));
+            assert_eq!(node.peer_listen, Some(SocketAddr::from(([127, 0, 0, 1], port + 1))));
+        }
+        let twice = ["a=127.0.0.1:7470", "b=127.0.0.1:7471"].map(|n| node_at(n).unwrap());
+        let failure = several(&twice, &[]).err().unwrap();
+        assert!(failure.to_string().contains("port 7471 of 127.0.0.1 is given twice"), "{failure}");
+        let many: Vec<_> = (0..10).map(|n| node_at(&format!("n{n}=h{n}")).unwrap()).collect();
+        assert!(several(&many, &[]).err().unwrap().to_string().contains("at most 9 nodes"));
+
+        for (wrong, says) in [
+            ("a", "write NAME=HOST"),
+            ("a=::1", "neither a DNS name"),
+            ("a=https://h", "write NAME=HOST"),
+            ("a=h_1", "neither a DNS name"),
+            ("a=h:", "write NAME=HOST"),
+            ("a=h:0", "write NAME=HOST"),
+            ("a=h:65535", "give the PEER_PORT"),
+            ("a=h:1:2:3", "write NAME=HOST"),
+            ("a=0.0.0.0", "neither a DNS name"),
+        ] {
+            let error = node_at(wrong).unwrap_err();
+            assert!(error.contains(says), "{wrong}: {error}");
+        }
     }
 
     #[test]
@@ -502,21 +626,14 @@ mod tests {
 
         for elsewhere in ["..", ".", "../x", "/x", "x/", ""] {
             let mut plan = keys.plan(&dir.path().join("new"));
-            plan.node_name = elsewhere.into();
+            plan.nodes[0].name = elsewhere.into();
             assert_eq!(make(&plan, &[]).unwrap_err().exit, Exit::Usage, "{elsewhere:?}");
         }
 
         let mut plan = keys.plan(dir.path());
-        plan.sans = vec!["https://node".into()];
+        plan.nodes[0].sans = vec!["https://node".into()];
         let failure = make(&plan, &[]).unwrap_err();
         assert!(failure.to_string().contains("without scheme"), "{failure}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nor does one that fails halfway");
-    }
-
-    #[test]
-    fn addresses_of_nodes() {
-        let listen = "0.0.0.0:7471".parse().unwrap();
-        assert_eq!(node_url(&["n.example".into()], listen), "https://n.example:7471");
-        assert_eq!(node_url(&["::1".into()], listen), "https://[::1]:7471");
     }
 }

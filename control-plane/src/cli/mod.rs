@@ -10,8 +10,10 @@ use tagout_proto::lock::LockKind;
 use tracing_subscriber::EnvFilter;
 
 mod authority;
+mod backup;
 mod chain;
 mod client;
+pub mod dev;
 pub mod document;
 mod failure;
 mod files;
@@ -21,10 +23,14 @@ mod grant;
 pub mod init;
 mod keys;
 pub mod log;
+pub mod node_folder;
+mod nodes;
 mod out;
 mod profile;
 mod reach;
+mod renew;
 mod restart;
+mod restore;
 mod revoke;
 mod session;
 pub mod signing;
@@ -39,7 +45,7 @@ pub use profile::{Profile, ProfileFile};
 
 use out::Out;
 
-use crate::{dev, node};
+use crate::{dev as demo, node};
 
 /// Stops AI agents, and lets them run again: signed, logged, and verified on this machine
 #[derive(Parser)]
@@ -101,18 +107,28 @@ enum Verb {
     /// Who may do what: show, propose, sign and submit a change
     #[command(subcommand)]
     Authority(authority::AuthorityVerb),
+    /// The nodes: list, add, promote, remove and replace them
+    #[command(subcommand)]
+    Node(nodes::NodeVerb),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
     /// Read and verify the audit log
     #[command(subcommand)]
     Log(log::LogVerb),
+    /// Copy the log into a folder, verified; a second run fetches only what is new
+    Backup(backup::BackupArgs),
+    /// Begin anew from a backup after all nodes were lost: new nodes, a new epoch, and everything halted
+    #[command(subcommand)]
+    Restore(restore::RestoreVerb),
+    /// Give a node a new certificate for the key that it has; a running node takes it over without a restart
+    Renew(renew::RenewArgs),
     /// Run a node
     Serve(ServeArgs),
-    /// Make a deployment to try Tagout with, and run it: a node and three agents on this machine
-    Dev(dev::DevArgs),
+    /// Make a deployment to try Tagout with, and run it: a node, or three, and three agents on this machine
+    Dev(demo::DevArgs),
     /// One of the agents that `dev` runs
     #[command(hide = true)]
-    DevAgent(dev::agent::AgentArgs),
+    DevAgent(demo::agent::AgentArgs),
 }
 
 #[derive(Args)]
@@ -120,6 +136,9 @@ struct ServeArgs {
     /// The node's configuration, as `tagout init` makes it
     #[arg(long, value_name = "FILE", default_value = "tagout.toml")]
     config: PathBuf,
+    /// End at once when standard input does, as the nodes of `tagout dev` do
+    #[arg(long, hide = true)]
+    ends_with_input: bool,
 }
 
 /// Runs the command of this process's arguments.
@@ -152,15 +171,33 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
         Verb::Authority(verb) => authority::run(out, globals, verb),
+        Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
-        Verb::Serve(args) => long_running(globals, "info,openraft=warn", node::serve_command(&args.config)),
-        Verb::Dev(args) => long_running(globals, "error", dev::run(args)),
+        Verb::Backup(args) => backup::run(out, globals, args),
+        Verb::Restore(verb) => restore::run(out, globals, verb),
+        Verb::Renew(args) => renew::run(out, args),
+        Verb::Serve(args) => {
+            if args.ends_with_input {
+                end_with_input();
+            }
+            // Consensus warns at every heartbeat of a peer that is gone; peers/ says it once, and what is fatal ends the process.
+            long_running(globals, "info,openraft=off", node::serve_command(&args.config))
+        }
+        Verb::Dev(args) => long_running(globals, "error", demo::run(args)),
         Verb::DevAgent(args) => {
             let profile = profile::locate(globals.profile.as_deref())?;
-            long_running(globals, "error", dev::agent::run(&profile, args))
+            long_running(globals, "error", demo::agent::run(&profile, args))
         }
     }
+}
+
+/// Whoever started this process is gone when its input ends, and nobody would ever end it.
+fn end_with_input() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(Exit::Failed as i32);
+    });
 }
 
 /// Runs what goes on until it is told to end. Its events go to standard error, as JSON lines if asked; `RUST_LOG` chooses
@@ -213,6 +250,24 @@ mod tests {
         Cli::command().debug_assert();
         let help = Cli::command().render_help().to_string();
         assert!(help.contains("5  the stop is in force, but no known agent matches its scope"), "{help}");
+    }
+
+    #[test]
+    fn no_argument_takes_the_place_of_a_global_one() {
+        fn check(command: &clap::Command, globals: &[String]) {
+            for verb in command.get_subcommands() {
+                let own = verb.get_arguments().map(|arg| arg.get_id().as_str());
+                let twice: Vec<_> = own.filter(|id| globals.iter().any(|global| global == id)).collect();
+                assert!(twice.is_empty(), "{}: {twice:?}", verb.get_name());
+                check(verb, globals);
+            }
+        }
+        let cli = Cli::command();
+        let globals =
+            cli.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().to_string());
+        let globals: Vec<_> = globals.collect();
+        assert_eq!(globals.len(), 3);
+        check(&cli, &globals);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tagout_proto::trust::Trust;
 
 use super::chain::{self, Chain};
 use super::failure::{Exit, Failure};
+use super::files::replace;
 use super::out::Out;
 
 /// `profile.toml`, as it is written. Paths are relative to the file.
@@ -26,6 +27,29 @@ pub struct ProfileFile {
     /// Keys that sign when no `--key` is given.
     #[serde(default)]
     pub keys: Vec<String>,
+}
+
+impl ProfileFile {
+    /// As `tagout init` writes it.
+    pub fn text(&self) -> String {
+        format!(
+            "# Which deployment the `tagout` command means. Paths are relative to this file.\n\n{}",
+            toml::to_string(self).expect("a profile is text and lists of text")
+        )
+    }
+}
+
+/// Adds a node to a profile that is as `tagout init` writes it; false, and nothing done, if people have edited it.
+pub fn add_node(path: &Path, url: &str) -> Result<bool, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read the profile", path, &e))?;
+    let Some(mut file) = toml::from_str::<ProfileFile>(&text).ok().filter(|file| file.text() == text) else {
+        return Ok(false);
+    };
+    if !file.nodes.iter().any(|node| node == url) {
+        file.nodes.push(url.into());
+        replace(path, file.text().as_bytes())?;
+    }
+    Ok(true)
 }
 
 /// A profile whose genesis is the pinned one, signed by its root keys.
@@ -85,7 +109,8 @@ impl Profile {
         Ok(profile)
     }
 
-    fn load_pinned(path: &Path) -> Result<Self, Failure> {
+    /// With nothing but the genesis.
+    pub fn load_pinned(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read the profile", path, &e))?;
         let wrong =
             |what: String| Failure::new(Exit::Failed, "bad-profile", format!("{}: {what}", path.display()));
@@ -178,6 +203,22 @@ mod tests {
         let failure = Profile::load(&made.profile).unwrap_err();
         assert_eq!(failure.exit, Exit::Unverified);
         assert!(failure.to_string().contains("is pinned"), "{failure}");
+    }
+
+    #[test]
+    fn a_node_is_added_to_what_nobody_has_edited() {
+        let Deployed { made, dir: _dir, keys: _keys } = testing::deployed();
+        for _twice in 0..2 {
+            assert!(add_node(&made.profile, "https://n2:7470").unwrap());
+            assert_eq!(
+                Profile::load(&made.profile).unwrap().nodes,
+                ["https://localhost:7470", "https://n2:7470"]
+            );
+        }
+        let edited = std::fs::read_to_string(&made.profile).unwrap() + "# ours\n";
+        std::fs::write(&made.profile, &edited).unwrap();
+        assert!(!add_node(&made.profile, "https://n3:7470").unwrap());
+        assert_eq!(std::fs::read_to_string(&made.profile).unwrap(), edited);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tagout_proto::authority::Authority;
-use tagout_proto::command::{Action, Deployment};
+use tagout_proto::command::{Action, Command, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::log::checkpoint::Checkpoint;
@@ -12,7 +12,7 @@ use tagout_proto::log::entry::Entry;
 use tagout_proto::trust::Trust;
 use tagout_proto::wire::CommandAnswer;
 
-use super::chain;
+use super::chain::{self, Disagreement};
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::log::seen::{self, Seen};
@@ -88,18 +88,35 @@ impl<'a> Session<'a> {
         Ok(Self { out, profile, client })
     }
 
-    /// Verifies whom the node says to believe, and remembers it. Gives the entries of the log where that stands.
+    /// Verifies whom a node says to believe, and remembers it. Gives the entries of the log where that stands. A node that
+    /// shows less than this machine knows may only be behind: the others are asked before it is reported.
     pub fn learn(&mut self) -> Result<Vec<u64>, Failure> {
-        let shown = self.client.authority()?;
-        let new = self.profile.chain.go_on(shown.documents).map_err(|wrong| {
-            let detail =
-                format!("{}: {wrong}; do not trust this node, ask another with --node", self.client.node());
-            Failure::unverified(wrong.code(), detail)
-        })?;
-        if new && let Err(failure) = chain::remember(&self.profile, shown.entries.clone()) {
-            self.out.note(format!("warning: this authority will not be remembered: {failure}"));
+        let mut behind = None;
+        for _ in 0..self.client.node_count() {
+            let shown = match self.client.authority() {
+                Ok(shown) => shown,
+                Err(failure) => return Err(behind.unwrap_or(failure)),
+            };
+            match self.profile.chain.go_on(shown.documents) {
+                Ok(new) => {
+                    if new && let Err(failure) = chain::remember(&self.profile, shown.entries.clone()) {
+                        self.out.note(format!("warning: this authority will not be remembered: {failure}"));
+                    }
+                    return Ok(shown.entries);
+                }
+                Err(wrong) => {
+                    let node = self.client.node();
+                    let detail = format!("{node}: {wrong}; do not trust this node, ask another with --node");
+                    let failure = Failure::unverified(wrong.code(), detail);
+                    if !matches!(wrong, Disagreement::Behind { .. }) {
+                        return Err(failure);
+                    }
+                    behind.get_or_insert(failure);
+                    self.client.pass_over();
+                }
+            }
         }
-        Ok(shown.entries)
+        Err(behind.expect("there is a node, and it was behind"))
     }
 
     pub fn trust(&self) -> &Trust {
@@ -153,17 +170,14 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// Sends a command: what takes away to all nodes at once.
     pub fn send(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
-        let answer = self.client.command(envelope)?;
-        let (digest, claimed) = (envelope.digest(), answer.digest);
-        if claimed == digest {
-            return Ok(answer);
+        let command = Command::parse(envelope.document.as_bytes());
+        if command.is_ok_and(|command| !command.action.kind().loosens()) {
+            self.client.tighten(envelope)
+        } else {
+            self.client.command(envelope)
         }
-        let detail = format!(
-            "{} answers for {claimed}, but {digest} was sent: do not trust it, and send it to another node",
-            self.client.node()
-        );
-        Err(Failure::unverified("other-digest", detail))
     }
 
     /// As [`Session::send`], and says what was done.
@@ -247,22 +261,29 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The node's signed checkpoint of `size` entries. A node that has none is asked for the one that it has: that tells
+    /// A node's signed checkpoint of `size` entries. Where none has it, they are asked for the one that they have: that tells
     /// a log that was cut off from a node that is only behind.
     pub fn fetch_checkpoint(&self, size: u64, seen: &Seen) -> Result<(String, Checkpoint), Failure> {
-        match self.client.checkpoint(size) {
-            Err(said) if said.problem.code == "no-checkpoint" && size > 0 => {
-                let note = self.client.checkpoint(0)?;
-                let checkpoint = open_checkpoint(&note, self.trust())?;
-                seen::behind(checkpoint.size, size, seen.size(), said)?;
-                Ok((note, checkpoint))
+        let opened = |note: String| {
+            let checkpoint = open_checkpoint(&note, self.trust())?;
+            Ok::<_, Failure>((note, checkpoint))
+        };
+        let said = match self.client.checkpoint(size) {
+            Err(said) if said.problem.code == "no-checkpoint" && size > 0 => said,
+            answered => return opened(answered?),
+        };
+        let mut failed: Option<Failure> = None;
+        for _ in 0..self.client.node_count() {
+            let (note, checkpoint) = opened(self.client.checkpoint(0)?)?;
+            match seen::behind(checkpoint.size, size, seen.size(), said.clone()) {
+                Ok(()) => return Ok((note, checkpoint)),
+                // One node that has all that was seen is enough to know that the log was not cut off.
+                Err(failure) if failure.exit == Exit::Unreachable => failed = Some(failure),
+                Err(failure) => failed = failed.or(Some(failure)),
             }
-            answered => {
-                let note = answered?;
-                let checkpoint = open_checkpoint(&note, self.trust())?;
-                Ok((note, checkpoint))
-            }
+            self.client.pass_over();
         }
+        Err(failed.unwrap_or(said))
     }
 
     /// A folder that cannot be written takes nothing from what was verified now.

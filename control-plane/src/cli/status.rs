@@ -57,6 +57,13 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         "{deployment} at {node}: epoch {epoch}, {size} log entries, authority {}",
         status.authority_version
     ));
+    if let Some(lost) = &seen.lost {
+        let (seen, from) = (lost.checkpoint.size, lost.from);
+        out.line(format!(
+            "{} a restore began this epoch: of the {seen} entries that this machine had seen, those from {from} on are lost",
+            out.ink(Ink::Yellow, "note:")
+        ));
+    }
     out.line(format!("\n{}", count(agents.agents.len() as u64, "agent")));
     say_agents(out, &agents, &locks);
     out.line(format!("\n{}", count(locks.locks.len() as u64, "lock")));

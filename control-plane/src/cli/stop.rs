@@ -168,10 +168,11 @@ pub fn place(out: &Out, globals: &Globals, kind: LockKind, args: &LockArgs) -> R
 }
 
 fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exit, Failure> {
-    let (out, kind) = (session.out, lock.kind);
+    let (out, kind, scope) = (session.out, lock.kind, lock.scope.clone());
     let signers = session.signers_to_tighten(&args.keys)?;
     let signed = session.sign_tightening(Action::Lock(lock), &signers)?;
-    let answer = session.send(&signed.envelope)?;
+    let answer = session.send(&signed.envelope);
+    let answer = answer.inspect_err(|failure| say_not_committed(out, &scope, &signed, failure))?;
     say_placed(out, kind, &answer);
 
     // From here on the stop stands. What goes wrong now is reported beside it, never instead of it.
@@ -198,6 +199,25 @@ fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exi
     let (signed, problem) = (signed.summary(session.trust()), problem.map(|f| f.problem));
     out.document(&Report { answer, signed, log, reach_now, problem });
     Ok(exit)
+}
+
+/// What is so all the same, where a node took it and no log has it; the failure itself follows.
+fn say_not_committed(out: &Out, scope: &Scope, signed: &Signed, failure: &Failure) {
+    let (done, so) = match failure.problem.code.as_str() {
+        "pending" => (
+            "PENDING",
+            "the node keeps it and has pushed it to its guards; it is committed once there is a quorum, and nothing has to be \
+             sent again",
+        ),
+        "disk-full" => (
+            "PUSHED ONLY",
+            "the node has pushed it to its guards and could not keep it; guards that did not hear of it may go on",
+        ),
+        _ => return,
+    };
+    let (done, scope) = (out.ink(Ink::Yellow, done), out.ink(Ink::Bold, scope.to_string()));
+    out.line(format!("{done} {scope}: {so}"));
+    out.line(format!("lock {}", signed.envelope.digest()));
 }
 
 fn say_placed(out: &Out, kind: LockKind, answer: &CommandAnswer) {

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::files::read_public_key;
 use super::init::{self, Made, Plan};
+use super::node_folder::NodePlan;
 use crate::sign::{Signer, Surroundings, generate};
 use crate::store::StoreKind;
 
@@ -42,10 +43,12 @@ impl Keys {
             threshold: 2,
             root_keys: vec![named("root")],
             root_threshold: 1,
-            node_name: "node-1".into(),
-            node_id: 1,
-            listen: "127.0.0.1:7470".parse().unwrap(),
-            sans: vec!["localhost".into()],
+            nodes: vec![NodePlan::new(
+                "node-1",
+                1,
+                "127.0.0.1:7470".parse().unwrap(),
+                vec!["localhost".into()],
+            )],
             ttl_ms: 10_000,
             store: StoreKind::default(),
             keys: vec![self.dir.path().join("alice").to_string_lossy().into_owned()],

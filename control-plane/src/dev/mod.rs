@@ -1,7 +1,9 @@
-//! `tagout dev`: a whole deployment in one folder, to be tried: authority, keys, consent, a durable node, three agents.
+//! `tagout dev`: a whole deployment in one folder, to be tried: authority, keys, consent, durable nodes, three agents. Nodes
+//! and agents are processes of their own, so that one may be killed.
 
 pub mod agent;
 pub mod model_server;
+mod nodes;
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -11,36 +13,39 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use tagout_proto::command::{Action, Deployment, Grant, Seen};
-use tagout_proto::rule::Terms;
+use tagout_proto::limits::NODES_MAX;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 
 use self::model_server::ModelServer;
+use self::nodes::Nodes;
+use crate::cli::dev::consent;
 use crate::cli::init::{Plan, make};
-use crate::cli::signing::Signed;
-use crate::clock;
-use crate::config::NodeConfig;
-use crate::node::{Node, ended};
+use crate::cli::node_folder::NodePlan;
+use crate::node::ended;
 use crate::sign::{self, Signer};
 use crate::store::StoreKind;
 
+/// A demonstration needs no more of the disk.
+const RESERVE_MIB: u64 = 16;
 /// The scope that gets consent, and the agents below it.
 const DEMO: &str = "demo";
 const AGENTS: [&str; 3] = ["demo/agent_1", "demo/agent_2", "demo/agent_3"];
-/// How long the demonstration's consent lasts; a start near its end renews it.
-const CONSENT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What a terminal sends on Ctrl-C.
 const SIGINT: i32 = 2;
-const RENEW_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Args)]
 pub struct DevArgs {
     /// The folder that everything is kept in; made if it is not there
     #[arg(long, value_name = "DIR", default_value = ".tagout")]
     pub dir: PathBuf,
-    /// Where a new deployment's node listens; loopback only, since reading is open to everybody
+    /// How many nodes a new deployment has, each in a process of its own [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=NODES_MAX as u64))]
+    pub nodes: Option<u64>,
+    /// Where a new deployment's node listens, further ones every second port above; loopback only, since reading is open to
+    /// everybody
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7470")]
     pub listen: SocketAddr,
     /// Where the demonstration's model server listens
@@ -64,14 +69,14 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     if made_now {
         make_deployment(&args)?;
     }
-    let config = NodeConfig::load(&args.dir.join("node-1").join("tagout.toml"))?;
-    if !config.listen.ip().is_loopback() {
-        bail!("{} is no loopback address; `tagout dev` runs on this machine only", config.listen);
+    let mut nodes = Nodes::start(&args.dir).await?;
+    if let Some(wanted) = args.nodes.filter(|wanted| *wanted != nodes.count() as u64) {
+        let (dir, count) = (args.dir.display(), nodes.count());
+        bail!("the deployment in {dir} has {count} of the {wanted} nodes: make another one with --dir");
     }
-    let node = Node::start(config).await?;
-    consent(&node, &args.dir).await?;
+    nodes.work(agreed(&args.dir, nodes.count())).await?;
     let model = ModelServer::start(args.model, Duration::from_millis(args.word_ms)).await?;
-    introduce(&args, &node, &model, made_now)?;
+    introduce(&args, &nodes, &model, made_now)?;
 
     let mut agents =
         AGENTS.iter().map(|agent| spawn(&args.dir, agent, &model)).collect::<Result<Vec<_>, _>>()?;
@@ -89,13 +94,14 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let unexpected = tokio::select! {
         told = ended() => told.map(|()| None)?,
         (agent, status) = watched => Some((agent, status?)),
+        gone = nodes.watch() => return Err(gone),
     };
     drop(inputs);
     for mut agent in agents {
         agent.wait().await?;
     }
     model.shutdown().await;
-    node.shutdown().await;
+    nodes.shutdown().await;
     match unexpected {
         // A terminal's Ctrl-C goes to the agents too, and may end them first.
         Some((agent, status)) if status.signal() != Some(SIGINT) => {
@@ -134,10 +140,7 @@ fn make_deployment(args: &DevArgs) -> anyhow::Result<()> {
         threshold: 2,
         root_keys: vec![("root".into(), key("root")?)],
         root_threshold: 1,
-        node_name: "node-1".into(),
-        node_id: 1,
-        listen: args.listen,
-        sans: vec![args.listen.ip().to_string(), "localhost".into()],
+        nodes: plans(args)?,
         ttl_ms: tagout_proto::limits::TTL_DEFAULT_MS,
         store: args.store,
         keys: vec!["keys/alice".into()],
@@ -150,37 +153,37 @@ fn signer(keys: &Path, name: &str) -> anyhow::Result<Signer> {
     Ok(Signer::open(&keys.join(name).to_string_lossy())?)
 }
 
-/// Alice and Bob grant `demo`, where no grant is good for another day.
-async fn consent(node: &Node, dir: &Path) -> anyhow::Result<()> {
-    let now_ms = clock::wall_ms();
-    let millis = |duration: Duration| duration.as_millis() as u64;
-    let (scope, action, deployment): (Scope, _, Deployment) = {
-        let ledger = node.service.replica.ledger();
-        let scope = Scope::parse(DEMO)?;
-        let good = |g: &tagout_proto::ledger::GrantSummary| {
-            g.scope == scope && g.expires_at_ms > now_ms + millis(RENEW_WITHIN)
-        };
-        if ledger.grants(now_ms).iter().any(good) {
-            return Ok(());
+/// The nodes of a new deployment.
+fn plans(args: &DevArgs) -> anyhow::Result<Vec<NodePlan>> {
+    let count = args.nodes.unwrap_or(1);
+    let plan = |n: u64| {
+        let port =
+            u16::try_from(u64::from(args.listen.port()) + 2 * (n - 1)).context("no port is above 65535")?;
+        let listen = SocketAddr::new(args.listen.ip(), port);
+        let sans = vec![listen.ip().to_string(), "localhost".into()];
+        let mut plan = NodePlan::new(&format!("node-{n}"), n, listen, sans);
+        plan.reserve_mib = Some(RESERVE_MIB);
+        if count == 1 {
+            // It has no peers, and takes no second port.
+            (plan.address, plan.peer_listen) = (None, None);
         }
-        let grant = Grant {
-            scope: scope.clone(),
-            expires_at_ms: now_ms + millis(CONSENT),
-            seen: Seen { epoch: ledger.epoch().id, size: ledger.size(), authority: 1 },
-            terms: Terms::default(),
-            reason: "demonstration".into(),
-        };
-        let deployment = ledger.deployment().context("the node has no genesis")?.clone();
-        (scope, Action::Grant(grant), deployment)
+        Ok(plan)
     };
-    let keys = dir.join("keys");
-    let signed = Signed::new(&deployment, action, &[signer(&keys, "alice")?, signer(&keys, "bob")?]);
-    let signed = signed.map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    node.service
-        .submit(signed.envelope)
-        .await
-        .with_context(|| format!("the grant for {scope} was refused"))?;
-    Ok(())
+    (1..=count).map(plan).collect()
+}
+
+/// Once the nodes serve: Alice and Bob grant `demo`, and every node votes.
+async fn agreed(dir: &Path, nodes: usize) -> anyhow::Result<()> {
+    let (profile, keys) = (dir.join("profile.toml"), dir.join("keys"));
+    let scope = Scope::parse(DEMO)?;
+    let agree = move || {
+        let signers = [signer(&keys, "alice")?, signer(&keys, "bob")?];
+        consent(&profile, &scope, &signers, nodes).map_err(|failure| anyhow::anyhow!("{failure}"))
+    };
+    // In a thread that nobody waits for: where a node has ended, it would go on asking.
+    let (done, agreed) = oneshot::channel();
+    std::thread::spawn(move || done.send(agree()));
+    agreed.await?
 }
 
 fn spawn(dir: &Path, agent: &str, model: &ModelServer) -> anyhow::Result<Child> {
@@ -190,13 +193,8 @@ fn spawn(dir: &Path, agent: &str, model: &ModelServer) -> anyhow::Result<Child> 
     command.stdin(Stdio::piped()).kill_on_drop(true).spawn().with_context(|| format!("cannot start {agent}"))
 }
 
-fn introduce(args: &DevArgs, node: &Node, model: &ModelServer, made_now: bool) -> anyhow::Result<()> {
-    let exe = std::env::current_exe()?;
-    let exe = std::env::current_dir()
-        .ok()
-        .and_then(|here| exe.strip_prefix(here).ok().map(Path::to_owned))
-        .unwrap_or(exe);
-    let (dir, exe) = (args.dir.display(), exe.display());
+fn introduce(args: &DevArgs, nodes: &Nodes, model: &ModelServer, made_now: bool) -> anyhow::Result<()> {
+    let (dir, exe) = (args.dir.display(), nodes::exe());
     let profile = if args.dir == Path::new(".tagout") {
         String::new()
     } else {
@@ -207,7 +205,7 @@ fn introduce(args: &DevArgs, node: &Node, model: &ModelServer, made_now: bool) -
         "\
 Tagout is running on this machine only; its state is in {dir} ({state}).
 
-  node          https://{}  (reading is open on loopback; every command is signed)
+{}                (reading is open on loopback; every command is signed)
   people        alice and bob: one of them stops, both together restart     keys in {dir}/keys
   automation    soar: may stop, never restart
   agents        {}
@@ -221,13 +219,14 @@ Try this in a second terminal:
     tagout resume demo/agent_2 --reason \"reviewed, INC-4711\" --key {dir}/keys/alice
     tagout resume demo/agent_2 --reason \"reviewed, INC-4711\" --key {dir}/keys/alice --key {dir}/keys/bob
     tagout log verify
-
+{}
 Ctrl-C ends it; the next `tagout dev` goes on from here.
 ",
-        node.address,
+        nodes.list(),
         AGENTS.join(", "),
         model.base_url(),
         model.addr(),
+        nodes.suggestion(),
     );
     Ok(())
 }

@@ -17,23 +17,26 @@ mod network;
 mod snapshot;
 mod types;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
-use openraft::{ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, ReadPolicy, SnapshotPolicy};
 use parking_lot::Mutex;
 
 use self::machine::StateMachine;
-use self::network::NoPeers;
+use self::network::{Arriving, Network};
 pub use self::snapshot::SnapshotError;
 use self::snapshot::Snapshots;
-use self::types::{Membership, Proposal, Types, decode, encode};
+use self::types::{Entry, Membership, Proposal, Types, decode, encode};
+use crate::peers::{Kind, Member, Peers};
+use crate::reserve::{Guarded, Reserve};
 use crate::store::{self, Loaded, LogDisk, Op, StoreError, StoreKind};
 
 /// The replicated state machine, as raft sees it: bytes in, bytes out.
@@ -51,6 +54,11 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Puts the snapshot's state in place of the whole state.
     fn restore(&self, snapshot: &[u8]) -> io::Result<()>;
+
+    /// Whether the state as it is, and these proposals of the log after it, committed or not, lead to everything that was
+    /// applied before the last end: an entry is applied only once the log has it on disk, so a log that does not has lost
+    /// a part of what it held, and its node must not vote with the rest. Changes nothing.
+    fn foresee(&self, proposals: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()>;
 }
 
 /// The slow part of a snapshot. Gives `None` if [`Machine::restore`] was called meanwhile with a snapshot that goes
@@ -64,10 +72,27 @@ pub const STORAGE_FAILED_EXIT_CODE: i32 = 74;
 /// received.
 pub const PROPOSAL_MAX_BYTES: usize = 1 << 20;
 
-#[derive(Clone, Debug)]
+/// What an empty store means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The deployment begins here: this node becomes a cluster of one.
+    Begin,
+    /// This node is new in a cluster, whose leader will find it.
+    Join,
+    /// This node has run before, so its store is lost, and with it the votes that it gave: it must not vote again.
+    Known,
+}
+
+/// How long a snapshot may take to its node; its pieces have shorter bounds of their own.
+const SNAPSHOT_TIMEOUT_MS: u64 = 10 * 60 * 1000;
+
+#[derive(Clone)]
 pub struct ConsensusConfig {
     /// Never used twice: a node that lost its store comes back under a new id.
     pub node_id: u64,
+    /// What the others shall know of this node, where it begins a cluster.
+    pub member: Member,
+    pub origin: Origin,
     pub dir: PathBuf,
     pub store: StoreKind,
     pub heartbeat_ms: u64,
@@ -78,6 +103,8 @@ pub struct ConsensusConfig {
     pub snapshot_every_entries: u64,
     /// How long a start may take to find a leader and to apply what is committed.
     pub recovery_timeout_ms: u64,
+    /// Makes room on the disk before every commit.
+    pub reserve: Option<Arc<Reserve>>,
 }
 
 impl ConsensusConfig {
@@ -85,6 +112,8 @@ impl ConsensusConfig {
     pub fn new(node_id: u64, dir: impl Into<PathBuf>) -> Self {
         Self {
             node_id,
+            member: Member::default(),
+            origin: Origin::Begin,
             dir: dir.into(),
             store: StoreKind::default(),
             heartbeat_ms: 50,
@@ -92,6 +121,7 @@ impl ConsensusConfig {
             election_max_ms: 200,
             snapshot_every_entries: 5000,
             recovery_timeout_ms: 30_000,
+            reserve: None,
         }
     }
 
@@ -113,6 +143,7 @@ impl ConsensusConfig {
             enable_leader_restore: Some(false),
             // A node that was cut off asks first and does not unseat a healthy leader when it returns.
             enable_pre_vote: Some(true),
+            install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
             ..openraft::Config::default()
         };
         config.validate().map_err(|e| StartError::Config { source: Box::new(e) })
@@ -168,8 +199,19 @@ pub enum StartError {
     )]
     OtherNode { dir: PathBuf, found: u64, configured: u64 },
     #[error(
-        "{} has snapshots and no log: this node lost its log, and with it its vote. Put the log back, or make a new \
-         deployment: this version has no restore for a single node",
+        "the log in {} has lost a part of what it held, and this node must not vote with the rest. Keep the folder for \
+         analysis. Where a majority of the nodes lives, put a new one in its place: `tagout node replace`. Where none does, \
+         restore from a backup: `tagout restore`", dir.display()
+    )]
+    LogShort {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{} holds no log, and this node is not new: it lost its log, and with it the votes that it gave, so it must not \
+         vote again under its name. Where other nodes live, replace it: `tagout node replace`. Where none does, restore \
+         from a backup: `tagout restore`",
         dir.display()
     )]
     LogLost { dir: PathBuf },
@@ -206,6 +248,37 @@ pub enum ProposeError {
         #[source]
         source: Cause,
     },
+    #[error("consensus answered with what is no answer")]
+    Strange {
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ProposeError {
+    pub fn strange(source: io::Error) -> Self {
+        Self::Strange { source }
+    }
+}
+
+/// One step in who belongs to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    AddLearner(u64, Member),
+    /// A member has another address.
+    Rename(u64, Member),
+    /// All of these at once, so that the number of voters need not be even in between.
+    Promote(BTreeSet<u64>),
+    /// It stays as a learner until it is removed.
+    RemoveVoter(u64),
+    Remove(u64),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the change of the cluster's members was not committed")]
+pub struct ChangeError {
+    #[source]
+    source: Cause,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -219,6 +292,8 @@ pub enum ReadError {
         #[source]
         source: Cause,
     },
+    #[error("this node is behind: it has not applied yet what a majority has committed")]
+    Behind,
     #[error("consensus has stopped on this node")]
     Stopped {
         #[source]
@@ -238,6 +313,8 @@ fn to_leader(leader: Option<u64>) -> String {
 pub struct Consensus {
     node_id: u64,
     raft: openraft::Raft<Types, StateMachine>,
+    peers: Arc<Peers>,
+    arriving: Arc<Arriving>,
     snapshots: Arc<Snapshots>,
     writer: Arc<Mutex<Option<log::Writer>>>,
 }
@@ -260,16 +337,21 @@ fn end_process(error: &io::Error) {
 }
 
 impl Consensus {
-    /// Opens this node's store and takes its place in the cluster; returns once everything committed is applied.
-    ///
-    /// An empty store becomes a cluster with this node as its only voter.
-    pub async fn start(config: ConsensusConfig, machine: Arc<dyn Machine>) -> Result<Self, StartError> {
-        Self::start_with(config, machine, |disk| disk, Arc::new(end_process)).await
+    /// Opens this node's store and takes its place in the cluster. The only voter returns once everything committed is
+    /// applied; one among several returns at once, since nobody knows when a majority will be there:
+    /// see [`Consensus::read_barrier`].
+    pub async fn start(
+        config: ConsensusConfig,
+        machine: Arc<dyn Machine>,
+        peers: Arc<Peers>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, machine, peers, |disk| disk, Arc::new(end_process)).await
     }
 
     async fn start_with(
         config: ConsensusConfig,
         machine: Arc<dyn Machine>,
+        peers: Arc<Peers>,
         wrap: impl FnOnce(Box<dyn LogDisk>) -> Box<dyn LogDisk> + Send + 'static,
         on_failure: OnFailure,
     ) -> Result<Self, StartError> {
@@ -283,9 +365,11 @@ impl Consensus {
         let (log, writer) = log::start(opened.disk, &opened.loaded, purgeable, on_failure.clone())
             .map_err(|source| StartError::Log { dir: config.dir.clone(), source })?;
 
+        let mut machine = opened.machine;
+        machine.write_ahead = Some(log.write_ahead());
         let writer = Arc::new(Mutex::new(Some(writer)));
         let started =
-            openraft::Raft::new(config.node_id, openraft_config, NoPeers, log, opened.machine).await;
+            openraft::Raft::new(config.node_id, openraft_config, Network(peers.clone()), log, machine).await;
         let raft = match started {
             Ok(raft) => raft,
             Err(e) => {
@@ -293,7 +377,11 @@ impl Consensus {
                 return Err(StartError::Raft { source: Box::new(e) });
             }
         };
-        let consensus = Self { node_id: config.node_id, raft, snapshots, writer };
+        let arriving = Arc::default();
+        let consensus = Self { node_id: config.node_id, raft, peers, arriving, snapshots, writer };
+        for (id, member, _) in consensus.members() {
+            consensus.peers.know(id, &member);
+        }
         consensus.end_with_raft(on_failure);
         match consensus.join(&config).await {
             Ok(()) => Ok(consensus),
@@ -306,14 +394,15 @@ impl Consensus {
 
     async fn join(&self, config: &ConsensusConfig) -> Result<(), StartError> {
         let failed = |source: Cause| StartError::Raft { source };
-        if self.raft.is_initialized().await.map_err(|e| failed(Box::new(e)))? {
-            // Nobody else can be the leader, so there is nothing to wait for.
-            if self.raft.voter_ids().eq([self.node_id]) {
-                self.raft.trigger().elect(false).await.map_err(|e| failed(Box::new(e)))?;
-            }
-        } else {
-            let alone = BTreeSet::from([self.node_id]);
+        let initialized = self.raft.is_initialized().await.map_err(|e| failed(Box::new(e)))?;
+        if !initialized && config.origin == Origin::Begin {
+            let alone = BTreeMap::from([(self.node_id, config.member.clone())]);
             self.raft.initialize(alone).await.map_err(|e| failed(Box::new(e)))?;
+        } else if !self.raft.voter_ids().eq([self.node_id]) {
+            return Ok(());
+        } else {
+            // Nobody else can be the leader, so there is nothing to wait for.
+            self.raft.trigger().elect(false).await.map_err(|e| failed(Box::new(e)))?;
         }
         let timeout = Duration::from_millis(config.recovery_timeout_ms);
         match self.raft.wait_for_recovery(Some(timeout)).await {
@@ -362,12 +451,41 @@ impl Consensus {
         }
     }
 
-    /// When this returns, the machine's state includes everything that was acknowledged anywhere before the call.
+    /// As [`Consensus::propose`], of many at once: they take effect in this order, and their answers come in it.
+    pub async fn propose_all(&self, proposals: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, ProposeError> {
+        if let Some(proposal) = proposals.iter().find(|proposal| proposal.len() > PROPOSAL_MAX_BYTES) {
+            return Err(ProposeError::TooLarge { bytes: proposal.len() });
+        }
+        let stopped = |e| ProposeError::Stopped { source: Box::new(e) };
+        let mut answers = Vec::with_capacity(proposals.len());
+        let proposals = proposals.into_iter().map(|proposal| Proposal(proposal.into()));
+        let mut written = self.raft.client_write_many(proposals).await.map_err(stopped)?;
+        while let Some(answer) = written.try_next().await.map_err(stopped)? {
+            match answer {
+                Ok(answer) => answers.push(answer.response.0),
+                Err(ClientWriteError::ForwardToLeader(to)) => {
+                    return Err(ProposeError::NotLeader { leader: to.leader_id });
+                }
+                Err(ClientWriteError::LogEntryDiscarded(to)) => {
+                    return Err(ProposeError::Unknown { leader: to.leader_id });
+                }
+                // As in `propose`.
+                Err(
+                    e
+                    @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+                ) => return Err(ProposeError::Stopped { source: Box::new(e) }),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Where Raft's log must be applied to include everything that was acknowledged anywhere before the call. Only the
+    /// leader can tell.
     ///
     /// It asks a quorum each time. A lease would be quicker and would rest on clocks, which S3 must not.
-    pub async fn read_barrier(&self) -> Result<(), ReadError> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((id, _)) => Ok(id.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(ReadError::NotLeader { leader: to.leader_id })
             }
@@ -376,6 +494,88 @@ impl Consensus {
             }
             Err(RaftError::Fatal(e)) => Err(ReadError::Stopped { source: Box::new(e) }),
         }
+    }
+
+    /// Waits until this node has applied Raft's log up to `index`.
+    pub async fn applied(&self, index: u64) -> Result<(), ReadError> {
+        let applied = self.raft.wait(None).applied_index_at_least(Some(index), "a read's index").await;
+        applied.map(drop).map_err(|e| ReadError::Stopped { source: Box::new(e) })
+    }
+
+    /// When this returns on the leader, the machine's state includes everything that was acknowledged anywhere before
+    /// the call.
+    pub async fn read_barrier(&self) -> Result<(), ReadError> {
+        let index = self.read_index().await?;
+        self.applied(index).await
+    }
+
+    /// Answers a message of Raft from another node.
+    pub async fn answer(&self, kind: Kind, request: &[u8]) -> io::Result<Vec<u8>> {
+        network::answer(&self.raft, &self.arriving, kind, request).await
+    }
+
+    /// Everybody in the cluster, as far as this node knows: its id, what it says of itself, and whether it votes.
+    pub fn members(&self) -> Vec<(u64, Member, bool)> {
+        let metrics = self.raft.metrics();
+        let membership = metrics.borrow_watched().membership_config.membership().clone();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
+    }
+
+    /// For the leader: how many entries of Raft's log each other member still lacks. `None` for everybody else.
+    pub fn lags(&self) -> Option<BTreeMap<u64, u64>> {
+        let metrics = self.raft.metrics();
+        let m = metrics.borrow_watched();
+        let last = m.last_log_index.unwrap_or(0);
+        let replication = m.replication.as_ref()?;
+        Some(
+            replication
+                .iter()
+                .map(|(id, at)| (*id, last.saturating_sub(at.map_or(0, |at| at.index()))))
+                .collect(),
+        )
+    }
+
+    /// Changes who belongs to the cluster; returns once that is committed. Only the leader can.
+    pub async fn change(&self, change: Change) -> Result<(), ChangeError> {
+        let change = match change {
+            Change::AddLearner(id, member) => ChangeMembers::AddNodes(BTreeMap::from([(id, member)])),
+            Change::Rename(id, member) => ChangeMembers::SetNodes(BTreeMap::from([(id, member)])),
+            Change::Promote(ids) => ChangeMembers::AddVoterIds(ids),
+            Change::RemoveVoter(id) => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
+            Change::Remove(id) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
+        };
+        self.raft
+            .change_membership(change, true)
+            .await
+            .map(drop)
+            .map_err(|e| ChangeError { source: Box::new(e) })
+    }
+
+    /// Asks `to` to take over at once. It may not happen.
+    pub async fn hand_over(&self, to: u64) {
+        // Fails only when consensus has stopped.
+        let _ = self.raft.trigger().transfer_leader(to).await;
+    }
+
+    /// Waits for a change of the leader, as this node knows it, or of the membership.
+    pub async fn changed(&self) {
+        let mut metrics = self.raft.server_metrics();
+        // It closes at the end.
+        let _ = metrics.changed().await;
+    }
+
+    /// Whether this node is the only voter.
+    pub fn is_alone(&self) -> bool {
+        self.raft.voter_ids().eq([self.node_id])
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    pub fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().current_leader
     }
 
     pub fn status(&self) -> Status {
@@ -436,7 +636,11 @@ impl Opened {
     ) -> Result<Self, StartError> {
         let dir = &config.dir;
         let failed = |source| StartError::Log { dir: dir.clone(), source };
-        let disk = wrap(store::open(config.store, &dir.join("log"))?);
+        let disk = store::open(config.store, &dir.join("log"))?;
+        let disk = wrap(match config.reserve.clone() {
+            Some(reserve) => Box::new(Guarded { disk, reserve }),
+            None => disk,
+        });
         let loaded = disk.load().map_err(failed)?;
         let snapshots = Snapshots::open(&dir.join("snapshots"))?;
         match &loaded.identity {
@@ -450,7 +654,9 @@ impl Opened {
                     });
                 }
             }
-            None if !snapshots.is_empty()? => return Err(StartError::LogLost { dir: dir.clone() }),
+            None if config.origin == Origin::Known || !snapshots.is_empty()? => {
+                return Err(StartError::LogLost { dir: dir.clone() });
+            }
             None => {
                 let identity = encode(&Identity { node_id: config.node_id }).map_err(failed)?;
                 disk.commit(&[Op::SaveIdentity(identity)]).map_err(failed)?;
@@ -467,10 +673,23 @@ impl Opened {
             }
             None => (None, Membership::default()),
         };
-        let machine = StateMachine { machine, snapshots: Arc::new(snapshots), applied, membership };
+        let after = applied.map_or(0, |id| id.index() + 1);
+        let mut proposals = loaded.entries.range(after..).filter_map(|(_, bytes)| {
+            match decode::<Entry>(bytes).ok()?.payload {
+                openraft::EntryPayload::Normal(Proposal(proposal)) => Some(proposal),
+                openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => None,
+            }
+        });
+        machine
+            .foresee(&mut proposals)
+            .map_err(|source| StartError::LogShort { dir: dir.join("log"), source })?;
+        let snapshots = Arc::new(snapshots);
+        let machine = StateMachine { machine, snapshots, applied, membership, write_ahead: None };
         Ok(Self { disk, loaded, machine })
     }
 }
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;

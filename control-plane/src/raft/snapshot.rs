@@ -20,7 +20,8 @@ use super::types::{Snapshot, SnapshotMeta, decode, encode};
 use crate::store::files;
 
 const MAGIC: &[u8; 8] = b"TAGOUTSN";
-const FORMAT: u32 = 1;
+/// 2: members have names, keys and addresses.
+const FORMAT: u32 = 2;
 const PREFIX_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 const KEPT: usize = 2;

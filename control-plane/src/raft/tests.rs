@@ -16,11 +16,17 @@ use crate::store::Op;
 
 /// Remembers every proposal it applied, and answers with how many those are.
 #[derive(Default)]
-struct Counting {
+pub(super) struct Counting {
     applied: Mutex<Vec<Vec<u8>>>,
     restored: AtomicUsize,
     /// As while the audit log waits for other nodes.
     in_a_gap: AtomicBool,
+}
+
+impl Counting {
+    pub(super) fn count(&self) -> usize {
+        self.applied.lock().len()
+    }
 }
 
 impl Machine for Counting {
@@ -40,6 +46,10 @@ impl Machine for Counting {
     fn restore(&self, snapshot: &[u8]) -> io::Result<()> {
         self.restored.fetch_add(1, Ordering::Relaxed);
         *self.applied.lock() = decode(snapshot)?;
+        Ok(())
+    }
+
+    fn foresee(&self, _: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
         Ok(())
     }
 }
@@ -100,6 +110,7 @@ async fn start(config: ConsensusConfig) -> Result<Node, StartError> {
     let consensus = Consensus::start_with(
         config,
         machine.clone(),
+        Peers::nobody(),
         move |disk| Box::new(Watched { disk, watch: watching }),
         Arc::new(move |e: &io::Error| {
             failed.send_replace(Some(e.to_string()));
@@ -438,7 +449,11 @@ mod snapshots {
         let snapshots = Snapshots::open(dir.path()).unwrap();
         for (index, purgeable) in [(7, None), (31, Some(7)), (90, Some(31))] {
             let last_log_id = Some(openraft::entry::RaftEntry::log_id(&blank(index)));
-            let meta = types::SnapshotMeta { last_log_id, last_membership: Membership::default() };
+            let meta = types::SnapshotMeta {
+                last_log_id,
+                last_membership: Membership::default(),
+                write_ahead: None,
+            };
             snapshots.write(&meta, b"state").unwrap();
             assert_eq!(snapshots.purgeable(), purgeable);
             let again = Snapshots::open(dir.path()).unwrap();
@@ -456,7 +471,13 @@ mod snapshots {
         let purgeable = Box::new(move || for_log.purgeable());
         let (log, writer) = log::start(disk, &loaded, purgeable, Arc::new(|e| panic!("{e}"))).unwrap();
         let machine: Arc<dyn Machine> = Arc::new(Counting::default());
-        let machine = StateMachine { machine, snapshots, applied: None, membership: Membership::default() };
+        let machine = StateMachine {
+            machine,
+            snapshots,
+            applied: None,
+            membership: Membership::default(),
+            write_ahead: None,
+        };
         (machine, log, writer)
     }
 
@@ -556,11 +577,11 @@ mod snapshots {
         with_three(dir.path()).await;
         let newest = files(dir.path()).pop().unwrap();
         let mut bytes = fs::read(&newest).unwrap();
-        bytes[8] = 2;
+        bytes[8] += 1;
         fs::write(&newest, bytes).unwrap();
         let error = start(often(dir.path())).await.err().unwrap();
         assert!(
-            matches!(error, StartError::Snapshots(SnapshotError::NewerFormat { found: 2, .. })),
+            matches!(error, StartError::Snapshots(SnapshotError::NewerFormat { found: 3, .. })),
             "{error}"
         );
     }
@@ -604,8 +625,13 @@ mod suite {
                 log::start(disk, &loaded, Box::new(|| Some(u64::MAX)), Arc::new(|e| panic!("{e}"))).unwrap();
             let snapshots = Arc::new(Snapshots::open(&dir.path().join("snapshots")).unwrap());
             let machine: Arc<dyn Machine> = Arc::new(Counting::default());
-            let machine =
-                StateMachine { machine, snapshots, applied: None, membership: Membership::default() };
+            let machine = StateMachine {
+                machine,
+                snapshots,
+                applied: None,
+                membership: Membership::default(),
+                write_ahead: None,
+            };
             Ok(((Stop(Some(writer)), dir), log, machine))
         }
     }

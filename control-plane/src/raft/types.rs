@@ -11,11 +11,12 @@ use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 openraft::declare_raft_types!(
-    /// Voters are plain numbers: their addresses and keys are in the authority, which is replicated state itself.
+    /// Members are numbers with a name, a key and an address: a node that has lost everything but its Raft log must find
+    /// the others, and the authority, which says the same, is known only once the log is applied.
     pub(super) Types:
         D = Proposal,
         R = Answer,
-        Node = openraft::EmptyNode,
+        Node = crate::peers::Member,
 );
 
 pub(super) type Entry = openraft::alias::EntryOf<Types>;

@@ -10,6 +10,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// How much of a file is written at once. The page cache keeps a piece as one folio, and each later write into a segment
+/// costs as much as its folio is large.
+const PIECE_BYTES: usize = 16 << 10;
+
 /// Creates `path` with exactly these bytes, read-only for everybody (0444); when this returns, both are durable.
 ///
 /// A file that is there already is never touched: equal bytes are success, because a replay after a crash writes the
@@ -90,7 +94,7 @@ fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> 
         folder_of(path).join(format!(".{}.{}.{number}.tmp", name.to_string_lossy(), std::process::id()));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
+        bytes.chunks(PIECE_BYTES).try_for_each(|piece| file.write_all(piece))?;
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()
     })();

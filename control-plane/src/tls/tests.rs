@@ -344,6 +344,27 @@ async fn one_connection_too_many_is_closed_at_once() {
     server.end().await;
 }
 
+/// A flood from one address leaves the last connections to others: from there a stop still gets in.
+#[tokio::test]
+async fn s10_one_address_cannot_hold_every_connection() {
+    let limits = ServerLimits { max_connections: 200, ..Default::default() };
+    let server = start(limits).await;
+    let mut held = Vec::new();
+    for _ in 0..180 {
+        held.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let mut refused = TcpStream::connect(server.address).await.unwrap();
+    assert_closed(&mut refused).await;
+    let elsewhere = reqwest::Client::builder()
+        .tls_backend_preconfigured(client_config(&server.ca_pem).unwrap())
+        .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
+        .build()
+        .unwrap();
+    assert_eq!(text(elsewhere.get(server.url("/who"))).await, "HTTP/2.0 127.0.0.2 0");
+    drop(held);
+    server.end().await;
+}
+
 #[tokio::test]
 async fn idle_connections_are_closed_and_busy_ones_are_not() {
     for alpn in [HTTP_1_1, H2] {

@@ -248,6 +248,12 @@ impl Ledger {
 
     /// Applies one committed proposal.
     pub fn apply(&mut self, proposal: &Proposal) -> Applied {
+        self.apply_knowing(proposal, RULE_VERSION)
+    }
+
+    /// The same in a build that knows the rule of verdicts up to version `rule_known`. Builds that know less refuse an entry
+    /// that raises it (`Refusal::RuleUnknown`) and cannot follow the log from there on.
+    pub fn apply_knowing(&mut self, proposal: &Proposal, rule_known: u64) -> Applied {
         let judged = match proposal.kind {
             EntryKind::Command if proposal.envelope.digest() == self.pinned => self.judge_genesis(proposal),
             EntryKind::Command => self.judge(&proposal.envelope, proposal.time_ms),
@@ -255,7 +261,7 @@ impl Ledger {
             EntryKind::Restore => self.judge_restore(&proposal.envelope),
             // Written by a node about what it saw: it changes no verdict, so it needs no signature of a person.
             EntryKind::Outcome => self.judge_outcome(&proposal.envelope),
-            EntryKind::RuleVersion => self.judge_rule(&proposal.envelope, RULE_VERSION),
+            EntryKind::RuleVersion => self.judge_rule(&proposal.envelope, rule_known),
             EntryKind::Proposal | EntryKind::Drill => Err(Refusal::Malformed(format!(
                 "this build takes no {} entries: upgrade it",
                 proposal.kind.name()

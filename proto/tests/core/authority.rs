@@ -112,6 +112,14 @@ fn each_invalid_authority_has_its_sentence() {
         (Box::new(set("/root/signers/1/name", "root-1".into())), "root signer \"root-1\" stands twice".into()),
         (Box::new(push("/nodes", node(2, "demo/node-1", 22))), "node \"demo/node-1\" stands twice".into()),
         (Box::new(push("/nodes", node(1, "demo/node-2", 22))), "two nodes have one id".into()),
+        (Box::new(push("/nodes", node(2, "demo/node-2", 22))), "node \"demo/node-1\" has no \"address\": where there are several nodes, each tells the others where it is".into()),
+        (Box::new(|d| d["nodes"][0]["address"] = "10.0.0.1".into()), "\"address\" in an item of \"nodes\" of the authority must be host:port: a DNS name in lower case or an IP address in its canonical form (IPv6 in brackets, no wildcard), and a port from 1 to 65535".into()),
+        (Box::new(move |d| {
+            d["nodes"].as_array_mut().unwrap().push(node(2, "demo/node-2", 22));
+            (0..2).for_each(|n| d["nodes"][n]["address"] = "10.0.0.1:7471".into());
+        }), "the address \"10.0.0.1:7471\" stands twice".into()),
+        (Box::new(|d| d["nodes"][0]["learner"] = true.into()), "every node is a learner: one at least must vote".into()),
+        (Box::new(|d| d["nodes"][0]["learner"] = false.into()), "\"learner\" in an item of \"nodes\" of the authority must be true, or left out".into()),
         (Box::new(push("/roles/2/principals", "alice".into())), "principal of a role \"alice\" stands twice".into()),
         // Thresholds.
         (Box::new(set("/roles/2/threshold", 0.into())), "\"threshold\" in an item of \"roles\" of the authority must be a whole number from 1 to 128".into()),

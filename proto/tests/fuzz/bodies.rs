@@ -117,6 +117,15 @@ fn other_bodies() {
             };
             serde_json::to_string(&status).unwrap()
         }),
+        text(&|| {
+            let version = "0.1.0".into();
+            let news = NodeNews { ms_ago: 1, ready: true, log_size: 3, clock_offset_ms: -2, version, rule_version: 1 };
+            let (name, address) = ("demo/node-1".into(), Some("[::1]:7471".into()));
+            let node = ClusterNode { id: 1, name, address, role: NodeRole::Voter, heard: Some(news) };
+            let silent = ClusterNode { role: NodeRole::Removed, heard: None, ..node.clone() };
+            let nodes = vec![node, silent];
+            serde_json::to_string(&Cluster { node: 1, leader: Some(1), term: 2, voters: vec![1], nodes }).unwrap()
+        }),
         text(&|| serde_json::to_string(&TrustChain { documents: vec![genesis()], entries: vec![0] }).unwrap()),
         text(&|| {
             let instances = vec![Instance { instance: "i".into(), seen_ms_ago: 5 }];
@@ -131,7 +140,8 @@ fn other_bodies() {
             let confirmation = Confirmation { lock, agent, instance, closed_us: 1, cut_us: 2, calls_cut: 3, by };
             serde_json::to_string(&confirmation).unwrap()
         }),
-        text(&|| serde_json::to_string(&StopEvent { stop: stop.clone(), index: 2, time_ms: T0 }).unwrap()),
+        text(&|| serde_json::to_string(&StopEvent { stop: stop.clone(), index: Some(2), time_ms: T0 }).unwrap()),
+        text(&|| serde_json::to_string(&StopEvent { stop: stop.clone(), index: None, time_ms: T0 }).unwrap()),
         text(&|| serde_json::to_string(&Renew { log_size: 3, deny: true }).unwrap()),
         json!({"tagout": 1, "outcome": lock, "node": "demo/node-1", "bounded_after_ms": 1, "calls_bounded_after_ms": null,
                "confirmed": 1, "bounded": 0, "slowest_ms": 4, "calls_cut": 5, "instances": [reach]})
@@ -149,6 +159,7 @@ fn other_bodies() {
             body::<Problem>(bytes).1,
             body::<CommandAnswer>(bytes).1,
             body::<Status>(bytes).1,
+            body::<Cluster>(bytes).1,
             body::<TrustChain>(bytes).1,
             body::<Agents>(bytes).1,
             body::<Locks>(bytes).1,

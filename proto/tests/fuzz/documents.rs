@@ -8,6 +8,7 @@ use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::*;
 use tagout_proto::lock::{LockKind, Trip, parse_placing};
+use tagout_proto::note::NoteSigner;
 use tagout_proto::restore::Restore;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
@@ -73,6 +74,10 @@ fn successor() -> Value {
     next["version"] = 2.into();
     next["previous"] = genesis().digest().to_string().into();
     next["disables"] = 3.into();
+    let second = NoteSigner::new("demo/node-2", &[0x32; 32]).unwrap().verifier().to_string();
+    next["nodes"][0]["address"] = "node-1.example:7471".into();
+    let second = json!({"id": 2, "key": second, "address": "[fd00::2]:7471", "learner": true});
+    next["nodes"].as_array_mut().unwrap().push(second);
     next["retired"] = json!([{"key": key, "principal": "alice", "grants": [Digest([8; 32])]}]);
     next
 }
@@ -177,6 +182,12 @@ fn genesis_document() {
             assert!((TTL_MIN_MS..=TTL_MAX_MS).contains(&authority.limits.ttl_ms));
             assert!((1..=authority.root.signers.len() as u64).contains(&authority.root.threshold));
             assert!((1..=NODES_MAX).contains(&authority.nodes.len()));
+            assert!(authority.nodes.iter().any(|node| !node.learner));
+            let mut addresses: Vec<_> = authority.nodes.iter().filter_map(|n| n.address.as_ref()).collect();
+            assert!(authority.nodes.len() == 1 || addresses.len() == authority.nodes.len());
+            assert!(addresses.iter().all(|a| a.len() <= ADDRESS_MAX_BYTES && *a == &a.to_lowercase()));
+            addresses.sort();
+            assert!(addresses.windows(2).all(|two| two[0] != two[1]));
             for role in &authority.roles {
                 assert!((1..=role.principals.len() as u64).contains(&role.threshold));
                 let loosens = role.actions.iter().any(|a| a.loosens());

@@ -38,7 +38,9 @@ fn summary(authority: Authority) -> Answer {
         "principals": authority.principals.iter().map(|p| &p.name).collect::<Vec<_>>(),
         "roles": authority.roles.iter().map(|r| &r.name).collect::<Vec<_>>(),
         "root": authority.root.signers.iter().map(|s| &s.name).collect::<Vec<_>>(),
-        "nodes": authority.nodes.iter().map(|n| &n.key.name).collect::<Vec<_>>(),
+        "nodes": authority.nodes.iter().map(|n| {
+            json!({"id": n.id, "name": n.key.name, "address": n.address, "learner": n.learner})
+        }).collect::<Vec<_>>(),
         "limits": authority.limits,
         "retired": retired,
     }))

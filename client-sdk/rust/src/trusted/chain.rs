@@ -43,7 +43,8 @@ impl Trusted {
             return Ok(false);
         }
         if let Some(document) = restored.filter(|_| self.trust.epoch() != epoch) {
-            let came = Came { by: StopPath::Lease, received_ns: now.boot_ns, index: 0, time_ms: now.wall_ms };
+            let came =
+                Came { by: StopPath::Lease, received_ns: now.boot_ns, index: None, time_ms: now.wall_ms };
             self.begin_epoch(document, came);
         }
         self.judge_again();
@@ -57,7 +58,7 @@ impl Trusted {
         let restore = Restore::parse(document.document.as_bytes()).expect("it was learned");
         // The restore stands at `lost_from`, and leases of its epoch come after it.
         self.log = Some(Floor { size: restore.lost_from.saturating_add(1), root: None });
-        let came = Came { index: restore.lost_from, ..came };
+        let came = Came { index: Some(restore.lost_from), ..came };
         // What was used and has ended may be lost there: the same bytes may stop again.
         self.agents.values_mut().for_each(|agent| agent.cleared.clear());
         let (id, lock) = (document.digest(), Latched::restore(restore, document, came));

@@ -21,7 +21,8 @@ pub(super) struct Latched {
     pub(super) scope: Scope,
     pub(super) kind: LockKind,
     pub(super) tag: Tag,
-    pub(super) index: u64,
+    /// Its entry in the log, as the service says; none while no log has it.
+    pub(super) index: Option<u64>,
     pub(super) time_ms: u64,
     /// As the service says; only ever shown to people.
     pub(super) released: bool,
@@ -41,15 +42,15 @@ pub(super) struct Latched {
 pub(super) struct Came {
     pub(super) by: StopPath,
     pub(super) received_ns: u64,
-    /// Its entry's place and time in the log, as the service says.
-    pub(super) index: u64,
+    /// Its entry's place and time in the log, as the service says; without a place, when the node took it.
+    pub(super) index: Option<u64>,
     pub(super) time_ms: u64,
 }
 
 impl Latched {
     pub(super) fn shown(lock: LockView, received_ns: u64) -> (Digest, Self) {
         let LockView { id, scope, kind, index, time_ms, released, tag } = lock;
-        let came = Came { by: StopPath::Lease, received_ns, index, time_ms };
+        let came = Came { by: StopPath::Lease, received_ns, index: Some(index), time_ms };
         (id, Self { released, ..Self::new(scope, kind, tag, came, None) })
     }
 
@@ -85,7 +86,7 @@ impl Latched {
     /// Takes over what a view says of it. A view is not signed by people, so it never softens what was latched before.
     pub(super) fn shown_again(&mut self, shown: LockView) {
         self.released = shown.released;
-        self.index = shown.index;
+        self.index = Some(shown.index);
         self.time_ms = self.time_ms.min(shown.time_ms);
         // Its bytes would say what it is. Without them, two answers that differ count as the worst there is.
         if self.signed.is_none() && self.kind != shown.kind {
@@ -128,6 +129,6 @@ impl Latched {
             LockKind::Restrict => 4,
             LockKind::Throttle(_) => 5,
         };
-        (rank, self.index)
+        (rank, self.index.unwrap_or(u64::MAX))
     }
 }

@@ -103,8 +103,8 @@ pub(crate) fn genesis(name: &str, ttl_ms: u64, lapse_grace_ms: u64) -> Envelope 
             {"name": "root-a", "key": line(Who::RootA)}, {"name": "root-b", "key": line(Who::RootB)},
         ]},
         "nodes": [
-            {"id": 1, "key": node_signer(1).verifier().to_string()},
-            {"id": 2, "key": node_signer(2).verifier().to_string()},
+            {"id": 1, "address": "node-1.example:7471", "key": node_signer(1).verifier().to_string()},
+            {"id": 2, "address": "node-2.example:7471", "key": node_signer(2).verifier().to_string()},
         ],
         "limits": {"ttl_ms": ttl_ms, "lapse_grace_ms": lapse_grace_ms},
     });
@@ -199,7 +199,7 @@ impl World {
     pub(crate) fn take_away(&mut self, document: &Value) -> StopEvent {
         let stop = envelope(document, &[Who::Bot]);
         let index = self.send(&stop);
-        StopEvent { stop, index, time_ms: self.now_ms }
+        StopEvent { stop, index: Some(index), time_ms: self.now_ms }
     }
 
     pub(crate) fn revoke_document(&mut self, scope: &str, grants: &[Digest]) -> Value {
@@ -255,7 +255,7 @@ impl World {
         let document = self.restore_document(epoch);
         let stop = envelope(&document, &ROOTS);
         let index = self.apply(EntryKind::Restore, &stop).unwrap().index;
-        StopEvent { stop, index, time_ms: self.now_ms }
+        StopEvent { stop, index: Some(index), time_ms: self.now_ms }
     }
 
     /// What `GET /v1/authority` answers.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use tagout_proto::authority::{Authority, Role};
+use tagout_proto::authority::{Authority, Node, Role};
 use tagout_proto::command::ActionKind;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::PublicKey;
@@ -184,10 +184,26 @@ fn root(old: &Authority, new: &Authority, said: &mut Vec<String>) {
 }
 
 fn nodes(old: &Authority, new: &Authority, said: &mut Vec<String>) {
-    for node in new.nodes.iter().filter(|node| !old.nodes.contains(node)) {
-        said.push(format!("node {} ({}) joins", node.id, node.key.name));
+    let role = |node: &Node| if node.learner { "a learner" } else { "a voter" };
+    let place = |node: &Node| node.address.as_ref().map_or_else(String::new, |at| format!(", at {at}"));
+    for node in &new.nodes {
+        let who = format!("node {} ({})", node.id, node.key.name);
+        match old.nodes.iter().find(|before| before.id == node.id && before.key == node.key) {
+            None => said.push(format!("{who} joins as {}{}", role(node), place(node))),
+            Some(before) => {
+                if before.learner != node.learner {
+                    said.push(format!("{who} is {} now, and was {}", role(node), role(before)));
+                }
+                match (&before.address, &node.address) {
+                    (before, now) if before == now => {}
+                    (_, Some(now)) => said.push(format!("{who} is at {now} now")),
+                    (_, None) => said.push(format!("{who} has no address any more")),
+                }
+            }
+        }
     }
-    for node in old.nodes.iter().filter(|node| !new.nodes.contains(node)) {
+    let stays = |node: &&Node| new.nodes.iter().any(|n| n.id == node.id && n.key == node.key);
+    for node in old.nodes.iter().filter(|node| !stays(node)) {
         said.push(format!("node {} ({}) leaves", node.id, node.key.name));
     }
 }
@@ -198,6 +214,7 @@ mod tests {
     use crate::cli::profile::Profile;
     use crate::cli::testing;
     use tagout_proto::authority::{Principal, PrincipalKind, RootSigner};
+    use tagout_proto::note::NoteSigner;
 
     #[test]
     fn a_change_is_said_in_words() {
@@ -221,6 +238,14 @@ mod tests {
         new.root.signers.push(RootSigner { name: "spare".into(), key: root.clone() });
         new.root.threshold = 2;
         new.limits.ttl_ms = 20_000;
+        let node = |id: u64, learner| {
+            let key = NoteSigner::new(&format!("demo/node-{id}"), &[id as u8; 32]).unwrap().verifier();
+            Node { id, key, address: Some(format!("n{id}:7471")), learner }
+        };
+        let (mut old, gone) = (old.clone(), node(4, false));
+        old.nodes.extend([node(2, true), gone]);
+        new.nodes[0].address = Some("elsewhere:7471".into());
+        new.nodes.extend([node(2, false), node(3, true)]);
         let expected = [
             format!("carol joins (person), with key {}", print(&key)),
             format!("bob leaves, with key {}", print(&bob.keys[0])),
@@ -229,8 +254,12 @@ mod tests {
             "carol gains release, start, grant on *".into(),
             format!("root signer spare joins, with key {}", print(&root)),
             "a change of the authority takes 2 of 2 root keys, where it took 1".into(),
+            "node 1 (demo/node-1) is at elsewhere:7471 now".into(),
+            "node 2 (demo/node-2) is a voter now, and was a learner".into(),
+            "node 3 (demo/node-3) joins as a learner, at n3:7471".into(),
+            "node 4 (demo/node-4) leaves".into(),
             "the ttl goes from 10s to 20s".into(),
         ];
-        assert_eq!(changes(old, &new), expected);
+        assert_eq!(changes(&old, &new), expected);
     }
 }

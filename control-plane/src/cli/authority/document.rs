@@ -7,6 +7,7 @@ use tagout_proto::authority::{Authority, Limits, Node, Role};
 use tagout_proto::command::DOCUMENT_VERSION;
 use tagout_proto::digest::Digest;
 use tagout_proto::limits::COMMAND_MAX_BYTES;
+use tagout_proto::note::VerifierKey;
 use tagout_proto::strict::format_instant_ms;
 
 use crate::cli::failure::Failure;
@@ -24,7 +25,7 @@ struct Document<'a> {
     principals: Vec<PrincipalPart<'a>>,
     roles: &'a [Role],
     root: RootPart<'a>,
-    nodes: &'a [Node],
+    nodes: Vec<NodePart<'a>>,
     limits: Limits,
 }
 
@@ -64,6 +65,21 @@ struct SignerPart<'a> {
     key: String,
 }
 
+#[derive(Serialize)]
+struct NodePart<'a> {
+    id: u64,
+    key: &'a VerifierKey,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    /// Written only where it is true.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    learner: bool,
+}
+
+fn node(node: &Node) -> NodePart<'_> {
+    NodePart { id: node.id, key: &node.key, address: node.address.as_deref(), learner: node.learner }
+}
+
 fn document(authority: &Authority) -> Document<'_> {
     let retired = |r: &'_ tagout_proto::authority::Retired| r.key.to_openssh();
     let succession = authority.succession.as_ref().map(|s| SuccessionPart {
@@ -93,7 +109,7 @@ fn document(authority: &Authority) -> Document<'_> {
         principals: principals.collect(),
         roles: &authority.roles,
         root: RootPart { signers: signers.collect(), threshold: authority.root.threshold },
-        nodes: &authority.nodes,
+        nodes: authority.nodes.iter().map(node).collect(),
         limits: authority.limits,
     }
 }
@@ -137,6 +153,7 @@ mod tests {
     use crate::cli::profile::Profile;
     use crate::cli::testing;
     use tagout_proto::authority::{Retired, Succession};
+    use tagout_proto::note::NoteSigner;
 
     #[test]
     fn an_authority_reads_back_as_it_was_written() {
@@ -159,6 +176,10 @@ mod tests {
         next.succession =
             Some(Succession { previous: genesis.digest, disables: 0, retired: vec![retired], reason });
         next.roles[0].presence = true;
+        let (address, learner) = (Some("[fd00::2]:7471".into()), true);
+        let key = NoteSigner::new("demo/node-2", &[2; 32]).unwrap().verifier();
+        next.nodes[0].address = Some("node-1.example:7471".into());
+        next.nodes.push(Node { id: 2, key, address, learner });
         for text in [text(&next), line(&next)] {
             let read = Authority::parse(text.as_bytes()).unwrap();
             next.digest = read.digest;

@@ -7,12 +7,15 @@ use super::Globals;
 use super::failure::{Exit, Failure};
 use super::out::Out;
 
-mod diff;
+pub mod change;
+pub(super) mod diff;
 pub mod document;
 mod history;
 mod propose;
 mod show;
-mod sign;
+pub(super) mod sign;
+
+pub use propose::successor;
 
 #[derive(Subcommand)]
 pub enum AuthorityVerb {

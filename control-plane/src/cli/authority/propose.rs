@@ -117,7 +117,7 @@ pub fn run(out: &Out, globals: &Globals, args: ProposeArgs) -> Result<Exit, Fail
 }
 
 /// The next version, with nothing changed yet.
-fn successor(current: &Authority, reason: Option<String>) -> Authority {
+pub fn successor(current: &Authority, reason: Option<String>) -> Authority {
     let retired = current.retired().to_vec();
     Authority {
         version: current.version + 1,

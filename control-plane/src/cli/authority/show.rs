@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use tagout_proto::authority::{Authority, PrincipalKind, Role};
+use tagout_proto::authority::{Authority, Node, PrincipalKind, Role};
 use tagout_proto::digest::Digest;
 use tagout_proto::restore::Epoch;
 use tagout_proto::sshsig::PublicKey;
@@ -165,7 +165,11 @@ fn say(out: &Out, trust: &Trust, place: Option<(u64, u64)>) {
         root.signers.iter().map(|s| vec![s.name.clone(), key_text(out, trust, &s.key)]).collect();
     out.table(&rows);
     out.line("\nnodes");
-    let rows: Vec<_> = authority.nodes.iter().map(|n| vec![n.id.to_string(), n.key.to_string()]).collect();
+    let row = |n: &Node| {
+        let role = if n.learner { "learner" } else { "voter" };
+        vec![n.id.to_string(), role.into(), n.address.clone().unwrap_or_default(), n.key.to_string()]
+    };
+    let rows: Vec<_> = authority.nodes.iter().map(row).collect();
     out.table(&rows);
     let limits = authority.limits;
     out.line(format!(

@@ -19,6 +19,7 @@ use crate::cli::out::{Ink, Out, count};
 use crate::cli::session::Session;
 use crate::cli::signing::{self, Signed};
 use crate::cli::status;
+use crate::sign::Signer;
 
 #[derive(Args)]
 pub struct SignArgs {
@@ -55,15 +56,7 @@ pub fn sign(out: &Out, globals: &Globals, args: SignArgs) -> Result<Exit, Failur
 
     let mut written = Vec::new();
     for (signer, spec) in signers.iter().zip(&args.keys) {
-        let envelope = signing::sign(text.clone(), std::slice::from_ref(signer))?;
-        let signature = &envelope.signatures[0];
-        let name = root_signer(&verified(signature, &text)?, current, &draft).ok_or_else(|| {
-            let version = current.version;
-            let detail = format!(
-                "{spec} is no root key, neither of version {version} nor of the draft: it signs no authority"
-            );
-            Failure::new(Exit::Failed, "no-root-key", detail)
-        })?;
+        let (signature, name) = sign_as_root(signer, spec, &text, current, &draft)?;
         let path = beside(&args.file, &format!(".sig.{name}"));
         write_new(&path, signature.as_bytes(), 0o644)?;
         out.line(format!("signed by root signer {name}: {}", quoted(&path)));
@@ -76,6 +69,26 @@ pub fn sign(out: &Out, globals: &Globals, args: SignArgs) -> Result<Exit, Failur
         None => out.line(format!("enough root keys have signed; next: tagout authority submit {file}")),
     }
     Ok(Exit::Ok)
+}
+
+/// A root key's signature on the draft, and whose it is.
+pub(super) fn sign_as_root(
+    signer: &Signer,
+    spec: &str,
+    text: &str,
+    current: &Authority,
+    draft: &Authority,
+) -> Result<(String, String), Failure> {
+    let mut envelope = signing::sign(text.to_owned(), std::slice::from_ref(signer))?;
+    let signature = envelope.signatures.remove(0);
+    let name = root_signer(&verified(&signature, text)?, current, draft).ok_or_else(|| {
+        let version = current.version;
+        let detail = format!(
+            "{spec} is no root key, neither of version {version} nor of the draft: it signs no authority"
+        );
+        Failure::new(Exit::Failed, "no-root-key", detail)
+    })?;
+    Ok((signature, name))
 }
 
 /// Before the first signature, the draft is made to say how many agents it disables; afterwards its bytes are fixed.
@@ -139,7 +152,7 @@ pub fn submit(out: &Out, globals: &Globals, args: SubmitArgs) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
-fn beside(file: &Path, suffix: &str) -> PathBuf {
+pub(in crate::cli) fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -161,7 +174,7 @@ fn signatures_beside(file: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// The draft with every signature that lies beside it, each of them good.
-fn signed_beside(file: &Path, text: &str) -> Result<Envelope, Failure> {
+pub(in crate::cli) fn signed_beside(file: &Path, text: &str) -> Result<Envelope, Failure> {
     let mut envelope = Envelope { document: text.into(), signatures: Vec::new() };
     for path in signatures_beside(file)? {
         let signature =
@@ -176,18 +189,18 @@ fn signed_beside(file: &Path, text: &str) -> Result<Envelope, Failure> {
     Ok(envelope)
 }
 
-fn verified(signature: &str, text: &str) -> Result<PublicKey, Failure> {
+pub(in crate::cli) fn verified(signature: &str, text: &str) -> Result<PublicKey, Failure> {
     let proven = SshSignature::parse(signature).and_then(|s| s.verify(text.as_bytes()));
     proven.map(|proven| proven.key).map_err(|e| Failure::unverified("signature", e.to_string()))
 }
 
-fn root_signer(key: &PublicKey, current: &Authority, next: &Authority) -> Option<String> {
+pub(in crate::cli) fn root_signer(key: &PublicKey, current: &Authority, next: &Authority) -> Option<String> {
     let signers = next.root.signers.iter().chain(&current.root.signers);
     signers.into_iter().find(|signer| signer.key == *key).map(|signer| signer.name.clone())
 }
 
 /// What is missing until both thresholds are reached.
-fn missing(trust: &Trust, envelope: &Envelope) -> Option<String> {
+pub(super) fn missing(trust: &Trust, envelope: &Envelope) -> Option<String> {
     trust.clone().learn(envelope).err().map(|error| error.to_string())
 }
 

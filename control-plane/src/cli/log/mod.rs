@@ -13,10 +13,12 @@ use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::log::proof::{ConsistencyProof, InclusionProof, ProofError};
 use tagout_proto::note::VerifierKey;
+use tagout_proto::restore::Restore;
 use tagout_proto::trust::Trust;
 use tagout_proto::wire::Outcome;
 
 use super::Globals;
+use super::backup;
 use super::chain::signed_by;
 use super::failure::{Exit, Failure};
 use super::files::{quoted, write_new};
@@ -33,7 +35,7 @@ pub mod verify;
 use resume::Kept;
 use seen::Seen;
 use tiles::{LogError, LogReader, TileDir, Tiles, check_index, node_keys, open_checkpoint, read_checkpoint};
-use verify::{Log, Step, Verified};
+use verify::{Log, Replay, Step, Verified};
 
 #[derive(Subcommand)]
 pub enum LogVerb {
@@ -227,11 +229,15 @@ impl Record {
                 Ok(outcome) => of_outcome(&outcome),
                 Err(_) => "outcome".into(),
             },
-            EntryKind::Trip
-            | EntryKind::Proposal
-            | EntryKind::Drill
-            | EntryKind::Restore
-            | EntryKind::RuleVersion => self.kind.name().into(),
+            EntryKind::Restore => match Restore::parse(self.document.as_bytes()) {
+                Ok(restore) => {
+                    format!("restore, epoch {} begins: {:?}", restore.epoch.number, restore.reason)
+                }
+                Err(_) => "restore".into(),
+            },
+            EntryKind::Trip | EntryKind::Proposal | EntryKind::Drill | EntryKind::RuleVersion => {
+                self.kind.name().into()
+            }
         }
     }
 
@@ -305,7 +311,8 @@ fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Fa
     }
     let (profile, verified) = match &args.dir {
         Some(path) => {
-            let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+            let mut profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
+            backup::learn(path, &mut profile)?;
             let tiles = TileDir { path: path.clone() };
             let note = read_checkpoint(&tiles)?;
             let verified = verify_and_remember(out, &profile, &tiles, &note, &args)?;
@@ -344,7 +351,7 @@ fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
-fn entries(n: u64) -> String {
+pub(super) fn entries(n: u64) -> String {
     if n == 1 { "1 entry".into() } else { format!("{n} entries") }
 }
 
@@ -358,9 +365,43 @@ fn verify_and_remember(
     let (mut seen, trust) = (Seen::load(profile)?, profile.trust());
     let checkpoint = open_checkpoint(note, trust)?;
     let since = args.since.as_deref().map(|file| read_older(file, trust)).transpose()?;
+    if let Some(since) = &since {
+        check_not_lost(profile, since)?;
+    }
     let older: Vec<_> = seen.checkpoint.iter().cloned().chain(since).collect();
+    let verified = verify_all(out, profile, tiles, note, &older, args.from_start, &mut |_| ())?;
+    seen.remember(note, &checkpoint)?;
+    Ok(verified)
+}
+
+/// What a restore says, signed, that it may have lost, no log continues.
+fn check_not_lost(profile: &Profile, since: &Checkpoint) -> Result<(), Failure> {
+    let Some(restore) = profile.chain.restores().find(|restore| restore.lost_from < since.size) else {
+        return Ok(());
+    };
+    let (size, number, from) = (since.size, restore.epoch.number, restore.lost_from);
+    let detail = format!(
+        "the older checkpoint has {}, and the restore that began epoch {number} says, signed by the root keys, that those \
+         from entry {from} on may be lost: give one of at most {from} entries, or one of epoch {number}",
+        entries(size)
+    );
+    Err(Failure::unverified("restored", detail))
+}
+
+/// Verifies a log as a whole, going on from what this machine replayed of it before; `ended` gets the state at its end.
+pub(super) fn verify_all(
+    out: &Out,
+    profile: &Profile,
+    tiles: &dyn Tiles,
+    note: &str,
+    older: &[Checkpoint],
+    from_start: bool,
+    ended: &mut dyn FnMut(&Replay),
+) -> Result<Verified, Failure> {
+    let trust = profile.trust();
+    let checkpoint = open_checkpoint(note, trust)?;
     let mut kept = Kept::open(profile)?;
-    let before = if args.from_start { Ok(None) } else { kept.load(profile.deployment().genesis) };
+    let before = if from_start { Ok(None) } else { kept.load(profile.deployment().genesis) };
     let before = before.unwrap_or_else(|why| {
         let path = quoted(kept.path());
         out.note(format!("note: {path}, where the last run left off, is not used: {why}"));
@@ -370,21 +411,21 @@ fn verify_and_remember(
 
     let bar = if out.live() { progress_bar(checkpoint.size) } else { ProgressBar::hidden() };
     let (mut done, mut not_kept) = (0, None);
-    let log = Log { tiles, note, trust, older: &older };
+    let log = Log { tiles, note, trust, older };
     let result = verify::verify(&log, before, &mut |step| {
         let kept = match step {
             Step::Hashed(size) => {
                 done = size;
                 Ok(())
             }
-            Step::Replayed(replay) | Step::Ended(replay) if replay.size() <= known => Ok(()),
             Step::Replayed(replay) => {
                 done = replay.size();
-                kept.keep_now_and_then(replay)
+                if done > known { kept.keep_now_and_then(replay) } else { Ok(()) }
             }
             Step::Ended(replay) => {
                 done = replay.size();
-                kept.keep(replay)
+                ended(replay);
+                if done > known { kept.keep(replay) } else { Ok(()) }
             }
         };
         not_kept = kept.err().or(not_kept.take());
@@ -403,18 +444,17 @@ fn verify_and_remember(
         }
         error => error.into(),
     })?;
-    if known > verified.resumed_at {
+    if (verified.resumed_at + 1..=verified.size).contains(&known) {
         out.note(format!(
             "note: the {} that this machine had verified before are not the beginning of this log, and all of it was replayed",
             entries(known)
         ));
     }
-    seen.remember(note, &checkpoint)?;
     Ok(verified)
 }
 
 /// An older checkpoint that somebody kept.
-fn read_older(file: &Path, trust: &Trust) -> Result<Checkpoint, Failure> {
+pub(super) fn read_older(file: &Path, trust: &Trust) -> Result<Checkpoint, Failure> {
     let note =
         std::fs::read_to_string(file).map_err(|e| Failure::file("read the older checkpoint", file, &e))?;
     open_checkpoint(&note, trust).map_err(|error| {

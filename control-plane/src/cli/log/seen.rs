@@ -14,6 +14,16 @@ use crate::cli::profile::Profile;
 pub struct Seen {
     path: PathBuf,
     pub checkpoint: Option<Checkpoint>,
+    /// Of the epoch before, where its end was lost: a restore, which root signers signed, says so.
+    pub lost: Option<Lost>,
+}
+
+/// A newest checkpoint that the log of the epoch after it does not continue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub checkpoint: Checkpoint,
+    /// The restore's entry: from here on what was seen is gone.
+    pub from: u64,
 }
 
 impl Seen {
@@ -22,26 +32,31 @@ impl Seen {
     }
 
     pub fn load_from(folder: &Path, profile: &Profile) -> Result<Self, Failure> {
-        let path = state_file(folder, profile.deployment(), "checkpoint");
-        let note = match std::fs::read_to_string(&path) {
-            Ok(note) => note,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { path, checkpoint: None });
+        let epoch = profile.trust().epoch().number;
+        let path = state_file(folder, profile.deployment(), &kind(epoch));
+        if let Some(checkpoint) = read_note(&path, profile)? {
+            return Ok(Self { path, checkpoint: Some(checkpoint), lost: None });
+        }
+        // The newest one of an epoch before. It holds on unless the restore says that its end was lost: then a log begins
+        // that may be shorter, and it is kept where it lies as what was once shown.
+        let mut lost_from = u64::MAX;
+        for restore in profile.chain.restores().rev() {
+            lost_from = lost_from.min(restore.lost_from);
+            let before = profile.chain.epoch_before(restore.epoch.number);
+            let older = state_file(folder, profile.deployment(), &kind(before));
+            let Some(checkpoint) = read_note(&older, profile)? else { continue };
+            if checkpoint.size > lost_from {
+                return Ok(Self { path, checkpoint: None, lost: Some(Lost { checkpoint, from: lost_from }) });
             }
-            Err(error) => return Err(Failure::file("read the newest checkpoint", &path, &error)),
-        };
-        let checkpoint = open_checkpoint(&note, profile.trust()).map_err(|error| {
-            let path = path.display();
-            let detail = format!(
-                "the remembered checkpoint {path} does not verify ({error}): find out who changed it"
-            );
-            Failure::unverified("seen", detail)
-        })?;
-        Ok(Self { path, checkpoint: Some(checkpoint) })
+            return Ok(Self { path, checkpoint: Some(checkpoint), lost: None });
+        }
+        Ok(Self { path, checkpoint: None, lost: None })
     }
 
+    /// Entries that a log has at least which goes on from what was seen.
     pub fn size(&self) -> u64 {
-        self.checkpoint.as_ref().map_or(0, |seen| seen.size)
+        let begun = self.lost.as_ref().map_or(0, |lost| lost.from + 1);
+        self.checkpoint.as_ref().map_or(begun, |seen| seen.size)
     }
 
     /// Checks that a node's log of `size` entries is not shorter than what was seen of it.
@@ -68,6 +83,26 @@ impl Seen {
         self.checkpoint = Some(checkpoint.clone());
         Ok(())
     }
+}
+
+/// Each epoch has a file of its own: what an earlier one has shown is never overwritten by a later.
+fn kind(epoch: u64) -> String {
+    if epoch == 1 { "checkpoint".into() } else { format!("epoch-{epoch}.checkpoint") }
+}
+
+fn read_note(path: &Path, profile: &Profile) -> Result<Option<Checkpoint>, Failure> {
+    let note = match std::fs::read_to_string(path) {
+        Ok(note) => note,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::file("read the newest checkpoint", path, &error)),
+    };
+    let checkpoint = open_checkpoint(&note, profile.trust()).map_err(|error| {
+        let path = path.display();
+        let detail =
+            format!("the remembered checkpoint {path} does not verify ({error}): find out who changed it");
+        Failure::unverified("seen", detail)
+    })?;
+    Ok(Some(checkpoint))
 }
 
 /// What this machine remembers of logs: `$XDG_STATE_HOME/tagout/`, or the profile's folder.

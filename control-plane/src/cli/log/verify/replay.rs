@@ -63,6 +63,11 @@ impl Replay {
         self.ledger.pinned()
     }
 
+    /// The state after what was replayed.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// Entries that were replayed.
     pub fn size(&self) -> u64 {
         self.ledger.size()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tagout_proto::command::{Action, Grant, LockCommand, LockSet, Release, Start};
+use tagout_proto::command::{Action, Grant, LockCommand, LockSet, Release, Start, Suspend};
 use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::{Ledger, Proposal};
 use tagout_proto::lock::LockKind;
@@ -11,6 +11,7 @@ use tagout_proto::log::entry::EntryKind;
 use tagout_proto::log::tile::{push_entry, subtree_root};
 use tagout_proto::log::tree;
 use tagout_proto::note::NoteSigner;
+use tagout_proto::restore::{Epoch, Restore};
 use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 
@@ -579,6 +580,76 @@ fn the_newest_checkpoint_is_remembered_and_only_moves_on() {
     let file = std::fs::read_dir(dir.path().join("state")).unwrap().next().unwrap().unwrap().path();
     std::fs::write(&file, note(&long).replace("\n20\n", "\n19\n")).unwrap();
     assert_eq!(load().map(|seen| seen.size()).unwrap_err().exit, Exit::Unverified);
+}
+
+/// The roots' word that a new epoch begins, in a log of `lost_from` entries.
+fn restore(world: &World, lost_from: u64, by: &str) -> Envelope {
+    let authority = world.profile.authority();
+    let document = Restore {
+        deployment: authority.deployment.clone(),
+        epoch: Epoch { number: 2, id: Digest([7; 32]) },
+        issued_at_ms: 0,
+        authority_version: authority.version,
+        authority: authority.digest,
+        checkpoint_size: 20,
+        checkpoint_root: Digest([8; 32]),
+        lost_from,
+        reason: "all nodes are lost".into(),
+    };
+    sign(document.to_document(), &[world.deployed.keys.signer(by)]).unwrap()
+}
+
+#[test]
+fn s9_only_a_restore_that_the_roots_signed_lets_a_log_be_shorter_than_what_was_seen() {
+    for (seen_before, lost_from) in [(20, 10), (10, 10)] {
+        let mut world = World::new(20);
+        let dir = tempfile::tempdir().unwrap();
+        let note = |size: usize| {
+            String::from_utf8(world.publish(&world.entries[..size]).0["checkpoint"].clone()).unwrap()
+        };
+        let (note_before, note_after) = (note(seen_before), note(12));
+        let mut seen = Seen::load_from(dir.path(), &world.profile).unwrap();
+        seen.remember(&note_before, &world.checkpoint(seen_before)).unwrap();
+
+        let genesis = world.profile.chain.documents()[0].clone();
+        let forged = world.profile.chain.go_on(vec![genesis.clone(), restore(&world, lost_from, "alice")]);
+        assert_eq!(forged.unwrap_err().code(), "authority-refused");
+        world.profile.chain.go_on(vec![genesis.clone(), restore(&world, lost_from, "root")]).unwrap();
+        let mut seen = Seen::load_from(dir.path(), &world.profile).unwrap();
+        if seen_before as u64 > lost_from {
+            let lost = seen.lost.clone().unwrap();
+            assert_eq!((lost.checkpoint.size, lost.from, seen.checkpoint.is_none()), (20, 10, true));
+            assert_eq!(seen.size(), 11, "the restore itself is in the log");
+            assert!(seen.check_size(10).is_err() && seen.check_size(11).is_ok());
+        } else {
+            assert_eq!((seen.size(), &seen.lost), (10, &None), "it is continued");
+        }
+        seen.remember(&note_after, &world.checkpoint(12)).unwrap();
+        assert_eq!(Seen::load_from(dir.path(), &world.profile).unwrap().size(), 12);
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            2,
+            "what the epoch before had shown is kept"
+        );
+    }
+}
+
+#[test]
+fn s5_a_later_epoch_may_have_lost_what_is_remembered_and_an_equal_one_may_not() {
+    let mut world = World::new(6);
+    let genesis = world.profile.chain.documents()[0].clone();
+    let keys = vec![world.deployed.keys.public("soar")];
+    let suspend = Suspend { keys, reason: "r".into(), case: None };
+    let suspend = world.sign(Action::Suspend(suspend), &["alice"]);
+    assert!(world.profile.chain.go_on(vec![genesis.clone(), suspend.clone()]).unwrap());
+    let behind = world.profile.chain.go_on(vec![genesis.clone()]).unwrap_err();
+    assert_eq!(behind.code(), "authority-behind");
+    let restored = vec![genesis.clone(), restore(&world, 5, "root")];
+    assert!(world.profile.chain.go_on(restored.clone()).unwrap());
+    assert_eq!(world.trust().epoch().number, 2);
+    assert_eq!(world.profile.chain.documents(), &restored[..]);
+    let back = world.profile.chain.go_on(vec![genesis, suspend]).unwrap_err();
+    assert_eq!(back.code(), "authority-forked");
 }
 
 #[test]

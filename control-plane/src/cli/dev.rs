@@ -1,0 +1,62 @@
+//! What `tagout dev` asks of its nodes, as anybody would: over HTTP, with signatures and proofs.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tagout_proto::command::{Action, Grant, Seen};
+use tagout_proto::rule::Terms;
+use tagout_proto::scope::Scope;
+
+use super::Globals;
+use super::failure::{Exit, Failure};
+use super::out::{Out, now_ms};
+use super::session::Session;
+use crate::sign::Signer;
+
+/// How long the demonstration's consent lasts; a start near its end renews it.
+const CONSENT_MS: u64 = 30 * 24 * 3600 * 1000;
+const RENEW_WITHIN_MS: u64 = 24 * 3600 * 1000;
+/// How long the nodes may take to serve.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Has `scope` granted where no grant is good for another day, and waits until `voters` nodes vote. Nodes that have just been
+/// started are waited for.
+pub fn consent(profile: &Path, scope: &Scope, signers: &[Signer], voters: usize) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        match grant(profile, scope, signers, voters) {
+            Ok(true) => return Ok(()),
+            Ok(false) if begun.elapsed() > START_PATIENCE => {
+                let detail =
+                    format!("no more than some of the {voters} nodes vote; `tagout node list` shows which");
+                return Err(Failure::new(Exit::Unreachable, "members", detail));
+            }
+            Err(failure) if failure.exit != Exit::Unreachable || begun.elapsed() > START_PATIENCE => {
+                return Err(failure);
+            }
+            Ok(false) | Err(_) => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+}
+
+/// Whether all is as it shall be.
+fn grant(profile: &Path, scope: &Scope, signers: &[Signer], voters: usize) -> Result<bool, Failure> {
+    // With documents for programs wanted, and none given, it says nothing.
+    let out = Out::new(true);
+    let session = Session::open(&out, &Globals { profile: Some(profile.into()), ..Globals::default() })?;
+    let (now, grants) = (now_ms(), session.client.status()?.grants);
+    if !grants.iter().any(|g| g.scope == *scope && g.expires_at_ms > now + RENEW_WITHIN_MS) {
+        let (seen, epoch) = (session.checkpoint_to_sign_on()?, session.trust().epoch());
+        let grant = Grant {
+            scope: scope.clone(),
+            expires_at_ms: now + CONSENT_MS,
+            seen: Seen { epoch: epoch.id, size: seen.size, authority: session.authority().version },
+            terms: Terms::default(),
+            reason: "demonstration".into(),
+        };
+        let signed = session.sign_loosening(Action::Grant(grant), signers)?;
+        session.send(&signed.envelope)?;
+    }
+    Ok(session.client.cluster()?.voters.len() >= voters)
+}

@@ -1,0 +1,50 @@
+//! S10, a stop is always taken: a valid stop that reached a node is acknowledged, or honestly pending (503) and then in the
+//! log after all, or the disk is full (507). Nothing else is an answer; and once all is healed, it is acknowledged.
+
+use super::{Run, ms};
+use crate::faults::history::{Answer, By, What};
+
+/// Of a node that is well; most of it is what a busy machine may take.
+const ANSWERED_WITHIN_MS: f64 = 5_000.0;
+
+pub fn check(run: &Run) -> Vec<String> {
+    let mut found = Vec::new();
+    let log = run.log();
+    for attempt in &run.record.attempts {
+        let Some(command) = run.record.commands.get(&attempt.digest) else { continue };
+        if command.by == By::Forger || !matches!(command.what, What::Lock { .. }) {
+            continue;
+        }
+        let (digest, node) = (attempt.digest.short(), attempt.node);
+        match &attempt.answer {
+            Answer::Took { .. } | Answer::Nothing => {}
+            // It took effect before, and was released since.
+            Answer::Refused { status: 409, code } if code == "used" && log.contains_key(&attempt.digest) => {}
+            Answer::Refused { status: 503, code } if code == "pending" => {
+                if !log.contains_key(&attempt.digest) {
+                    found.push(format!(
+                        "node {node} said that stop {digest} is pending, and it never was committed"
+                    ));
+                }
+            }
+            Answer::Refused { status: 507, .. } => {}
+            Answer::Refused { status, code } => {
+                found.push(format!("node {node} refused the valid stop {digest}: {status} {code}"));
+            }
+        }
+        if run.record.healed_ns.is_some_and(|healed_ns| healed_ns <= attempt.sent_ns) {
+            let took_ms = ms(attempt.sent_ns, attempt.answered_ns);
+            if !matches!(attempt.answer, Answer::Took { .. } | Answer::Refused { status: 409, .. }) {
+                found.push(format!(
+                    "node {node} is well and answered the stop {digest} with {:?}",
+                    attempt.answer
+                ));
+            } else if took_ms > ANSWERED_WITHIN_MS {
+                found.push(format!(
+                    "node {node} is well and took {took_ms:.0} ms to answer the stop {digest}"
+                ));
+            }
+        }
+    }
+    found
+}
