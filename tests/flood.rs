@@ -11,8 +11,8 @@ use tagout_proto::lock::LockKind;
 use tagout_tests::deployment::{Choice, Deployment, runtime, stop, try_submit};
 
 /// Requests under way at once, in all.
-const FLOOD: usize = 256;
-const STOPS: usize = 100;
+const FLOOD: usize = 128;
+const STOPS: usize = 40;
 
 /// A client that speaks from an address of its own; loopback has many.
 fn from(deployment: &Deployment, last: u8) -> reqwest::Client {

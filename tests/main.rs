@@ -5,6 +5,7 @@ mod bad_input;
 mod durable;
 mod faults;
 mod flood;
+mod followed;
 mod full_disk;
 mod kill;
 mod lease_bound;

@@ -195,11 +195,16 @@ fn s1_s5_s9_after_a_restore_everything_is_halted_and_a_guard_brings_the_stop_tha
     let unsaid = world.by_both(&resume).exits(2);
     assert!(unsaid.stderr.contains(&format!("add --lost-from {backed_up}")), "{unsaid:?}");
     let lost_from = backed_up.to_string();
-    let id = halt.to_string();
-    world.by_both(&["release", &id, "--reason", "all is known", "--lost-from", &lost_from]).exits(0);
-    world.by_both(&["start", &id, "--reason", "all is known"]).exits(0);
-    // New consent alone does not bring it back: the stop holds that the backup had lost (S2).
+    let other = ["resume", "support/other", "--reason", "all is known", "--lost-from", &lost_from];
+    let resumed = world.by_both(&other).exits(0);
+    assert!(resumed.stdout.contains("the rest of the fleet stays halted by the restore"), "{resumed:?}");
+    // Neither new consent nor the release of the halt brings it back (S2), nor its start: the stop holds that was lost.
     world.by_both(&["grant", "support", "--for", "1h", "--reason", "consent after the restore"]).exits(0);
+    wait_until("the halt to be released and still to hold", || {
+        stopped(&guard).is_some_and(|lock| lock.others == 1 && (lock.id == lost || lock.released))
+    });
+    let id = halt.to_string();
+    world.by_both(&["start", &id, "--wave", "support/agent", "--reason", "all is known"]).exits(0);
     wait_until("the guard to be under its own stop alone", || {
         stopped(&guard).is_some_and(|lock| (lock.id, lock.others) == (lost, 0))
     });

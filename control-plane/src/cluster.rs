@@ -115,7 +115,8 @@ pub enum NotCommitted {
 /// The answer to a proposal that was handed on.
 #[derive(Serialize, Deserialize)]
 enum HandedOn {
-    Answered(Answer),
+    /// What the state machine answered, and how far Raft's log was applied then.
+    Answered(Answer, u64),
     /// The leader's disk has no room for it.
     Disk(DiskRefused),
     /// Nothing is known of it: try again.
@@ -141,7 +142,11 @@ impl Cluster {
             if let Some(leader) = leader.filter(|leader| *leader != self.id) {
                 let request = (need, kind, envelope);
                 match self.peers.ask(leader, Kind::Propose, &request, FORWARD_TIMEOUT).await {
-                    Ok(HandedOn::Answered(answer)) => return Ok(answer),
+                    Ok(HandedOn::Answered(answer, index)) => {
+                        // Whoever reads here afterwards finds what was answered. It is true in any case.
+                        let _ = self.applied(index).await;
+                        return Ok(answer);
+                    }
                     Ok(HandedOn::Disk(refused)) => return Err(refused.into()),
                     Ok(HandedOn::Failed(said)) => {
                         tracing::debug!(leader, said, "a proposal was handed on in vain")
@@ -183,10 +188,10 @@ impl Cluster {
         let began = Instant::now();
         loop {
             let failed = match self.consensus.read_index().await {
-                Ok(index) => return self.consensus.applied(index).await,
+                Ok(index) => return self.applied(index).await,
                 Err(ReadError::NotLeader { leader: Some(leader) }) if leader != self.id => {
                     match self.peers.ask::<_, u64>(leader, Kind::ReadIndex, &(), READ_INDEX_TIMEOUT).await {
-                        Ok(index) => return self.consensus.applied(index).await,
+                        Ok(index) => return self.applied(index).await,
                         Err(error) => ReadError::NoQuorum { source: Box::new(error) },
                     }
                 }
@@ -198,6 +203,12 @@ impl Cluster {
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
+    }
+
+    /// A node that is behind says so, and its guards ask another one meanwhile.
+    async fn applied(&self, index: u64) -> Result<(), ReadError> {
+        let applied = tokio::time::timeout(READ_PATIENCE, self.consensus.applied(index)).await;
+        applied.unwrap_or(Err(ReadError::Behind))
     }
 
     /// Whether this node may sign leases now, apart from its read: why not, in words.
@@ -698,7 +709,9 @@ impl Handler for Cluster {
                 Kind::Propose => {
                     let (need, kind, envelope): (Need, EntryKind, Envelope) = decode(&request)?;
                     Ok(encode(&match self.propose_here(need, kind, &envelope).await {
-                        Ok(answer) => HandedOn::Answered(answer),
+                        Ok(answer) => {
+                            HandedOn::Answered(answer, self.consensus.status().applied.unwrap_or_default())
+                        }
                         Err(NotCommitted::Consensus(
                             ProposeError::NotLeader { .. } | ProposeError::Unknown { .. },
                         )) => HandedOn::Again,

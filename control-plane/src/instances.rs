@@ -80,9 +80,30 @@ impl Instances {
         self.by_agent.lock().forget(Instant::now());
     }
 
+    /// How long ago they asked for a lease.
+    pub fn ages(&self, within: Duration) -> Ages {
+        let (now, by_agent) = (Instant::now(), self.by_agent.lock());
+        let mut ages = Ages { oldest: Duration::ZERO, older: 0 };
+        for seen in by_agent.seen.values().flat_map(BTreeMap::values) {
+            match now.saturating_duration_since(*seen) {
+                age if age <= within => ages.oldest = ages.oldest.max(age),
+                _ => ages.older += 1,
+            }
+        }
+        ages
+    }
+
     pub fn count(&self) -> usize {
         self.by_agent.lock().count
     }
+}
+
+/// When instances asked for their newest leases.
+pub struct Ages {
+    /// The longest time ago that is within the bound.
+    pub oldest: Duration,
+    /// How many it is longer ago for.
+    pub older: usize,
 }
 
 impl ByAgent {
@@ -113,5 +134,18 @@ mod tests {
         assert_eq!(below("a"), ["a", "a/b", "a/b-c", "a/b/c", "a/b/c/d", "a/bc"]);
         assert_eq!(below("*").len(), all.len());
         assert!(below("c").is_empty());
+    }
+
+    #[test]
+    fn the_oldest_lease_that_lives_is_told_apart_from_those_that_do_not() {
+        let (instances, ttl) = (Instances::default(), Duration::from_secs(10));
+        let a = Scope::parse("a").unwrap();
+        assert_eq!(instances.ages(ttl).oldest, Duration::ZERO);
+        for (instance, age_s) in [("gone", 12), ("late", 4), ("new", 1)] {
+            let then = Instant::now() - Duration::from_secs(age_s);
+            instances.by_agent.lock().seen.entry(a.clone()).or_default().insert(instance.into(), then);
+        }
+        let ages = instances.ages(ttl);
+        assert_eq!((ages.oldest.as_secs(), ages.older), (4, 1));
     }
 }

@@ -94,10 +94,12 @@ impl LeaseServer {
             }
             metrics::histogram!("tagout_lease_batch_size").record(batch.len() as f64);
             let frozen = std::mem::take(&mut batch);
+            let began = std::time::Instant::now();
             let read = match server.cluster.may_lease() {
                 Ok(()) => server.cluster.read_barrier().await.map_err(LeaseFailure::Read),
                 Err(why) => Err(LeaseFailure::Withheld(why)),
             };
+            metrics::histogram!("tagout_read_barrier_seconds").record(began.elapsed());
             if let Err(failure) = read {
                 let failure = Arc::new(failure);
                 for waiting in frozen {

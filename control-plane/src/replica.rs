@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tagout_proto::digest::Digest;
@@ -12,7 +13,8 @@ use tagout_proto::rule::RULE_VERSION;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Renew, StopEvent};
 
-use crate::audit::AuditSink;
+use crate::WAY;
+use crate::audit::{AuditError, AuditSink};
 use crate::outcomes::Outcomes;
 use crate::push::Hub;
 use crate::raft::{Machine, SnapshotBytes};
@@ -96,9 +98,11 @@ impl Replica {
         let push = |scope| {
             let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
             self.hub.push_stop(scope, &StopEvent { stop: proposal.envelope.clone(), index, time_ms });
+            tracing::debug!(target: WAY, digest = %proposal.envelope.digest(), index, "pushed");
         };
         match effect {
             Effect::Locked { lock, scope, kind } => {
+                tracing::debug!(target: WAY, digest = %lock, index = log_size - 1, %scope, kind = kind.name(), "applied");
                 // The account is opened before the push, so that no confirmation can come too early for it.
                 if kind.denies() {
                     self.outcomes.open(*lock, scope, *kind);
@@ -121,7 +125,9 @@ impl Machine for Replica {
         let answer = match postcard::from_bytes::<Proposal>(proposal) {
             Ok(proposal) => {
                 let mut ledger = self.ledger.write();
+                let began = Instant::now();
                 let applied = ledger.apply_knowing(&proposal, self.build.rule_known);
+                metrics::histogram!("tagout_apply_seconds").record(began.elapsed());
                 if let Err(Refusal::RuleUnknown { found, .. }) = applied.answer {
                     self.outgrown(found);
                 }
@@ -183,6 +189,22 @@ impl Machine for Replica {
         *ledger = restored;
         // Under the lock, so that the next entry comes after it.
         self.audit.restored(ledger.size(), ledger.frontier().root());
+        Ok(())
+    }
+
+    /// The audit log is the witness: it was written from what was applied (S1, S8, S9).
+    fn foresee(&self, proposals: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
+        let logged = self.audit.opened_size();
+        let mut ledger = self.ledger.read().clone();
+        while ledger.size() < logged {
+            let Some(bytes) = proposals.next() else {
+                let applied = ledger.size();
+                return Err(io::Error::other(AuditError::Ahead { applied, logged }));
+            };
+            if let Ok(proposal) = postcard::from_bytes::<Proposal>(&bytes) {
+                ledger.apply_knowing(&proposal, self.build.rule_known);
+            }
+        }
         Ok(())
     }
 }

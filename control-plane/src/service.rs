@@ -12,6 +12,7 @@ use tagout_proto::strict::format_instant_ms;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::WAY;
 use crate::admission::{Admission, Busy};
 use crate::audit::AuditReader;
 use crate::clock;
@@ -107,7 +108,7 @@ impl Service {
         let tightens = !command.action.kind().loosens();
         {
             let _turn = self.admission.verify(tightens, from).await?;
-            if let Some(receipt) = self.replica.ledger().check(&envelope, time_ms)? {
+            if let Some(receipt) = self.check(&envelope, time_ms).await? {
                 return Ok(receipt);
             }
         }
@@ -115,6 +116,18 @@ impl Service {
             self.tighten(command, envelope, time_ms).await
         } else {
             self.propose(EntryKind::Command, &envelope).await
+        }
+    }
+
+    /// This node may be a moment behind, and what it would refuse may be right by now: a start whose release another node
+    /// has just taken. So it refuses only by the newest state, where a majority can be asked for it.
+    async fn check(&self, envelope: &Envelope, time_ms: u64) -> Result<Option<Receipt>, Refusal> {
+        let checked = self.replica.ledger().check(envelope, time_ms);
+        match checked {
+            Err(refusal) if refusal.may_pass() && self.cluster.read_barrier().await.is_ok() => {
+                self.replica.ledger().check(envelope, time_ms)
+            }
+            checked => checked,
         }
     }
 
@@ -130,6 +143,7 @@ impl Service {
         kind: EntryKind,
         envelope: &Envelope,
     ) -> Result<Receipt, SubmitError> {
+        tracing::debug!(target: WAY, digest = %envelope.digest(), ?kind, "proposed");
         let committed = self.cluster.propose(need, kind, envelope);
         let answer =
             tokio::time::timeout(COMMIT_TIMEOUT, committed).await.map_err(|_| SubmitError::Timeout)??;
@@ -143,6 +157,9 @@ impl Service {
             let (service, slots) = (self.clone(), slots.clone());
             tokio::spawn(async move {
                 let outcome = service.outcomes.settle(&account).await;
+                let (confirmed, bounded, slowest_ms) =
+                    (outcome.confirmed, outcome.bounded, outcome.slowest_ms);
+                tracing::debug!(target: WAY, digest = %outcome.outcome, confirmed, bounded, slowest_ms, "outcome");
                 let document = serde_json::to_string(&outcome).expect("an outcome is plain data");
                 let envelope = Envelope { document, signatures: Vec::new() };
                 if service.cluster.consensus.is_leader() {

@@ -54,6 +54,8 @@ pub struct Cluster {
 struct Node {
     process: Option<Process>,
     paused: bool,
+    /// No file of it may grow.
+    limited: bool,
     starts: u32,
     disk: Option<SmallDisk>,
 }
@@ -296,6 +298,7 @@ impl Cluster {
     pub fn limit_files(&mut self, node: usize, bytes: u64) {
         assert!(self.made.failing_writes, "this cluster's nodes die of a failed write");
         let pid = self.running(node).id();
+        self.nodes[node - 1].limited = true;
         self.fault(format!("files of node {node} end at {bytes} bytes"), |_| {
             let limit =
                 Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--fsize={bytes}")).status();
@@ -327,6 +330,10 @@ impl Cluster {
         for node in self.all() {
             if self.made.clocks && fs::read_to_string(self.clock(node)).is_ok_and(|clock| clock != "+0\n") {
                 self.set_clock(node, 0);
+            }
+            // A node whose writes fail may be about to end.
+            if std::mem::take(&mut self.nodes[node - 1].limited) {
+                self.kill(node);
             }
             if !self.runs(node) {
                 self.revive(node);

@@ -1,7 +1,8 @@
 //! What happens to a node's disk: it is small and full, its writes fail, its bytes flip.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+
+use rustix::fs::{FallocateFlags, fallocate};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -46,16 +47,17 @@ impl SmallDisk {
         words.map(String::from).into_iter().chain(paths).collect()
     }
 
-    /// Fills the disk that `filler` lies on, to the last byte.
+    /// Fills the disk that `filler` lies on with as much as is free on it now. What the node then gives back of its reserve
+    /// is left to it: a process that takes that too ends the node, whatever it does.
     pub fn fill(filler: &Path) {
-        let mut file = File::create(filler).unwrap_or_else(|e| panic!("{}: {e}", filler.display()));
-        for size in [1 << 16, 1 << 12, 1] {
-            loop {
-                match file.write(&vec![0xff; size]) {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => panic!("{}: {error}", filler.display()),
-                }
+        let file = File::create(filler).unwrap_or_else(|e| panic!("{}: {e}", filler.display()));
+        let disk = rustix::fs::statvfs(filler).unwrap_or_else(|e| panic!("{}: {e}", filler.display()));
+        let mut left = disk.f_bavail * disk.f_frsize;
+        let mut length = 0;
+        // Files that large need some blocks for themselves, so that the last of it comes in pieces.
+        for step in [1 << 20, 1 << 16, 1 << 12] {
+            while left >= step && fallocate(&file, FallocateFlags::empty(), length, step).is_ok() {
+                (left, length) = (left - step, length + step);
             }
         }
         let _ = file.sync_all();

@@ -23,6 +23,10 @@ impl Machine for Nothing {
     fn restore(&self, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
+
+    fn foresee(&self, _: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Prints `ready`, then `acknowledged` for each proposal: `tasks` at once, each of which makes `each`.

@@ -21,7 +21,7 @@ use crate::confirm::Confirmations;
 use crate::denied::{Reason, Unproven};
 use crate::guard::{Agent, Arrival};
 use crate::limits::*;
-use crate::nodes::{NodeError, Nodes};
+use crate::nodes::{Left, NodeError, Nodes};
 use crate::push::{self, Push, jitter};
 use crate::trusted::{Asked, Essential, JudgedLock, Judgement, LeaseRefused, Trusted};
 
@@ -44,6 +44,8 @@ pub(crate) struct Driver {
     /// No request before this: the back-off after failures.
     hold_until_ns: u64,
     failures: u32,
+    /// Until when the newest lease lets calls begin, by the boot clock.
+    lease_ns: u64,
     asks_in_a_row: u32,
     /// A lease that a newer trust chain might prove: the chain is asked for next, at the same node.
     doubt: Option<Doubt>,
@@ -102,6 +104,7 @@ impl Driver {
             round_at_ns: 0,
             hold_until_ns: 0,
             failures: 0,
+            lease_ns: 0,
             asks_in_a_row: 0,
             doubt: None,
             renew: false,
@@ -206,9 +209,9 @@ impl Driver {
     /// The next request, if it is time for one.
     fn next_request(&mut self, now: Now) -> Option<Request> {
         if let Some(doubt) = self.doubt.take() {
-            let nodes = Arc::clone(&self.nodes);
+            let (nodes, within) = (Arc::clone(&self.nodes), self.patience(now));
             return Some(Box::pin(async move {
-                let chain = nodes.trust_chain().await;
+                let chain = nodes.trust_chain(within).await;
                 Answer::Chain(doubt, chain)
             }));
         }
@@ -234,17 +237,13 @@ impl Driver {
         let t0_ns = clock::boot_ns();
         let mut nonce = Digest::default();
         if let Err(error) = getrandom::fill(&mut nonce.0) {
-            self.failed(
-                agents,
-                Trouble::Unreachable(format!("no randomness for a nonce: {error}")),
-                None,
-                now,
-            );
+            let trouble = Trouble::Unreachable(format!("no randomness for a nonce: {error}"));
+            self.failed(agents, trouble, Left::Unable, None, now);
             return None;
         }
         let asked = self.trusted.ask(nonce, t0_ns, self.instance.clone(), &agents);
         let nodes = Arc::clone(&self.nodes);
-        let within = self.pace() / 4;
+        let within = self.patience(now);
         Some(Box::pin(async move {
             let answer = nodes.lease(&asked.request, within).await;
             Answer::Lease(asked, answer)
@@ -256,13 +255,27 @@ impl Driver {
         Duration::from_millis(self.ttl_ms.max(TTL_MIN_MS))
     }
 
+    /// How long a node may take to answer: never all that is left of the lease, so that another one can be asked too.
+    fn patience(&self, now: Now) -> Duration {
+        let pace = self.pace();
+        match self.lease_left(now) {
+            Duration::ZERO => pace / 4,
+            left => (left / 2).clamp(pace / 16, pace / 4),
+        }
+    }
+
+    fn lease_left(&self, now: Now) -> Duration {
+        Duration::from_nanos(self.lease_ns.saturating_sub(now.boot_ns))
+    }
+
     fn answered(&mut self, asked: Asked, answer: Result<LeaseResponse, NodeError>, now: Now) {
         let agents: Vec<Scope> = asked.request.agents.iter().map(|agent| agent.scope.clone()).collect();
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::warn!(target: "tagout", %error, "no lease");
-                return self.failed(agents, Trouble::Unreachable(error.to_string()), error.retry_after, now);
+                let NodeError { left, retry_after, .. } = error;
+                return self.failed(agents, Trouble::Unreachable(error.to_string()), left, retry_after, now);
             }
         };
         let accepted = match self.trusted.accept_lease(&asked, answer, now) {
@@ -273,7 +286,8 @@ impl Driver {
                     self.doubt = Some(Doubt { agents, refused });
                     return;
                 }
-                return self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), None, now);
+                let trouble = Trouble::Unproven(Arc::new(refused.into()));
+                return self.failed(agents, trouble, Left::Unproven, None, now);
             }
         };
         tracing::debug!(
@@ -287,6 +301,7 @@ impl Driver {
             tracing::warn!(target: "tagout", %lock, %agent, %error, "lock stays: its end is not proven");
         }
         self.failures = 0;
+        self.lease_ns = accepted.deadline_ns;
         self.trouble = None;
         self.ttl_ms = accepted.ttl_ms;
         self.asks_in_a_row = if accepted.ask_again { self.asks_in_a_row + 1 } else { 0 };
@@ -304,7 +319,7 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(target: "tagout", %error, "no trust chain");
                 let trouble = Trouble::Unproven(Arc::new(refused.into()));
-                return self.failed(agents, trouble, error.retry_after, now);
+                return self.failed(agents, trouble, error.left, error.retry_after, now);
             }
         };
         match self.trusted.learn(&chain.documents, now) {
@@ -315,28 +330,36 @@ impl Driver {
                 self.due.extend(agents);
                 self.settle_all(now);
             }
-            Ok(false) => self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), None, now),
+            Ok(false) => {
+                self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), Left::Unproven, None, now)
+            }
             Err(refused) => {
                 tracing::warn!(target: "tagout", error = %refused, "trust chain refused");
-                self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), None, now);
+                self.failed(agents, Trouble::Unproven(Arc::new(refused.into())), Left::Unproven, None, now);
             }
         }
     }
 
-    /// Tries the next node: at once as long as there is one that was not tried, then after a growing, random time that
-    /// leaves room for another attempt within the lease.
-    fn failed(&mut self, agents: Vec<Scope>, trouble: Trouble, wish: Option<Duration>, now: Now) {
+    /// Tries the next node: at once as long as there is one that was not tried, then after a growing, random time, or when
+    /// the node wishes; but as long as a lease is alive, always so soon that several more attempts fit into it.
+    fn failed(&mut self, agents: Vec<Scope>, trouble: Trouble, left: Left, wish: Option<Duration>, now: Now) {
         self.trouble = Some(trouble);
-        self.nodes.turn();
+        self.nodes.turn(left);
         self.due.extend(agents);
         self.failures += 1;
-        let third = self.pace() / 3;
+        let (first, third) = (Duration::from_millis(BACK_OFF_FIRST_MS), self.pace() / 3);
         let rounds = self.failures / u32::try_from(self.nodes.count()).unwrap_or(u32::MAX);
         let wait = match rounds {
             0 => Duration::ZERO,
-            n => jitter(Duration::ZERO, Duration::from_millis(BACK_OFF_FIRST_MS << n.min(16)).min(third)),
+            n => {
+                let back_off = jitter(Duration::ZERO, (first * (1 << n.min(16))).min(third));
+                back_off.max(wish.unwrap_or_default().min(third))
+            }
         };
-        let wait = wait.max(wish.unwrap_or_default().min(third));
+        let wait = match self.lease_left(now) {
+            Duration::ZERO => wait,
+            left => wait.min((left / 8).max(first)),
+        };
         self.hold_until_ns = now.boot_ns + nanos(wait);
         self.settle_all(now);
     }

@@ -2,8 +2,6 @@
 
 use std::error::Error as _;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,16 +14,32 @@ use tagout_proto::lease::{LeaseRequest, LeaseResponse};
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{Confirmation, Problem, TrustChain};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::limits::*;
+use crate::tls;
 
 pub(crate) struct Nodes {
     /// Without a slash at the end.
     urls: Vec<String>,
     tls: ClientConfig,
     http: Mutex<reqwest::Client>,
-    /// The node whose turn it is.
-    turn: AtomicUsize,
+    /// The node whose turn it is, counted on and on.
+    turn: watch::Sender<usize>,
+    /// The node that was left last because nothing good comes from it: whoever listens there leaves too.
+    left: watch::Sender<Option<usize>>,
+}
+
+/// Why another node's turn has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It says nothing; perhaps only our connection is broken.
+    Silent,
+    /// What it says is older than what was seen, or not to be believed.
+    Unproven,
+    /// It says that it cannot answer now, as all may while they choose a leader.
+    Unable,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +56,8 @@ pub enum NodesError {
     Ca(String),
     #[error("the HTTP client cannot be made")]
     Http(#[source] reqwest::Error),
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
 }
 
 /// Why a node gave no answer.
@@ -54,6 +70,7 @@ pub(crate) struct NodeError {
     pub(crate) retry_after: Option<Duration>,
     /// The node has understood, and its answer will not change.
     pub(crate) is_final: bool,
+    pub(crate) left: Left,
 }
 
 impl Nodes {
@@ -76,33 +93,45 @@ impl Nodes {
             None if urls.iter().any(|url| url.starts_with("https://")) => return Err(NodesError::NoCa),
             None => {}
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has the suites of TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = tls::client_config(roots).map_err(NodesError::Tls)?;
         let http = connect(&tls).map_err(NodesError::Http)?;
         // A fleet that starts at once shall not meet at the first node of everybody's list.
         let first = getrandom::u32().map_or(0, |random| random as usize % urls.len());
-        Ok(Self { urls, tls, http: Mutex::new(http), turn: AtomicUsize::new(first) })
+        let (turn, left) = (watch::Sender::new(first), watch::Sender::new(None));
+        Ok(Self { urls, tls, http: Mutex::new(http), turn, left })
     }
 
     pub(crate) fn count(&self) -> usize {
         self.urls.len()
     }
 
-    /// Turns to the next node, over new connections: a connection that fails silently must not be used again.
-    pub(crate) fn turn(&self) {
-        self.turn.fetch_add(1, Ordering::Relaxed);
-        if let Ok(http) = connect(&self.tls) {
+    /// Turns to the next node.
+    pub(crate) fn turn(&self, left: Left) {
+        let node = self.at(0);
+        self.turn.send_modify(|turn| *turn = turn.wrapping_add(1));
+        if left != Left::Unable {
+            self.left.send_replace(Some(node));
+        }
+        // A connection that fails silently must not be used again; one that brought an answer may.
+        if left == Left::Silent
+            && let Ok(http) = connect(&self.tls)
+        {
             *self.http.lock() = http;
         }
     }
 
+    /// The node that is so far from the one whose turn it is.
+    pub(crate) fn at(&self, offset: usize) -> usize {
+        self.turn.borrow().wrapping_add(offset) % self.urls.len()
+    }
+
+    /// From now on, the nodes that are left for what they say or do not say.
+    pub(crate) fn leavings(&self) -> watch::Receiver<Option<usize>> {
+        self.left.subscribe()
+    }
+
     fn node(&self, offset: usize) -> &str {
-        &self.urls[self.turn.load(Ordering::Relaxed).wrapping_add(offset) % self.urls.len()]
+        &self.urls[self.at(offset)]
     }
 
     /// `POST /v1/leases` at the node whose turn it is.
@@ -118,13 +147,14 @@ impl Nodes {
         body(node, response, RESPONSE_MAX_BYTES).await
     }
 
-    /// `GET /v1/authority` at the node whose turn it is.
-    pub(crate) async fn trust_chain(&self) -> Result<TrustChain, NodeError> {
+    /// `GET /v1/authority` at the node whose turn it is. It may be long, but it has to begin `within` that time.
+    pub(crate) async fn trust_chain(&self, within: Duration) -> Result<TrustChain, NodeError> {
         let node = self.node(0);
         let http = self.http.lock().clone();
         let request = http.get(format!("{node}/v1/authority"));
         let request = request.timeout(Duration::from_millis(TRUST_CHAIN_TIMEOUT_MS));
-        let response = accepted(node, request.send().await).await?;
+        let response = timeout(within, request.send()).await.map_err(|_elapsed| NodeError::late(node))?;
+        let response = accepted(node, response).await?;
         body(node, response, TRUST_CHAIN_MAX_BYTES).await
     }
 
@@ -137,25 +167,28 @@ impl Nodes {
         accepted(node, request.send().await).await.map(drop)
     }
 
-    /// `GET /v1/events`: the stream, once its head has come.
-    pub(crate) async fn events(&self, scopes: &[Scope], attempt: u32) -> Result<Response, NodeError> {
-        let node = self.node(attempt as usize);
+    /// `GET /v1/events` at that node: the stream, once its head has come.
+    pub(crate) async fn events(&self, scopes: &[Scope], node: usize) -> Result<Response, NodeError> {
+        let node = self.urls[node].as_str();
         let http = self.http.lock().clone();
         // A scope's characters mean themselves in a query (RFC 3986, 3.4), the comma and the star too.
         let scopes = scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(",");
         let request = http
             .request(Method::GET, format!("{node}/v1/events?scope={scopes}"))
             .header(header::ACCEPT, "text/event-stream");
-        match tokio::time::timeout(Duration::from_millis(PUSH_CONNECT_MS), request.send()).await {
-            Ok(response) => accepted(node, response).await,
-            Err(_elapsed) => Err(NodeError::new(node, "it does not answer in time")),
-        }
+        let response = timeout(Duration::from_millis(PUSH_CONNECT_MS), request.send()).await;
+        accepted(node, response.map_err(|_elapsed| NodeError::late(node))?).await
     }
 }
 
 impl NodeError {
     fn new(node: &str, what: impl Into<String>) -> Self {
-        Self { node: node.into(), what: what.into(), retry_after: None, is_final: false }
+        let (node, what) = (node.into(), what.into());
+        Self { node, what, retry_after: None, is_final: false, left: Left::Unproven }
+    }
+
+    fn late(node: &str) -> Self {
+        Self { left: Left::Silent, ..Self::new(node, "it does not answer in time") }
     }
 
     fn transport(node: &str, error: reqwest::Error) -> Self {
@@ -166,7 +199,7 @@ impl NodeError {
             what = format!("{what}: {cause}");
             source = cause.source();
         }
-        Self::new(node, what)
+        Self { left: Left::Silent, ..Self::new(node, what) }
     }
 }
 
@@ -221,7 +254,7 @@ async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Res
     let again =
         matches!(status, StatusCode::NOT_FOUND | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
     let is_final = status.is_client_error() && !again;
-    Err(NodeError { retry_after, is_final, ..NodeError::new(node, what) })
+    Err(NodeError { retry_after, is_final, left: Left::Unable, ..NodeError::new(node, what) })
 }
 
 async fn body<T: DeserializeOwned>(node: &str, response: Response, max: usize) -> Result<T, NodeError> {

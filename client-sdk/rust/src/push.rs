@@ -44,13 +44,22 @@ pub(crate) async fn follow(
             continue;
         }
         let subscription = subscription(&wanted);
+        let mut leavings = nodes.leavings();
+        let node = nodes.at(attempt);
         let ended = tokio::select! {
             () = outgrown(&mut scopes, &subscription) => Ended::Outgrown,
-            ended = read(&nodes, &subscription, attempt, &events, &mut failures) => ended,
+            () = left(&mut leavings, node) => Ended::Left,
+            ended = read(&nodes, &subscription, node, &events, &mut failures) => ended,
         };
         match ended {
             Ended::Outgrown => tokio::time::sleep(Duration::from_millis(SUBSCRIPTION_SETTLE_MS)).await,
             Ended::Nobody => return,
+            Ended::Left => {
+                // Leases come from another node now; so do pushes.
+                attempt = 0;
+                tokio::time::sleep(jitter(Duration::ZERO, Duration::from_millis(PUSH_BACK_OFF_FIRST_MS)))
+                    .await;
+            }
             Ended::Lost(why) => {
                 tracing::debug!(target: "tagout", %why, "push stream lost");
                 attempt += 1;
@@ -67,6 +76,8 @@ enum Ended {
     Outgrown,
     /// Nobody listens any more.
     Nobody,
+    /// Its node gives no leases that can be believed, or says nothing: long before its silence shows here.
+    Left,
     Lost(String),
 }
 
@@ -76,14 +87,24 @@ async fn outgrown(scopes: &mut watch::Receiver<Vec<Scope>>, subscription: &[Scop
     let _ = scopes.wait_for(|wanted| !wanted.iter().all(covered)).await;
 }
 
+async fn left(leavings: &mut watch::Receiver<Option<usize>>, node: usize) {
+    loop {
+        // The sender lives as long as the nodes, which `follow` holds.
+        let _ = leavings.changed().await;
+        if *leavings.borrow_and_update() == Some(node) {
+            return;
+        }
+    }
+}
+
 async fn read(
     nodes: &Nodes,
     subscription: &[Scope],
-    attempt: u32,
+    node: usize,
     events: &mpsc::Sender<Push>,
     failures: &mut u32,
 ) -> Ended {
-    let response = match nodes.events(subscription, attempt).await {
+    let response = match nodes.events(subscription, node).await {
         Ok(response) => response,
         Err(error) => return Ended::Lost(error.to_string()),
     };

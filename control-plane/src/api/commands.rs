@@ -10,10 +10,12 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::CommandAnswer;
+use tracing::Instrument;
 
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
 use super::{Api, read};
+use crate::WAY;
 use crate::fair::Source;
 use crate::tls::Peer;
 
@@ -64,7 +66,10 @@ async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wante
     let (envelope, result) = match read_envelope(form).await {
         Ok(envelope) => {
             let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
-            let result = submit(api, &envelope, wanted, from).await;
+            // ② The rest of its way bears its digest, on every node.
+            let span = tracing::info_span!("command", digest = %envelope.digest());
+            tracing::debug!(target: WAY, parent: &span, digest = %envelope.digest(), "received");
+            let result = submit(api, &envelope, wanted, from).instrument(span).await;
             (Some(envelope), result)
         }
         Err(problem) => (None, Err(problem)),

@@ -1,5 +1,7 @@
 //! What guards ask and say: leases and confirmations.
 
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -12,6 +14,7 @@ use tagout_proto::wire::Confirmation;
 
 use super::Api;
 use super::problem::{Code, Problem};
+use crate::WAY;
 use crate::leases::LEASE_TIMEOUT;
 
 const INSTANCE_MAX_BYTES: usize = 128;
@@ -31,7 +34,9 @@ pub async fn lease(
         let detail = format!("a lease request names at most {KNOWN_PER_LEASE_MAX} known locks");
         return Err(Problem::new(Code::BadRequest, detail));
     }
+    let began = Instant::now();
     let answer = tokio::time::timeout(LEASE_TIMEOUT, api.service.leases.ask(request)).await;
+    metrics::histogram!("tagout_lease_seconds").record(began.elapsed());
     let answer = answer.map_err(|_| {
         Problem::new(Code::NoLease, "no quorum answered in time; try again or ask another node")
     })?;
@@ -52,7 +57,7 @@ pub async fn confirm(
         let detail = "no stop with this id is being accounted for; its outcome may be in the log already";
         return Err(Problem::new(Code::NoSuchStop, detail));
     }
-    tracing::info!(%lock, %agent, instance, ?by, "an instance confirmed a stop");
+    tracing::debug!(target: WAY, digest = %lock, %agent, instance, ?by, "confirmed");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

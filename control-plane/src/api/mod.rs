@@ -6,6 +6,7 @@ mod events;
 mod form;
 mod guards;
 mod log;
+mod meters;
 mod ops;
 mod problem;
 mod read;

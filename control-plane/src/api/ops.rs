@@ -52,6 +52,11 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     gauge("tagout_raft_term", status.term as f64);
     gauge("tagout_raft_leader", f64::from(u8::from(status.is_leader)));
     gauge("tagout_raft_applied_index", status.applied.unwrap_or(0) as f64);
+    gauge("tagout_raft_leader_known", f64::from(u8::from(status.leader.is_some())));
+    gauge("tagout_raft_voters", status.voters.len() as f64);
+    gauge("tagout_raft_last_log_index", status.last_log.unwrap_or(0) as f64);
+    gauge("tagout_raft_committed_index", status.committed.unwrap_or(0) as f64);
+    super::meters::leases(service);
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (headers, api.metrics.0.render()).into_response()
 }
@@ -67,55 +72,24 @@ pub struct Metrics(PrometheusHandle);
 impl Metrics {
     /// Makes the process's recorder; once per process.
     pub fn install() -> Result<Self, metrics_exporter_prometheus::BuildError> {
-        let seconds = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+        let seconds =
+            [0.000_02, 0.000_1, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+        let powers = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(
                 metrics_exporter_prometheus::Matcher::Suffix("_seconds".into()),
                 &seconds,
             )?
+            .set_buckets_for_metric(
+                metrics_exporter_prometheus::Matcher::Suffix("_batch_size".into()),
+                &powers,
+            )?
+            .set_buckets_for_metric(
+                metrics_exporter_prometheus::Matcher::Suffix("_batch_entries".into()),
+                &powers,
+            )?
             .install_recorder()?;
-        metrics::describe_histogram!(
-            "tagout_commit_seconds",
-            metrics::Unit::Seconds,
-            "From a command's arrival to its answer"
-        );
-        metrics::describe_histogram!(
-            "tagout_fsync_seconds",
-            metrics::Unit::Seconds,
-            "One commit of the Raft log's writer to its disk, a durable one"
-        );
-        metrics::describe_histogram!(
-            "tagout_commit_batch_entries",
-            "Entries that one such commit made durable"
-        );
-        metrics::describe_histogram!(
-            "tagout_checkpoint_seconds",
-            metrics::Unit::Seconds,
-            "One checkpoint of the audit log: its newest bundle and the signed note, durable"
-        );
-        metrics::describe_gauge!(
-            "tagout_log_missing_entries",
-            "Entries of the audit log that this node has still to get from others"
-        );
-        metrics::describe_counter!("tagout_commands_total", "Commands by action and outcome code");
-        metrics::describe_gauge!("tagout_guards_listening", "Open event streams");
-        metrics::describe_gauge!(
-            "tagout_disk_state",
-            "1 for the state that the disk is in, 0 for the others"
-        );
-        metrics::describe_gauge!("tagout_reserve_bytes", "What the disk reserve holds");
-        metrics::describe_gauge!("tagout_reserve_target_bytes", "What the disk reserve is to hold");
-        metrics::describe_gauge!("tagout_stops_left", "Stops of the largest size that the disk still takes");
-        metrics::describe_gauge!("tagout_stops_pending", "Stops that are kept here and in no log yet");
-        metrics::describe_counter!(
-            "tagout_pending_refused_total",
-            "Pending stops that were refused in the end and are in force nowhere but where they were pushed"
-        );
-        metrics::describe_gauge!("tagout_admission_waiting", "Commands that wait to be verified");
-        metrics::describe_counter!(
-            "tagout_admission_refused_total",
-            "Requests that were turned away because too many were waiting"
-        );
+        super::meters::describe();
         Ok(Self(handle))
     }
 

@@ -31,8 +31,7 @@ pub use writer::{AuditLog, AuditSink};
 pub enum AuditError {
     #[error(
         "this node's audit log has {logged} entries, but its Raft store knows only {applied}: the store was put back or lost a \
-         part. It is refused, since it has forgotten what was acknowledged. Put back the newer store if you have it; there is \
-         no other way to serve this log"
+         part. It is refused, since it has forgotten what was acknowledged. Put back the newer store if you have it"
     )]
     Ahead { applied: u64, logged: u64 },
     #[error("the audit log's writer has ended")]

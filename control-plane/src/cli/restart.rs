@@ -151,12 +151,17 @@ pub fn resume(out: &Out, globals: &Globals, args: ResumeArgs) -> Result<Exit, Fa
     confirm_lost(out, &ceremony.blocking, args.lost.lost_from)?;
     let commands = ceremony.release.into_iter().chain(ceremony.start).collect();
     send_all(&session, commands, &args.keys)?;
+    if !scope.is_fleet() && ceremony.blocking.iter().any(|record| record.lost_from.is_some()) {
+        out.line("the rest of the fleet stays halted by the restore until it is resumed, too: scope by scope, or all of it as '*'");
+        out.line(format!("no grant of before the restore holds: without one since, {scope} does not run"));
+    }
     Ok(Exit::Ok)
 }
 
 /// S1: whoever releases a restore's lock says, signed, what may be lost. It is asked for, or given beforehand.
 fn confirm_lost(out: &Out, locks: &[LockRecord], given: Option<u64>) -> Result<(), Failure> {
-    let lost: BTreeSet<u64> = locks.iter().filter_map(|record| record.lost_from).collect();
+    let unreleased = locks.iter().filter(|record| !record.lock.released);
+    let lost: BTreeSet<u64> = unreleased.filter_map(|record| record.lost_from).collect();
     for lost_from in &lost {
         let what = format!(
             "a restore placed one of these locks, the halt of the whole fleet: other locks that were placed at entry {lost_from} or \
@@ -175,7 +180,8 @@ fn confirm_lost(out: &Out, locks: &[LockRecord], given: Option<u64>) -> Result<(
         }
     }
     match given {
-        Some(_) if lost.is_empty() => {
+        // It was said before, where such a lock only waits to be started here.
+        Some(_) if locks.iter().all(|record| record.lost_from.is_none()) => {
             Err(Failure::usage("none of these locks is a restore's: leave --lost-from out"))
         }
         _ => Ok(()),
@@ -603,6 +609,10 @@ mod tests {
                 .contains("leave --lost-from out")
         );
         confirm_lost(&out, &records[1..], None).unwrap();
+        let mut released = records[..1].to_vec();
+        released[0].lock.released = true;
+        confirm_lost(&out, &released, None).unwrap();
+        confirm_lost(&out, &released, Some(40)).unwrap();
         // Two restores: each is said in a document of its own.
         records[1].lost_from = Some(50);
         let lost: Vec<_> = plan("*", records, false, &naming(None))

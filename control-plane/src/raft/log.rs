@@ -10,6 +10,7 @@ use std::io;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::RwLock;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::OnFailure;
 use super::types::{Entry, LogId, Types, Vote, decode, encode};
@@ -43,6 +44,34 @@ pub(super) struct Log {
     memory: Arc<RwLock<Memory>>,
     jobs: Sender<Job>,
     purgeable: Purgeable,
+    /// How often entries were dropped from the end.
+    truncations: Arc<AtomicU64>,
+    on_disk: watch::Receiver<OnDisk>,
+}
+
+/// How far the log is durable: the last entry that is, after so many truncations.
+#[derive(Clone, Copy, Debug, Default)]
+struct OnDisk {
+    truncations: u64,
+    last: Option<u64>,
+}
+
+/// For whoever applies entries: they are applied only once this node's own disk has them. openraft would apply them as
+/// soon as a majority of *other* disks has; then the audit log, which is written from what was applied, could hold entries
+/// that a crash takes from this log, and a log that lost entries could not be told from one that never had them.
+pub(super) struct WriteAhead {
+    truncations: Arc<AtomicU64>,
+    on_disk: watch::Receiver<OnDisk>,
+}
+
+impl WriteAhead {
+    pub(super) async fn reach(&mut self, index: u64) -> io::Result<()> {
+        let truncations = &self.truncations;
+        let reached = |on_disk: &OnDisk| {
+            on_disk.truncations == truncations.load(Ordering::Acquire) && on_disk.last >= Some(index)
+        };
+        self.on_disk.wait_for(reached).await.map(drop).map_err(|_| writer_is_gone())
+    }
 }
 
 /// Gives the last entry that may be purged, if there is one.
@@ -99,6 +128,8 @@ pub(super) fn start_with_patience(
     };
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, inbox) = channel();
+    let last = memory.read().entries.keys().next_back().copied();
+    let (report, on_disk) = watch::channel(OnDisk { truncations: 0, last });
     let hung = on_failure.clone();
     let watchdog = Watchdog::start(patience, move || {
         let what = format!("the disk of the log has not answered for {} s, it hangs", patience.as_secs());
@@ -106,8 +137,9 @@ pub(super) fn start_with_patience(
     })?;
     let thread = std::thread::Builder::new()
         .name("raft-log".into())
-        .spawn(move || write_until_stopped(disk, &inbox, &on_failure, &watchdog))?;
-    Ok((Log { memory, jobs: jobs.clone(), purgeable }, Writer { jobs, thread }))
+        .spawn(move || write_until_stopped(disk, &inbox, &on_failure, &watchdog, &report))?;
+    let truncations = Arc::default();
+    Ok((Log { memory, jobs: jobs.clone(), purgeable, truncations, on_disk }, Writer { jobs, thread }))
 }
 
 impl Writer {
@@ -124,6 +156,7 @@ fn write_until_stopped(
     inbox: &Receiver<Job>,
     on_failure: &OnFailure,
     watchdog: &Watchdog,
+    on_disk: &watch::Sender<OnDisk>,
 ) {
     // The committed position waits here for the next commit that has another reason: nothing depends on it being
     // fresh, since a restart finds out again how far the log is committed.
@@ -157,9 +190,25 @@ fn write_until_stopped(
             // ends here, and the next start reads what the disk really has.
             on_failure(error);
             stopped = true;
+        } else {
+            on_disk.send_modify(|on_disk| commit.ops.iter().for_each(|op| on_disk.follow(op)));
         }
         for waiting in commit.waiting {
             waiting.report(&result);
+        }
+    }
+}
+
+impl OnDisk {
+    fn follow(&mut self, op: &Op) {
+        match op {
+            Op::Append { index, .. } => self.last = Some(*index),
+            Op::TruncateAfter(keep) => {
+                self.truncations += 1;
+                self.last = *keep;
+            }
+            // What was purged was applied.
+            Op::Purge(_) | Op::SaveIdentity(_) | Op::SaveVote(_) | Op::SaveCommitted(_) => {}
         }
     }
 }
@@ -263,6 +312,10 @@ fn writer_is_gone() -> io::Error {
 }
 
 impl Log {
+    pub(super) fn write_ahead(&self) -> WriteAhead {
+        WriteAhead { truncations: self.truncations.clone(), on_disk: self.on_disk.clone() }
+    }
+
     fn send(&self, job: Job) -> io::Result<()> {
         self.jobs.send(job).map_err(|_| writer_is_gone())
     }
@@ -314,6 +367,8 @@ impl RaftLogStorage<Types> for Log {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let keep = last.map(|id| id.index());
+        // Nothing counts as durable until the disk has forgotten what is dropped here.
+        self.truncations.fetch_add(1, Ordering::AcqRel);
         self.memory.write().entries.split_off(&keep.map_or(0, |keep| keep + 1));
         self.call(|done| Job::TruncateAfter { keep, done }).await
     }

@@ -9,6 +9,7 @@ use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
 
+use super::log::WriteAhead;
 use super::snapshot::Snapshots;
 use super::types::{Answer, LogId, Membership, Snapshot, SnapshotMeta, Types};
 use super::{Machine, SnapshotBytes};
@@ -18,6 +19,8 @@ pub(super) struct StateMachine {
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) applied: Option<LogId>,
     pub(super) membership: Membership,
+    /// Set before the first entry comes.
+    pub(super) write_ahead: Option<WriteAhead>,
 }
 
 impl RaftStateMachine<Types> for StateMachine {
@@ -33,6 +36,9 @@ impl RaftStateMachine<Types> for StateMachine {
         S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + Send,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
+            if let Some(log) = &mut self.write_ahead {
+                log.reach(entry.log_id.index()).await?;
+            }
             let answer = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 // A panic halfway leaves a state that no other node has. It becomes an error here, and that ends the

@@ -34,7 +34,7 @@ use self::machine::StateMachine;
 use self::network::{Arriving, Network};
 pub use self::snapshot::SnapshotError;
 use self::snapshot::Snapshots;
-use self::types::{Membership, Proposal, Types, decode, encode};
+use self::types::{Entry, Membership, Proposal, Types, decode, encode};
 use crate::peers::{Kind, Member, Peers};
 use crate::reserve::{Guarded, Reserve};
 use crate::store::{self, Loaded, LogDisk, Op, StoreError, StoreKind};
@@ -54,6 +54,11 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Puts the snapshot's state in place of the whole state.
     fn restore(&self, snapshot: &[u8]) -> io::Result<()>;
+
+    /// Whether the state as it is, and these proposals of the log after it, committed or not, lead to everything that was
+    /// applied before the last end: an entry is applied only once the log has it on disk, so a log that does not has lost
+    /// a part of what it held, and its node must not vote with the rest. Changes nothing.
+    fn foresee(&self, proposals: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()>;
 }
 
 /// The slow part of a snapshot. Gives `None` if [`Machine::restore`] was called meanwhile with a snapshot that goes
@@ -194,6 +199,16 @@ pub enum StartError {
     )]
     OtherNode { dir: PathBuf, found: u64, configured: u64 },
     #[error(
+        "the log in {} has lost a part of what it held, and this node must not vote with the rest. Keep the folder for \
+         analysis. Where a majority of the nodes lives, put a new one in its place: `tagout node replace`. Where none does, \
+         restore from a backup: `tagout restore`", dir.display()
+    )]
+    LogShort {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
         "{} holds no log, and this node is not new: it lost its log, and with it the votes that it gave, so it must not \
          vote again under its name. Where other nodes live, replace it: `tagout node replace`. Where none does, restore \
          from a backup: `tagout restore`",
@@ -277,6 +292,8 @@ pub enum ReadError {
         #[source]
         source: Cause,
     },
+    #[error("this node is behind: it has not applied yet what a majority has committed")]
+    Behind,
     #[error("consensus has stopped on this node")]
     Stopped {
         #[source]
@@ -348,10 +365,11 @@ impl Consensus {
         let (log, writer) = log::start(opened.disk, &opened.loaded, purgeable, on_failure.clone())
             .map_err(|source| StartError::Log { dir: config.dir.clone(), source })?;
 
+        let mut machine = opened.machine;
+        machine.write_ahead = Some(log.write_ahead());
         let writer = Arc::new(Mutex::new(Some(writer)));
         let started =
-            openraft::Raft::new(config.node_id, openraft_config, Network(peers.clone()), log, opened.machine)
-                .await;
+            openraft::Raft::new(config.node_id, openraft_config, Network(peers.clone()), log, machine).await;
         let raft = match started {
             Ok(raft) => raft,
             Err(e) => {
@@ -655,7 +673,18 @@ impl Opened {
             }
             None => (None, Membership::default()),
         };
-        let machine = StateMachine { machine, snapshots: Arc::new(snapshots), applied, membership };
+        let after = applied.map_or(0, |id| id.index() + 1);
+        let mut proposals = loaded.entries.range(after..).filter_map(|(_, bytes)| {
+            match decode::<Entry>(bytes).ok()?.payload {
+                openraft::EntryPayload::Normal(Proposal(proposal)) => Some(proposal),
+                openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => None,
+            }
+        });
+        machine
+            .foresee(&mut proposals)
+            .map_err(|source| StartError::LogShort { dir: dir.join("log"), source })?;
+        let snapshots = Arc::new(snapshots);
+        let machine = StateMachine { machine, snapshots, applied, membership, write_ahead: None };
         Ok(Self { disk, loaded, machine })
     }
 }

@@ -48,6 +48,10 @@ impl Machine for Counting {
         *self.applied.lock() = decode(snapshot)?;
         Ok(())
     }
+
+    fn foresee(&self, _: &mut dyn Iterator<Item = Arc<[u8]>>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A disk that counts its commits and fails on demand, before or after it wrote.
@@ -463,7 +467,13 @@ mod snapshots {
         let purgeable = Box::new(move || for_log.purgeable());
         let (log, writer) = log::start(disk, &loaded, purgeable, Arc::new(|e| panic!("{e}"))).unwrap();
         let machine: Arc<dyn Machine> = Arc::new(Counting::default());
-        let machine = StateMachine { machine, snapshots, applied: None, membership: Membership::default() };
+        let machine = StateMachine {
+            machine,
+            snapshots,
+            applied: None,
+            membership: Membership::default(),
+            write_ahead: None,
+        };
         (machine, log, writer)
     }
 
@@ -611,8 +621,13 @@ mod suite {
                 log::start(disk, &loaded, Box::new(|| Some(u64::MAX)), Arc::new(|e| panic!("{e}"))).unwrap();
             let snapshots = Arc::new(Snapshots::open(&dir.path().join("snapshots")).unwrap());
             let machine: Arc<dyn Machine> = Arc::new(Counting::default());
-            let machine =
-                StateMachine { machine, snapshots, applied: None, membership: Membership::default() };
+            let machine = StateMachine {
+                machine,
+                snapshots,
+                applied: None,
+                membership: Membership::default(),
+                write_ahead: None,
+            };
             Ok(((Stop(Some(writer)), dir), log, machine))
         }
     }

@@ -302,6 +302,20 @@ async fn another_node_is_asked_when_one_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_out_of_its_time_is_no_kill_switch_and_a_strangers_is_none() {
+    for (from, to) in [(1999, 2000), (3000, 4000)] {
+        let node = Node::start_tls_valid(TTL_MS, GRACE_MS, from, to).await;
+        node.running_guard().await;
+        let stranger = Node::start_tls_valid(TTL_MS, GRACE_MS, from, to).await;
+        let client = node.builder().node(&stranger.url).build().unwrap();
+        let guard = client.guard(AGENT).unwrap();
+        let refused = |error: &String| error.contains("invalid peer certificate");
+        until(&guard, |s| matches!(&s.denied, Some(Reason::NotReady { last_error: Some(e) }) if refused(e)))
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s4_what_cannot_be_verified_denies_until_a_lease_says_otherwise() {
     let node = Node::start(TTL_MS, GRACE_MS).await;
     let guard = node.running_guard().await;

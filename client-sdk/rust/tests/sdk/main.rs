@@ -2,6 +2,7 @@
 
 mod clearance;
 mod client;
+mod cluster;
 mod consent;
 mod fork;
 mod history;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -36,7 +36,10 @@ pub(crate) struct Node {
 }
 
 pub(crate) struct Shared {
-    pub(crate) world: parking_lot::Mutex<World>,
+    /// Nodes of one cluster share it.
+    pub(crate) world: Arc<parking_lot::Mutex<World>>,
+    /// What a node shows that has not come as far as the others.
+    pub(crate) behind: parking_lot::Mutex<Option<World>>,
     /// Answers nothing but 503.
     pub(crate) dark: watch::Sender<bool>,
     /// Leases wait, so that only a push can bring news.
@@ -65,7 +68,7 @@ pub(crate) fn wall_ms() -> u64 {
 impl Node {
     /// A node with consent for `demo`, over plain HTTP.
     pub(crate) async fn start(ttl_ms: u64, lapse_grace_ms: u64) -> Self {
-        let (shared, router) = shared(ttl_ms, lapse_grace_ms);
+        let (shared, router) = serving(world(ttl_ms, lapse_grace_ms));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -74,10 +77,15 @@ impl Node {
 
     /// The same over TLS, as real nodes serve.
     pub(crate) async fn start_tls(ttl_ms: u64, lapse_grace_ms: u64) -> Self {
-        let (shared, router) = shared(ttl_ms, lapse_grace_ms);
+        Self::start_tls_valid(ttl_ms, lapse_grace_ms, 2000, 4000).await
+    }
+
+    /// With a certificate from the one year to the other.
+    pub(crate) async fn start_tls_valid(ttl_ms: u64, lapse_grace_ms: u64, from: i32, until: i32) -> Self {
+        let (shared, router) = serving(world(ttl_ms, lapse_grace_ms));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
-        let (acceptor, ca) = tls::acceptor();
+        let (acceptor, ca) = tls::acceptor(from, until);
         let serving = tokio::spawn(tls::serve(listener, acceptor, router));
         Self { url, shared, serving, ca: Some(ca) }
     }
@@ -116,7 +124,7 @@ impl Node {
     }
 
     pub(crate) fn push(&self, name: &'static str, data: &impl Serialize) {
-        let _ = self.shared.events.send((name, serde_json::to_string(data).unwrap()));
+        self.shared.push(name, data);
     }
 
     pub(crate) fn renew(&self, deny: bool) {
@@ -135,11 +143,23 @@ impl Node {
     }
 }
 
-fn shared(ttl_ms: u64, lapse_grace_ms: u64) -> (Arc<Shared>, Router) {
+impl Shared {
+    pub(crate) fn push(&self, name: &'static str, data: &impl Serialize) {
+        let _ = self.events.send((name, serde_json::to_string(data).unwrap()));
+    }
+}
+
+/// With consent for `demo`.
+pub(crate) fn world(ttl_ms: u64, lapse_grace_ms: u64) -> Arc<parking_lot::Mutex<World>> {
     let mut world = World::with(genesis("demo", ttl_ms, lapse_grace_ms), wall_ms());
     world.grant("demo", DAY_MS);
+    Arc::new(parking_lot::Mutex::new(world))
+}
+
+pub(crate) fn serving(world: Arc<parking_lot::Mutex<World>>) -> (Arc<Shared>, Router) {
     let shared = Arc::new(Shared {
-        world: parking_lot::Mutex::new(world),
+        world,
+        behind: parking_lot::Mutex::new(None),
         dark: watch::Sender::new(false),
         hold_leases: watch::Sender::new(false),
         leases: watch::Sender::new(0),
@@ -178,11 +198,13 @@ pub(crate) async fn reached<T>(watched: &watch::Sender<T>, condition: impl FnMut
 
 async fn lease(State(node): State<Arc<Shared>>, Json(request): Json<LeaseRequest>) -> Response {
     if *node.dark.borrow() {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        // As real nodes wish it.
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response();
     }
     let _ = node.hold_leases.subscribe().wait_for(|hold| !hold).await;
     let answer = {
-        let mut world = node.world.lock();
+        let (mut world, mut behind) = (node.world.lock(), node.behind.lock());
+        let world = behind.as_mut().unwrap_or(&mut world);
         world.now_ms = wall_ms();
         let mut reply = world.reply(&request);
         if let Some(lie) = &mut *node.lie.lock() {
@@ -200,7 +222,8 @@ async fn lease(State(node): State<Arc<Shared>>, Json(request): Json<LeaseRequest
 
 async fn authority(State(node): State<Arc<Shared>>) -> Json<TrustChain> {
     let shown = node.chain.lock().clone();
-    let documents = shown.unwrap_or_else(|| node.world.lock().chain());
+    let newest = || node.behind.lock().as_ref().map_or_else(|| node.world.lock().chain(), World::chain);
+    let documents = shown.unwrap_or_else(newest);
     // Guards ask for no place in the log.
     Json(TrustChain { documents, entries: Vec::new() })
 }

@@ -305,7 +305,10 @@ fn a_node_that_only_a_newer_authority_names_is_believed_once_that_is_proven() {
     let (mut world, mut guard) = running();
     world.succeed(|next| {
         let key = node_signer(3).verifier().to_string();
-        next["nodes"].as_array_mut().unwrap().push(json!({"id": 3, "key": key}));
+        next["nodes"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"id": 3, "address": "node-3.example:7471", "key": key}));
     });
     let by_the_new_node = |reply: &mut Reply| reply.signer = node_signer(3);
     let error = guard.renew_with(&world, by_the_new_node).unwrap_err();

@@ -103,8 +103,8 @@ pub(crate) fn genesis(name: &str, ttl_ms: u64, lapse_grace_ms: u64) -> Envelope 
             {"name": "root-a", "key": line(Who::RootA)}, {"name": "root-b", "key": line(Who::RootB)},
         ]},
         "nodes": [
-            {"id": 1, "key": node_signer(1).verifier().to_string()},
-            {"id": 2, "key": node_signer(2).verifier().to_string()},
+            {"id": 1, "address": "node-1.example:7471", "key": node_signer(1).verifier().to_string()},
+            {"id": 2, "address": "node-2.example:7471", "key": node_signer(2).verifier().to_string()},
         ],
         "limits": {"ttl_ms": ttl_ms, "lapse_grace_ms": lapse_grace_ms},
     });

@@ -244,5 +244,9 @@ fn refused(path: &Path, error: TrustError, exit: Exit) -> Failure {
         _ => exit,
     };
     let code = if exit == Exit::MissingSignatures { "root-threshold" } else { "restore" };
-    Failure::new(exit, code, format!("{}: {error}", quoted(path)))
+    let why = match error {
+        TrustError::Unsigned(_) => "nobody has signed it yet".into(),
+        error => error.to_string(),
+    };
+    Failure::new(exit, code, format!("{}: {why}", quoted(path)))
 }

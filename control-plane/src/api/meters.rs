@@ -1,0 +1,161 @@
+//! What `/metrics` says, and what it means. Names follow Prometheus: base units, `_total` for what only grows.
+
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+
+use crate::service::Service;
+
+/// The text beside each metric.
+pub fn describe() {
+    gauge!("tagout_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    describe_gauge!("tagout_build_info", "1, with the version of this build");
+
+    describe_counter!("tagout_commands_total", "Commands by action and outcome code");
+    describe_histogram!(
+        "tagout_commit_seconds",
+        Unit::Seconds,
+        "From a command's arrival to its answer, if it took effect"
+    );
+    describe_histogram!("tagout_apply_seconds", Unit::Seconds, "Applying one committed entry to the state");
+    describe_gauge!("tagout_locks_in_force", "Locks that are not released, or not started yet");
+
+    describe_gauge!("tagout_log_entries", "Entries of the audit log that this node has applied");
+    describe_gauge!("tagout_log_checkpointed_entries", "Entries that its newest signed checkpoint covers");
+    describe_counter!(
+        "tagout_security_log_dropped_total",
+        "Refused attempts that the security log had no room for"
+    );
+
+    describe_histogram!("tagout_lease_seconds", Unit::Seconds, "From a lease request to its answer");
+    describe_histogram!("tagout_lease_batch_size", "Lease requests that one read and one signature answer");
+    describe_histogram!(
+        "tagout_read_barrier_seconds",
+        Unit::Seconds,
+        "The linearizable read of a batch of leases: a quorum has answered, and this node has applied as far"
+    );
+    describe_gauge!("tagout_guards_listening", "Guards' processes that are connected: open event streams");
+    describe_gauge!(
+        "tagout_instances",
+        "Pairs of agent and process that asked this node for a lease of late"
+    );
+    describe_gauge!(
+        "tagout_instances_lapsed",
+        "Those of them that have not asked this node for longer than a lease lives: ended, cut off, or at another node"
+    );
+    describe_gauge!(
+        "tagout_least_lease_left_seconds",
+        Unit::Seconds,
+        "What is left of the oldest lease of the others; they renew with two thirds of the ttl left, the ttl while there is none"
+    );
+
+    describe_histogram!(
+        "tagout_fsync_seconds",
+        Unit::Seconds,
+        "One commit of the Raft log's writer to its disk, a durable one"
+    );
+    describe_histogram!("tagout_commit_batch_entries", "Entries that one such commit made durable");
+    describe_histogram!(
+        "tagout_checkpoint_seconds",
+        Unit::Seconds,
+        "One checkpoint of the audit log: its newest bundle and the signed note, durable"
+    );
+    describe_gauge!(
+        "tagout_log_missing_entries",
+        "Entries of the audit log that this node has still to get from others"
+    );
+    describe_gauge!("tagout_log_diverged", "1 while nodes show different logs of one size");
+    describe_gauge!("tagout_disk_state", "1 for the state that the disk is in, 0 for the others");
+    describe_gauge!("tagout_disk_free_bytes", Unit::Bytes, "What is free on the disk, besides the reserve");
+    describe_gauge!("tagout_reserve_bytes", Unit::Bytes, "What the disk reserve holds");
+    describe_gauge!("tagout_reserve_target_bytes", Unit::Bytes, "What the disk reserve is to hold");
+    describe_gauge!("tagout_stops_left", "Stops of the largest size that the disk still takes");
+    describe_gauge!("tagout_stops_pending", "Stops that are kept here and in no log yet");
+    describe_counter!(
+        "tagout_pending_refused_total",
+        "Pending stops that were refused in the end and are in force nowhere but where they were pushed"
+    );
+    describe_gauge!("tagout_admission_waiting", "Commands that wait to be verified");
+    describe_counter!(
+        "tagout_admission_refused_total",
+        "Requests that were turned away because too many were waiting"
+    );
+    describe_gauge!("tagout_bodies_under_way_bytes", Unit::Bytes, "Requests' bodies that are being received");
+    describe_counter!("tagout_peers_refused_total", "Connections to the peers' port that were no peer's");
+
+    describe_gauge!("tagout_raft_term", "The term of consensus: it grows with every election");
+    describe_gauge!("tagout_raft_leader", "1 on the node that leads");
+    describe_gauge!("tagout_raft_leader_known", "1 while this node knows who leads");
+    describe_gauge!("tagout_raft_voters", "Nodes that vote, as this node knows it");
+    describe_gauge!("tagout_raft_last_log_index", "The newest entry of Raft's own log on this node");
+    describe_gauge!("tagout_raft_committed_index", "The newest one of them that a quorum has");
+    describe_gauge!("tagout_raft_applied_index", "The newest one of them that is applied here");
+
+    describe_gauge!("tagout_connections_open", "TLS connections");
+    describe_counter!("tagout_connections_refused_total", "Connections that were one too many");
+    describe_counter!(
+        "tagout_accept_errors_total",
+        "Connections that could not be accepted, for want of files or memory"
+    );
+    describe_counter!("tagout_handshakes_failed_total", "TLS handshakes that were refused or took too long");
+
+    describe_gauge!(
+        "tagout_certificate_days_left",
+        "Days until this node's certificate, or its CA, ends; below 0 once it has"
+    );
+    describe_gauge!(
+        "tagout_certificate_refused",
+        "1 while the certificate files are not usable and older ones stay in use"
+    );
+    describe_counter!(
+        "tagout_certificate_renewals_total",
+        "Renewals of this node's certificate by itself, by result"
+    );
+}
+
+/// How near the guards are to a lapse.
+pub fn leases(service: &Service) {
+    let ttl_ms = service.replica.ledger().authority().map(|authority| authority.limits.ttl_ms);
+    let Some(ttl) = ttl_ms.map(Duration::from_millis) else { return };
+    let ages = service.instances.ages(ttl);
+    gauge!("tagout_instances_lapsed").set(ages.older as f64);
+    gauge!("tagout_least_lease_left_seconds").set((ttl - ages.oldest).as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// Every literal that begins a metric's name, and those that are described.
+    fn literals(folder: &Path, named: &mut BTreeSet<String>, described: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.path().is_dir() {
+                literals(&entry.path(), named, described);
+                continue;
+            }
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let mark = format!("\"{}_", "tagout");
+            for (at, _) in text.match_indices(&mark) {
+                let name: String = text[at + 1..].chars().take_while(|c| *c != '"').collect();
+                if name.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                    let before = text[..at].trim_end().trim_end_matches("!(");
+                    let is_described = before.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next();
+                    if is_described.is_some_and(|word| word.starts_with("describe_")) {
+                        described.insert(name.clone());
+                    }
+                    named.insert(name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_metric_is_described_and_well_named() {
+        let (mut named, mut described) = (BTreeSet::new(), BTreeSet::new());
+        literals(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut named, &mut described);
+        assert!(named.len() > 20, "{named:?}");
+        let missing: Vec<_> = named.difference(&described).collect();
+        assert!(missing.is_empty(), "describe them in api/meters.rs: {missing:?}");
+    }
+}
