@@ -105,11 +105,9 @@ impl Nodes {
                 return anyhow!("{} ended: {}", node.name, said(&status));
             }
             let meaning = if left > all / 2 {
-                "the others elect a leader if it led, and go on".to_owned()
+                "the others elect a leader if it led, and go on"
             } else {
-                format!(
-                    "that is no majority: nothing can be committed, and agents are denied once their leases end"
-                )
+                "that is no majority: nothing can be committed, and agents are denied once their leases end"
             };
             println!(
                 "\n{} ended: {}. {left} of {all} nodes are left; {meaning}.\nStart it again with: {} serve --config {}\n",
