@@ -637,8 +637,9 @@ fn next_change(
         .partition(caught_up);
     // Two voters are worse than one, and four no better than three: so whoever comes soon is waited for.
     let voters = members.values().filter(|(_, votes)| *votes).count();
-    let even = (voters + promoted.len()) % 2 == 0;
-    if !promoted.is_empty() && !(even && late.iter().any(|id| alive.contains(id))) {
+    let even = (voters + promoted.len()).is_multiple_of(2);
+    let waits = even && late.iter().any(|id| alive.contains(id));
+    if !promoted.is_empty() && !waits {
         return Some(Change::Promote(promoted));
     }
     // Whoever is to go leaves after those who come have been promoted, and the leader last of all.
