@@ -208,3 +208,6 @@ impl Machine for Replica {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
