@@ -115,7 +115,8 @@ pub enum NotCommitted {
 /// The answer to a proposal that was handed on.
 #[derive(Serialize, Deserialize)]
 enum HandedOn {
-    Answered(Answer),
+    /// What the state machine answered, and how far Raft's log was applied then.
+    Answered(Answer, u64),
     /// The leader's disk has no room for it.
     Disk(DiskRefused),
     /// Nothing is known of it: try again.
@@ -141,7 +142,11 @@ impl Cluster {
             if let Some(leader) = leader.filter(|leader| *leader != self.id) {
                 let request = (need, kind, envelope);
                 match self.peers.ask(leader, Kind::Propose, &request, FORWARD_TIMEOUT).await {
-                    Ok(HandedOn::Answered(answer)) => return Ok(answer),
+                    Ok(HandedOn::Answered(answer, index)) => {
+                        // Whoever reads here afterwards finds what was answered. It is true in any case.
+                        let _ = self.applied(index).await;
+                        return Ok(answer);
+                    }
                     Ok(HandedOn::Disk(refused)) => return Err(refused.into()),
                     Ok(HandedOn::Failed(said)) => {
                         tracing::debug!(leader, said, "a proposal was handed on in vain")
@@ -708,7 +713,9 @@ impl Handler for Cluster {
                 Kind::Propose => {
                     let (need, kind, envelope): (Need, EntryKind, Envelope) = decode(&request)?;
                     Ok(encode(&match self.propose_here(need, kind, &envelope).await {
-                        Ok(answer) => HandedOn::Answered(answer),
+                        Ok(answer) => {
+                            HandedOn::Answered(answer, self.consensus.status().applied.unwrap_or_default())
+                        }
                         Err(NotCommitted::Consensus(
                             ProposeError::NotLeader { .. } | ProposeError::Unknown { .. },
                         )) => HandedOn::Again,

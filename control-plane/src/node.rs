@@ -118,6 +118,7 @@ impl Node {
 
         let taking_peers = Peering::prepare(build, &config, &identity, &tls).await?;
         let peers = taking_peers.as_ref().map_or_else(Peers::nobody, |peering| peering.peers.clone());
+        audit.draw_on(reserve.clone());
         audit.fill_from(PeerLogs(peers.clone()));
         let audit = Arc::new(audit);
         let origin = match &seed {

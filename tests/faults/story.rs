@@ -131,12 +131,11 @@ impl Story {
             wait_until("the stop to reach every guard", || self.workload.stopped(QUIET, lock));
             let field = &self.workload.field;
             let (what, release) = field.release(&PEOPLE, QUIET, vec![lock]);
-            assert!(
-                matches!(self.send(node, what, release), Answer::Took { .. }),
-                "node {node} takes a release"
-            );
+            let answer = self.send(node, what, release);
+            assert!(matches!(answer, Answer::Took { .. }), "node {node} says {answer:?} to a release");
             let (what, start) = field.start_of(&PEOPLE, QUIET, vec![lock]);
-            assert!(matches!(self.send(node, what, start), Answer::Took { .. }), "node {node} takes a start");
+            let answer = self.send(node, what, start);
+            assert!(matches!(answer, Answer::Took { .. }), "node {node} says {answer:?} to a start");
         }
     }
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::edge::Edge;
 use super::fill::{ANSWER_TIMEOUT, Filler, Peers, Verified};
 use super::gap::{Gap, Mark, Progress};
 use super::reader::{AuditReader, Checkpointed, Pending, Recent};
+use crate::reserve::Reserve;
 use crate::store::files;
 use crate::store::watchdog::{DISK_PATIENCE, Watchdog};
 
@@ -81,6 +82,7 @@ pub struct AuditLog {
     opened_size: u64,
     filler: Mutex<Option<Task<()>>>,
     thread: Option<JoinHandle<()>>,
+    reserve: Arc<OnceLock<Arc<Reserve>>>,
 }
 
 impl AuditLog {
@@ -128,6 +130,7 @@ impl AuditLog {
         let failed: OnFailure = Arc::new(Mutex::new(Some(Box::new(failed))));
         let (hung, path) = (failed.clone(), folder.display().to_string());
         let disk = Watchdog::start(patience, move || report(&hung, AuditError::Hung { path, patience }));
+        let reserve = Arc::new(OnceLock::new());
         let mut writer = Writer {
             durable_size: edge.read().size(),
             reader: reader.clone(),
@@ -138,6 +141,7 @@ impl AuditLog {
             bundle: None,
             gap: None,
             disk: disk.map_err(at("watched", folder))?,
+            reserve: reserve.clone(),
         };
         let thread = std::thread::Builder::new().name("audit-log".into()).spawn(move || {
             if let Err(error) = writer.run(&queue) {
@@ -146,7 +150,13 @@ impl AuditLog {
         });
         let (jobs, filler) = (Arc::new(Mutex::new(Some(jobs))), Mutex::default());
         let thread = Some(thread.map_err(at("written", folder))?);
-        Ok(Self { jobs, reader, progress, opened_size, filler, thread })
+        Ok(Self { jobs, reader, progress, opened_size, filler, thread, reserve })
+    }
+
+    /// Lets the disk reserve make room for what is written.
+    pub fn draw_on(&self, reserve: Arc<Reserve>) {
+        // Called once.
+        let _ = self.reserve.set(reserve);
     }
 
     /// Names the other nodes, from which a gap is filled whenever there is one. Called once, in a runtime.
@@ -301,9 +311,17 @@ struct Writer {
     /// While the log is behind its ledger.
     gap: Option<Gap>,
     disk: Watchdog,
+    reserve: Arc<OnceLock<Arc<Reserve>>>,
 }
 
 impl Writer {
+    /// A stop was admitted for the room that there was, and others may have taken it since: before each write the reserve
+    /// gives back what is short.
+    fn make_room(&self, bytes: usize) -> Result<(), AuditError> {
+        let Some(reserve) = self.reserve.get() else { return Ok(()) };
+        reserve.make_room(bytes as u64).map_err(|e| self.io("written", e))
+    }
+
     fn run(&mut self, queue: &Receiver<Message>) -> Result<(), AuditError> {
         let mut next_at = Instant::now();
         while let Ok(first) = queue.recv() {
@@ -478,6 +496,7 @@ impl Writer {
         // Readers see a full tile in the edge or in its file: so the files come first.
         let mut next = self.reader.edge.read().clone();
         for (id, bytes) in next.push(bytes) {
+            self.make_room(bytes.len())?;
             let _request = self.disk.request();
             let path = self.reader.path(id);
             let folder = path.parent().expect("a tile lies in a folder");
@@ -499,6 +518,7 @@ impl Writer {
         if root != ledger_root {
             return Err(AuditError::Diverged { index: size - 1 });
         }
+        self.make_room(bundle.len())?;
         let began = Instant::now();
         let request = self.disk.request();
         let width = (size % TILE_WIDTH) as u16;

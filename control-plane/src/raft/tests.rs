@@ -449,11 +449,7 @@ mod snapshots {
         let snapshots = Snapshots::open(dir.path()).unwrap();
         for (index, purgeable) in [(7, None), (31, Some(7)), (90, Some(31))] {
             let last_log_id = Some(openraft::entry::RaftEntry::log_id(&blank(index)));
-            let meta = types::SnapshotMeta {
-                last_log_id,
-                last_membership: Membership::default(),
-                write_ahead: None,
-            };
+            let meta = types::SnapshotMeta { last_log_id, last_membership: Membership::default() };
             snapshots.write(&meta, b"state").unwrap();
             assert_eq!(snapshots.purgeable(), purgeable);
             let again = Snapshots::open(dir.path()).unwrap();

@@ -165,3 +165,13 @@ impl Refusal {
         Self::Expired(format_instant_ms(at_ms))
     }
 }
+
+impl Refusal {
+    /// Whether a newer state may take what this one refuses; false where the document itself is wrong.
+    pub fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            Self::Malformed(_) | Self::TooLarge(_) | Self::Unsigned(_) | Self::WrongDeployment { .. }
+        )
+    }
+}

@@ -13,7 +13,7 @@ use tagout_control_plane::store::StoreKind;
 
 use crate::cluster::Cluster;
 use crate::http::Connection;
-use crate::leases::{self, Guard};
+use crate::leases::{self, Ask, Guard};
 
 #[derive(clap::Args, Clone)]
 pub struct ProfileArgs {
@@ -149,7 +149,7 @@ impl Load {
         let (connections, stops) = match self {
             Self::Leases(guards) => {
                 let left = ends.saturating_duration_since(Instant::now()).as_secs_f64();
-                return Ok(leases::measure(cluster, guards, left, None).await?.count());
+                return Ok(leases::measure(cluster, guards, left, None, Ask::Lease).await?.count());
             }
             Self::Stops(connections, stops) => (connections, stops),
         };
