@@ -211,3 +211,6 @@ impl Machine for Replica {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
