@@ -536,7 +536,7 @@ impl Drop for Cluster {
         if self.made.clocks {
             // libfaketime leaves these of a process that was killed.
             let pids = self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.id()));
-            pids.for_each(|pid| forget_faketime(pid));
+            pids.for_each(forget_faketime);
         }
     }
 }
