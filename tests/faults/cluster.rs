@@ -12,6 +12,7 @@ use tagout_proto::wire::{self, Locks, Status};
 use tagout_tests::bin;
 use tagout_tests::deployment::{Choice, Deployment};
 use tagout_tests::process::Process;
+use tagout_tests::ran::Ran;
 use tagout_tests::wait::{wait_until, wait_within};
 use tokio::runtime::Runtime;
 
@@ -38,7 +39,10 @@ pub struct Made {
 }
 
 pub struct Cluster {
+    /// Those that ever were, by number.
     nodes: Vec<Node>,
+    /// Those that are.
+    members: Vec<usize>,
     network: Network,
     trouble: Trouble,
     /// Since when no node can answer a guard.
@@ -56,6 +60,8 @@ struct Node {
     paused: bool,
     /// No file of it may grow.
     limited: bool,
+    /// It runs a build that pretends to be newer.
+    newer: bool,
     starts: u32,
     disk: Option<SmallDisk>,
 }
@@ -65,11 +71,12 @@ impl Cluster {
     pub fn start(made: Made) -> Self {
         let network = Network::new(made.topology, made.nodes);
         let deployment =
-            Deployment::make(Choice { ttl_ms: TTL_MS, seats: network.seats().to_vec(), ..Choice::default() });
+            Deployment::make(Choice { ttl_ms: TTL_MS, seats: network.seats()[..made.nodes].to_vec(), ..Choice::default() });
         let clients = network.client_runtime();
         let http = deployment.http();
         let mut cluster = Self {
             nodes: (0..made.nodes).map(|_| Node::default()).collect(),
+            members: (1..=made.nodes).collect(),
             network,
             trouble: Trouble::default(),
             outage: None,
@@ -94,16 +101,17 @@ impl Cluster {
     }
 
     /// A cluster grows from its first node: before it has grown, it does not outlive the loss of one.
-    fn wait_until_all_vote(&self) {
-        let url = format!("{}/v1/cluster", self.url(1));
+    pub fn wait_until_all_vote(&self) {
+        let first = self.all().next().expect("there are nodes");
+        let url = format!("{}/v1/cluster", self.url(first));
         wait_within(HEALED_WITHIN, "all nodes to vote", || {
             let view: wire::Cluster = serde_json::from_slice(&self.get(&url)?).ok()?;
-            (view.voters.len() == self.nodes.len()).then_some(())
+            (view.voters.len() == self.members.len()).then_some(())
         });
     }
 
-    pub fn all(&self) -> std::ops::RangeInclusive<usize> {
-        1..=self.nodes.len()
+    pub fn all(&self) -> std::vec::IntoIter<usize> {
+        self.members.clone().into_iter()
     }
 
     pub fn topology(&self) -> Topology {
@@ -119,8 +127,9 @@ impl Cluster {
         format!("https://{}", self.network.seats()[node - 1].api_found_at)
     }
 
+    /// Where nodes are found, those that come later too.
     pub fn urls(&self) -> Vec<String> {
-        self.all().map(|node| self.url(node)).collect()
+        (1..=self.network.seats().len()).map(|node| self.url(node)).collect()
     }
 
     pub fn folder(&self, node: usize) -> PathBuf {
@@ -174,6 +183,14 @@ impl Cluster {
         self.fault(format!("start node {node}"), |cluster| cluster.spawn(node));
     }
 
+    /// Ends the node in good order and starts its data in a build that is newer, or of today again.
+    pub fn change_build(&mut self, node: usize, newer: bool) {
+        if self.runs(node) {
+            self.end(node);
+        }
+        self.nodes[node - 1].newer = newer;
+    }
+
     /// Without a moment between: it is back before anybody misses it.
     pub fn kill_and_restart(&mut self, node: usize) {
         self.kill(node);
@@ -192,6 +209,36 @@ impl Cluster {
             cluster.signal(node, rustix::process::Signal::CONT);
             cluster.nodes[node - 1].paused = false;
         });
+    }
+
+    /// Puts a new node in the place of one that is lost, with the command that an operator runs; gives its number.
+    pub fn replace(&mut self, lost: usize) -> usize {
+        let new = self.nodes.len() + 1;
+        let seat = *self.network.seats().get(new - 1).expect("this topology has a seat to spare");
+        let (old, with) = (format!("node-{lost}"), format!("node-{new}={}", seat.api_found_at.ip()));
+        let root = self.deployment.key("root").display().to_string();
+        let asked = self.url(self.all().find(|node| *node != lost).expect("other nodes"));
+        self.fault(format!("node {new} replaces node {lost}"), |cluster| {
+            let replace = ["node", "replace", &old, "--with", &with, "--key", &root, "--reason", "lost"];
+            let command = cluster.deployment.command(&[&replace[..], &["--node", &asked]].concat());
+            Ran::of(&mut cluster.command_of_client(command)).exits(0);
+            let path = cluster.folder(new).join("tagout.toml");
+            let config = fs::read_to_string(&path).expect("the configuration");
+            // It listens behind the proxy under which it is found, and shares its disk with many.
+            let config = config.lines().map(|line| match line.split_once(" = ") {
+                Some(("listen", _)) => format!("listen = \"{}\"\n", seat.api),
+                Some(("peer_listen", _)) => format!("peer_listen = \"{}\"\n", seat.peers),
+                Some(("reserve_mib" | "# reserve_mib", _)) => "reserve_mib = 1\n".into(),
+                _ => format!("{line}\n"),
+            });
+            fs::write(&path, config.collect::<String>()).expect("the configuration");
+            fs::write(cluster.clock(new), "+0\n").expect("the clock's file");
+            cluster.nodes.push(Node::default());
+            cluster.members.retain(|node| *node != lost);
+            cluster.members.push(new);
+            cluster.spawn(new);
+        });
+        new
     }
 
     /// Brings a node back that is down or stands still.
@@ -217,6 +264,14 @@ impl Cluster {
         let mut process = self.nodes[node - 1].process.take().expect("the node runs");
         process.wait_within(HEALED_WITHIN);
         self.fault(format!("node {node} ended by itself"), |_| ());
+        process.stdout() + &process.stderr()
+    }
+
+    /// The same with this exit code.
+    pub fn wait_until_ended_with(&mut self, node: usize, code: i32) -> String {
+        let mut process = self.nodes[node - 1].process.take().expect("the node runs");
+        let ended = process.wait_within(HEALED_WITHIN);
+        assert_eq!(ended.code(), Some(code), "{}", process.stderr());
         process.stdout() + &process.stderr()
     }
 
@@ -417,7 +472,7 @@ impl Cluster {
     }
 
     /// What a client gets that asks once; nothing unless it is a success.
-    fn get(&self, url: &str) -> Option<Vec<u8>> {
+    pub fn get(&self, url: &str) -> Option<Vec<u8>> {
         let request = self.http.get(url).timeout(ANSWER_TIMEOUT);
         let answer = self.in_clients(async move {
             let answer = request.send().await.ok()?.error_for_status().ok()?;
@@ -457,11 +512,15 @@ impl Cluster {
             words
                 .extend(["DONT_FAKE_MONOTONIC=1", "FAKETIME_NO_CACHE=1", "NO_FAKE_STAT=1"].map(String::from));
         }
-        words.push(bin::tagout().display().to_string());
+        let (program, verb) = match self.nodes[node - 1].newer {
+            false => (bin::tagout(), vec!["serve", "--config"]),
+            true => (bin::helper(), vec!["serve-newer"]),
+        };
+        words.push(program.display().to_string());
         let mut command = Command::new(&words[0]);
         // Hundreds of commands say nothing about a fault.
         command.env("RUST_LOG", "info,tagout_control_plane::api=warn");
-        command.args(&words[1..]).arg("serve").arg("--config").arg(self.folder(node).join("tagout.toml"));
+        command.args(&words[1..]).args(verb).arg(self.folder(node).join("tagout.toml"));
         let mut command = self.network.at(Place::Node(node), command);
         let slot = &mut self.nodes[node - 1];
         slot.starts += 1;
@@ -496,7 +555,7 @@ impl Cluster {
             let heard = self.all().filter(|other| {
                 up(*other) && (*other == node || self.trouble.talk(place, Place::Node(*other)))
             });
-            let majority = heard.clone().count() > self.nodes.len() / 2;
+            let majority = heard.clone().count() > self.members.len() / 2;
             majority && heard.into_iter().any(|other| self.trouble.talk(Place::Clients, Place::Node(other)))
         })
     }
@@ -514,7 +573,7 @@ impl Drop for Cluster {
         if self.made.clocks {
             // libfaketime leaves these of a process that was killed.
             let pids = self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.id()));
-            pids.for_each(|pid| forget_faketime(pid));
+            pids.for_each(forget_faketime);
         }
     }
 }

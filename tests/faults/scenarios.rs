@@ -358,3 +358,41 @@ fn s1_to_s10_hold_over_a_slow_and_over_a_lossy_network() {
         });
     }
 }
+
+/// Its store is gone, so it never comes back; a new one takes its place while operators and guards go on.
+#[test]
+fn s8_s9_a_lost_node_is_replaced_under_load_and_the_new_ones_log_verifies() {
+    tell("a node replaced", on_loopback(), |story| {
+        let lost = story.cluster.a_follower();
+        story.cluster.kill(lost);
+        std::fs::remove_dir_all(story.cluster.data(lost)).expect("its data");
+        let said = story.cluster.fails_to_start(lost);
+        assert!(said.contains("tagout node replace"), "{said}");
+        let new = story.cluster.replace(lost);
+        story.cluster.wait_until_ready();
+        story.cluster.wait_until_all_vote();
+        // With it, another may fail.
+        let other = story.cluster.all().find(|node| *node != new).expect("an older node");
+        story.cluster.kill(other);
+        story.until_acknowledged(5);
+    });
+}
+
+/// Farther behind than the others keep their Raft logs: a snapshot brings the state, and peers the entries.
+#[test]
+fn s8_s9_a_node_that_is_far_behind_gets_a_snapshot_and_the_entries_from_its_peers() {
+    if std::env::var_os("TAGOUT_LONG").is_none() {
+        return; // more than ten thousand entries
+    }
+    let load = Load { operators: 1, stoppers: 64, attackers: 0 };
+    tell_under("far behind", on_loopback(), load, |story| {
+        let behind = story.cluster.a_follower();
+        story.cluster.kill(behind);
+        let ahead = story.cluster.leader();
+        wait_within(std::time::Duration::from_secs(300), "more entries than nodes keep", || {
+            story.cluster.log_size(ahead).filter(|size| *size > 16_000)
+        });
+        story.cluster.restart(behind);
+        story.cluster.wait_until_ready();
+    });
+}

@@ -47,7 +47,9 @@ pub struct Field {
     pub history: Arc<History>,
     /// Its own connections, and new ones after a failure.
     http: Mutex<reqwest::Client>,
+    /// By number; of the first so many the cluster was made.
     urls: Arc<[String]>,
+    nodes: usize,
     keys: Arc<[VerifierKey]>,
     ending: CancellationToken,
 }
@@ -78,6 +80,7 @@ impl Workload {
             history: cluster.history.clone(),
             http: Mutex::new(cluster.deployment.http()),
             urls: cluster.urls().into(),
+            nodes: cluster.all().count(),
             keys: cluster.all().map(|node| cluster.node_key(node)).collect(),
             ending: CancellationToken::new(),
         };
@@ -87,7 +90,7 @@ impl Workload {
         let runtime = cluster.clients.handle().clone();
         let guards: Arc<[Guard]> = (0..PROCESSES)
             .flat_map(|_| {
-                let client = field.guard_process(&runtime, &field.urls);
+                let client = field.guard_process(&runtime, &field.urls[..field.nodes]);
                 AGENTS.into_iter().chain([QUIET]).map(move |agent| client.guard(agent).expect("a guard"))
             })
             .collect();
@@ -98,15 +101,15 @@ impl Workload {
         let tasks = TaskTracker::new();
         let spawn = |work: futures_util::future::BoxFuture<'static, ()>| drop(tasks.spawn_on(work, &runtime));
         for name in 0..load.operators {
-            let (field, random) = (field.another(), Random::new(random.next(), name as u64));
+            let (field, random) = (field.another(), Random::new(random.number(), name as u64));
             spawn(Box::pin(async move { field.operate(random).await }));
         }
         for name in 0..load.stoppers {
-            let (field, random) = (field.another(), Random::new(random.next(), name as u64));
+            let (field, random) = (field.another(), Random::new(random.number(), name as u64));
             spawn(Box::pin(async move { field.stop_and_stop(name, random).await }));
         }
         for name in 0..load.attackers {
-            let (field, random) = (field.another(), Random::new(random.next(), name as u64));
+            let (field, random) = (field.another(), Random::new(random.number(), name as u64));
             spawn(Box::pin(async move { field.attack(random).await }));
         }
         for node in cluster.all() {
@@ -191,6 +194,7 @@ impl Field {
             history: self.history.clone(),
             http: Mutex::new(self.deployment.http()),
             urls: self.urls.clone(),
+            nodes: self.nodes,
             keys: self.keys.clone(),
             ending: self.ending.clone(),
         }
@@ -205,7 +209,7 @@ impl Field {
     }
 
     fn nodes(&self) -> usize {
-        self.urls.len()
+        self.nodes
     }
 
     pub fn url(&self, node: usize) -> &str {

@@ -105,9 +105,10 @@ impl Nodes {
                 return anyhow!("{} ended: {}", node.name, said(&status));
             }
             let meaning = if left > all / 2 {
-                "the others elect a leader if it led, and go on"
+                "the others elect a leader if it led, and go on".to_owned()
             } else {
                 "that is no majority: nothing can be committed, and agents are denied once their leases end"
+                    .to_string()
             };
             println!(
                 "\n{} ended: {}. {left} of {all} nodes are left; {meaning}.\nStart it again with: {} serve --config {}\n",

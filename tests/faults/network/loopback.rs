@@ -19,6 +19,8 @@ use super::{Place, Trouble};
 
 const API: u16 = 7470;
 const PEERS: u16 = 7471;
+/// A node that comes later has its seat already.
+pub const SPARE: usize = 1;
 /// Chunks on their way in one direction of a connection.
 const UNDER_WAY_MAX: usize = 64;
 
@@ -39,7 +41,7 @@ impl Loopback {
             let ip = Ipv4Addr::new(127, a | 1, b, u8::try_from(host).expect("few nodes"));
             SocketAddr::V4(SocketAddrV4::new(ip, port))
         };
-        let seats: Vec<Seat> = (1..=nodes)
+        let seats: Vec<Seat> = (1..=nodes + SPARE)
             .map(|node| Seat {
                 api: at(node, API),
                 peers: at(node, PEERS),
@@ -50,7 +52,7 @@ impl Loopback {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let trouble = watch::Sender::new(Trouble::default());
-        let pids: Pids = Arc::new(Mutex::new(vec![None; nodes]));
+        let pids: Pids = Arc::new(Mutex::new(vec![None; nodes + SPARE]));
         for (index, seat) in seats.iter().enumerate() {
             let to = Place::Node(index + 1);
             runtime.block_on(listen(seat.api_found_at, seat.api, to, None, trouble.subscribe()));

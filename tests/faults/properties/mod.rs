@@ -24,7 +24,8 @@ use super::history::{Ending, Record};
 #[derive(Clone)]
 pub struct Run {
     pub record: Record,
-    /// By node.
+    /// The nodes that are there in the end, and each one's log and locks.
+    pub nodes: Vec<usize>,
     pub endings: Vec<Ending>,
     pub ttl_ms: u64,
 }
@@ -32,6 +33,10 @@ pub struct Run {
 impl Run {
     fn ttl_ns(&self) -> u64 {
         self.ttl_ms * 1_000_000
+    }
+
+    fn by_node(&self) -> impl Iterator<Item = (usize, &Ending)> {
+        self.nodes.iter().copied().zip(&self.endings)
     }
 
     /// The entries of the first node, by their document's digest. S8 says that the other nodes have the same.

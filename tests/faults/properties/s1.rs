@@ -6,7 +6,7 @@ pub fn check(run: &Run) -> Vec<String> {
     let mut found = Vec::new();
     for life in run.record.lives() {
         let id = life.id.short();
-        for (node, ending) in (1..).zip(&run.endings) {
+        for (node, ending) in run.by_node() {
             let held = ending.locks.iter().any(|record| record.lock.id == life.id);
             if life.acknowledged_ns.is_some() && life.may_end_ns.is_none() && !held {
                 found.push(format!(

@@ -32,7 +32,9 @@ pub fn check(run: &Run) -> Vec<String> {
                 found.push(format!("node {node} refused the valid stop {digest}: {status} {code}"));
             }
         }
-        if run.record.healed_ns.is_some_and(|healed_ns| healed_ns <= attempt.sent_ns) {
+        // One that was replaced is gone for good.
+        let healed = run.record.healed_ns.filter(|_| run.nodes.contains(&node));
+        if healed.is_some_and(|healed_ns| healed_ns <= attempt.sent_ns) {
             let took_ms = ms(attempt.sent_ns, attempt.answered_ns);
             if !matches!(attempt.answer, Answer::Took { .. } | Answer::Refused { status: 409, .. }) {
                 found.push(format!(

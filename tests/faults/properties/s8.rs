@@ -10,20 +10,21 @@ use crate::faults::history::{Answer, Ending};
 
 pub fn check(run: &Run) -> Vec<String> {
     let mut found = Vec::new();
-    let Some((first, others)) = run.endings.split_first() else { return found };
-    for (node, other) in (2..).zip(others) {
+    let mut nodes = run.by_node();
+    let Some((one, first)) = nodes.next() else { return found };
+    for (node, other) in nodes {
         if other.entries.len() != first.entries.len() {
             found.push(format!(
-                "node 1 has {} entries, node {node} {}",
+                "node {one} has {} entries, node {node} {}",
                 first.entries.len(),
                 other.entries.len()
             ));
         }
         if let Some(at) = first.entries.iter().zip(&other.entries).position(|(one, other)| one != other) {
-            found.push(format!("nodes 1 and {node} differ at entry {at}"));
+            found.push(format!("nodes {one} and {node} differ at entry {at}"));
         }
     }
-    for (node, ending) in (1..).zip(&run.endings) {
+    for (node, ending) in run.by_node() {
         found.extend(wrong_in(run, ending).into_iter().map(|what| format!("node {node}: {what}")));
     }
     found

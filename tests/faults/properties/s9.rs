@@ -9,7 +9,7 @@ use super::Run;
 
 pub fn check(run: &Run) -> Vec<String> {
     let mut found = Vec::new();
-    for (node, ending) in (1..).zip(&run.endings) {
+    for (node, ending) in run.by_node() {
         let mut frontier = Frontier::default();
         let mut roots = BTreeMap::from([(0, frontier.root())]);
         for entry in &ending.entries {
