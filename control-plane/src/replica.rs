@@ -26,15 +26,17 @@ const SNAPSHOT_FORMAT: u8 = 3;
 /// The exit code of a node whose build cannot follow the log any more (`EX_CONFIG` of sysexits.h).
 pub const OUTGROWN_EXIT_CODE: i32 = 78;
 
-/// What a build understands. A newer one is pretended in tests of upgrades.
+/// What a build understands. Tests of upgrades pretend a newer one, tests of S8 one that errs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Build {
     /// The newest rule of verdicts that it knows.
     pub rule_known: u64,
+    /// The entry that it writes otherwise than all others.
+    pub errs_at: Option<u64>,
 }
 
 impl Build {
-    pub const THIS: Self = Self { rule_known: RULE_VERSION };
+    pub const THIS: Self = Self { rule_known: RULE_VERSION, errs_at: None };
 
     fn snapshot_format(rule_version: u64) -> u8 {
         SNAPSHOT_FORMAT + (rule_version - 1) as u8
@@ -123,8 +125,11 @@ impl Replica {
 impl Machine for Replica {
     fn apply(&self, proposal: &[u8]) -> Vec<u8> {
         let answer = match postcard::from_bytes::<Proposal>(proposal) {
-            Ok(proposal) => {
+            Ok(mut proposal) => {
                 let mut ledger = self.ledger.write();
+                if self.build.errs_at == Some(ledger.size()) {
+                    proposal.time_ms += 1;
+                }
                 let began = Instant::now();
                 let applied = ledger.apply_knowing(&proposal, self.build.rule_known);
                 metrics::histogram!("tagout_apply_seconds").record(began.elapsed());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tagout_proto::log::tile::{TileId, TileKind, parse_bundle};
 use tagout_proto::note::{NoteSigner, VerifierKey};
-use tagout_proto::wire::{self, Locks, Status};
+use tagout_proto::wire::{self, Locks, Problem, Status};
 use tagout_tests::bin;
 use tagout_tests::deployment::{Choice, Deployment};
 use tagout_tests::process::Process;
@@ -54,14 +54,24 @@ pub struct Cluster {
     pub history: Arc<History>,
 }
 
+/// What a node runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Build {
+    #[default]
+    Today,
+    /// Pretends to be newer.
+    Newer,
+    /// Writes this entry otherwise than all others.
+    ErringAt(u64),
+}
+
 #[derive(Default)]
 struct Node {
     process: Option<Process>,
     paused: bool,
     /// No file of it may grow.
     limited: bool,
-    /// It runs a build that pretends to be newer.
-    newer: bool,
+    build: Build,
     starts: u32,
     disk: Option<SmallDisk>,
 }
@@ -186,12 +196,12 @@ impl Cluster {
         self.fault(format!("start node {node}"), |cluster| cluster.spawn(node));
     }
 
-    /// Ends the node in good order and starts its data in a build that is newer, or of today again.
-    pub fn change_build(&mut self, node: usize, newer: bool) {
+    /// Ends the node in good order; its next start is one of this build.
+    pub fn change_build(&mut self, node: usize, build: Build) {
         if self.runs(node) {
             self.end(node);
         }
-        self.nodes[node - 1].newer = newer;
+        self.nodes[node - 1].build = build;
     }
 
     /// Without a moment between: it is back before anybody misses it.
@@ -474,6 +484,12 @@ impl Cluster {
         self.get(url).is_some()
     }
 
+    /// What a node answers instead of doing it.
+    pub fn problem(&self, url: &str) -> Option<Problem> {
+        let request = self.http.get(url).timeout(ANSWER_TIMEOUT);
+        self.in_clients(async move { request.send().await.ok()?.json().await.ok() })
+    }
+
     /// What a client gets that asks once; nothing unless it is a success.
     pub fn get(&self, url: &str) -> Option<Vec<u8>> {
         let request = self.http.get(url).timeout(ANSWER_TIMEOUT);
@@ -515,9 +531,10 @@ impl Cluster {
             words
                 .extend(["DONT_FAKE_MONOTONIC=1", "FAKETIME_NO_CACHE=1", "NO_FAKE_STAT=1"].map(String::from));
         }
-        let (program, verb) = match self.nodes[node - 1].newer {
-            false => (bin::tagout(), vec!["serve", "--config"]),
-            true => (bin::helper(), vec!["serve-newer"]),
+        let (program, verb): (_, Vec<String>) = match self.nodes[node - 1].build {
+            Build::Today => (bin::tagout(), vec!["serve".into(), "--config".into()]),
+            Build::Newer => (bin::helper(), vec!["serve-newer".into()]),
+            Build::ErringAt(entry) => (bin::helper(), vec!["serve-erring".into(), entry.to_string()]),
         };
         words.push(program.display().to_string());
         let mut command = Command::new(&words[0]);

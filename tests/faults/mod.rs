@@ -8,6 +8,7 @@
 mod chance;
 mod cluster;
 mod disk;
+mod divergence;
 mod history;
 mod network;
 mod properties;

@@ -9,7 +9,7 @@ use tagout_proto::wire::Status;
 use tagout_tests::deployment::try_submit;
 use tagout_tests::wait::wait_until;
 
-use super::cluster::{Cluster, Made};
+use super::cluster::{Build, Cluster, Made};
 
 #[test]
 fn s1_s4_nodes_are_upgraded_one_after_the_other_and_newer_formats_wait_for_the_last() {
@@ -41,7 +41,7 @@ fn s1_s4_nodes_are_upgraded_one_after_the_other_and_newer_formats_wait_for_the_l
     }
     let mut locks = Vec::new();
     for node in [2, 3] {
-        cluster.change_build(node, true);
+        cluster.change_build(node, Build::Newer);
         cluster.restart(node);
         cluster.wait_until_ready();
         // The two builds talk, commit and issue leases together, under the rule that all of them know.
@@ -53,14 +53,14 @@ fn s1_s4_nodes_are_upgraded_one_after_the_other_and_newer_formats_wait_for_the_l
         assert!(guard.check().is_ok(), "nothing happened to this agent");
     }
     // Back to the build of today, while nothing newer is in use.
-    cluster.change_build(3, false);
+    cluster.change_build(3, Build::Today);
     cluster.restart(3);
     cluster.wait_until_ready();
-    cluster.change_build(3, true);
+    cluster.change_build(3, Build::Newer);
     cluster.restart(3);
     cluster.wait_until_ready();
 
-    cluster.change_build(1, true);
+    cluster.change_build(1, Build::Newer);
     cluster.restart(1);
     cluster.wait_until_ready();
     wait_until("the newer rule to come into force everywhere", || {
@@ -77,11 +77,11 @@ fn s1_s4_nodes_are_upgraded_one_after_the_other_and_newer_formats_wait_for_the_l
     });
 
     // The build of today cannot follow any more, and says so: nothing of its data is touched.
-    cluster.change_build(2, false);
+    cluster.change_build(2, Build::Today);
     cluster.restart(2);
     let said = cluster.wait_until_ended_with(2, OUTGROWN_EXIT_CODE);
     assert!(said.contains("a newer version of tagout"), "{said}");
-    cluster.change_build(2, true);
+    cluster.change_build(2, Build::Newer);
     cluster.restart(2);
     cluster.wait_until_ready();
 }

@@ -5,7 +5,7 @@ mod cuts;
 mod disk;
 mod guards;
 mod log_writer;
-mod newer;
+mod other_build;
 mod proposer;
 mod tile_writer;
 
@@ -30,7 +30,10 @@ fn main() {
         ["write", target, folder, seed, round] => {
             cuts::target(target).write(Path::new(folder), number(seed), number(round))
         }
-        ["serve-newer", config] => newer::serve(Path::new(config)),
+        ["serve-newer", config] => other_build::serve(other_build::NEWER, Path::new(config)),
+        ["serve-erring", entry, config] => {
+            other_build::serve(other_build::erring_at(number(entry)), Path::new(config))
+        }
         ["propose", store, folder, tasks, each] => {
             proposer::run(store_kind(store), Path::new(folder), number(tasks), number(each))
         }
