@@ -33,8 +33,9 @@ pub struct FailoverArgs {
 /// such a heartbeat, and it draws from one to two of them.
 const OURS: Timing = Timing { heartbeat_ms: 50, election_ms: 250 };
 
-/// How often a client that has no answer yet tries again.
-const RETRY: Duration = Duration::from_millis(5);
+/// How often a client that has no answer yet tries again. A node of ours goes on trying what it was asked, so that this adds
+/// nothing to its time; etcd may have handed it to the dead leader, and never answer.
+const RETRY: Duration = Duration::from_millis(25);
 const GIVEN_UP: Duration = Duration::from_secs(30);
 /// The consent of the guards; nobody stops anything below it.
 const HEALTHY: &str = "healthy";
