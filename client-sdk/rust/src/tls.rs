@@ -78,7 +78,7 @@ impl ServerCertVerifier for WheneverValid {
             if at < now {
                 tracing::error!(
                     target: "tagout", node = %name, days,
-                    "the node's TLS certificate has ended and is taken all the same: renew it with `tagout node renew`"
+                    "the node's TLS certificate has ended and is taken all the same: renew it with `tagout renew`"
                 );
             } else {
                 tracing::error!(
