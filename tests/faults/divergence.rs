@@ -32,7 +32,7 @@ fn s8_a_node_that_differs_from_the_majority_signs_no_leases_and_says_at_which_en
 
     let said = wait_for("the node to notice", || {
         let problem = cluster.problem(&format!("{}/readyz", cluster.url(errs)));
-        problem.map(|Problem { detail, .. }| detail).filter(|detail| detail.contains("differs"))
+        problem.map(|Problem { detail, .. }| detail).filter(|detail| detail.contains("The first entry"))
     });
     assert!(said.contains("this node's log differs from the majority's"), "{said}");
     assert!(said.contains(&format!("The first entry that differs is {entry}")), "{said}");

@@ -132,7 +132,15 @@ impl Story {
     fn everything_is_live(&self) {
         for node in self.cluster.all() {
             let (lock, answer) = self.stop(node, QUIET);
-            assert!(matches!(answer, Answer::Took { .. }), "node {node} is well again and says {answer:?}");
+            match answer {
+                Answer::Took { .. } => {}
+                // It took longer than a second, on a busy machine.
+                Answer::Refused { status: 503, ref code } if code == "pending" => {
+                    let lock = format!("{}/v1/locks/{lock}", self.cluster.url(node));
+                    wait_until("a pending stop to be committed", || self.cluster.answers(&lock));
+                }
+                answer => panic!("node {node} is well again and says {answer:?}"),
+            }
             wait_until("the stop to reach every guard", || self.workload.stopped(QUIET, lock));
             let field = &self.workload.field;
             let (what, release) = field.release(&PEOPLE, QUIET, vec![lock]);
