@@ -68,8 +68,11 @@ impl Cluster {
     /// Makes one and waits until all of it is ready.
     pub fn start(made: Made) -> Self {
         let network = Network::new(made.topology, made.nodes);
-        let deployment =
-            Deployment::make(Choice { ttl_ms: TTL_MS, seats: network.seats()[..made.nodes].to_vec(), ..Choice::default() });
+        let deployment = Deployment::make(Choice {
+            ttl_ms: TTL_MS,
+            seats: network.seats()[..made.nodes].to_vec(),
+            ..Choice::default()
+        });
         let clients = network.client_runtime();
         let http = deployment.http();
         let mut cluster = Self {

@@ -97,7 +97,12 @@ impl Story {
         self.everything_is_live();
         self.workload.end_of_watch();
         let endings = self.cluster.endings();
-        let run = Run { record: self.cluster.history.record(), nodes: self.cluster.all().collect(), endings, ttl_ms: TTL_MS };
+        let run = Run {
+            record: self.cluster.history.record(),
+            nodes: self.cluster.all().collect(),
+            endings,
+            ttl_ms: TTL_MS,
+        };
         let mut found = violations(&run);
         found.extend(self.cluster.all().filter_map(|node| self.refused_by_a_verifier(node)));
 

@@ -19,7 +19,8 @@ const TTL_S: u64 = 2;
 /// Two nodes and a guard of one agent. At second 1 it is stopped, at 10 released, at 11 started; at 20 it is stopped again,
 /// for good. Between, a leaseless time from 13 to 17.
 fn good() -> Run {
-    let mut run = Run { record: Record::default(), nodes: vec![1, 2], endings: Vec::new(), ttl_ms: TTL_S * 1_000 };
+    let mut run =
+        Run { record: Record::default(), nodes: vec![1, 2], endings: Vec::new(), ttl_ms: TTL_S * 1_000 };
     let stop = took(&mut run, 1, 0, lock("first"), "first");
     let release = What::Release { locks: vec![stop] };
     took(&mut run, 10, 1, release, "release");
