@@ -5,10 +5,10 @@ pub struct Random(u64);
 impl Random {
     pub fn new(seed: u64, round: u64) -> Self {
         let mut of_seed = Self(seed);
-        Self(of_seed.next() ^ round.wrapping_mul(0xd129_0d3b_3c9a_ca5b))
+        Self(of_seed.number() ^ round.wrapping_mul(0xd129_0d3b_3c9a_ca5b))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -17,7 +17,7 @@ impl Random {
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.number() % bound
     }
 
     /// Between 1 and 2^bits, small numbers as likely as large ones.
@@ -27,7 +27,7 @@ impl Random {
     }
 
     pub fn bytes(&mut self, length: u64) -> Vec<u8> {
-        let words = (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes());
+        let words = (0..length.div_ceil(8)).flat_map(|_| self.number().to_le_bytes());
         words.take(length as usize).collect()
     }
 }

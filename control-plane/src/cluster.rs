@@ -73,10 +73,10 @@ pub struct Cluster {
     pub divergence: Mutex<Divergence>,
     /// The newest rule of verdicts that this node may support: its build knows it, and its configuration allows it.
     pub rule_known: u64,
-    /// Whether a seed is still being planted, or the log here differs from the others': no leases then.
+    /// What the node is still at since its start: no leases until then.
     pub withheld: Mutex<Option<String>>,
-    /// The last that was said of logs that differ.
-    pub said: Mutex<Option<Verdict>>,
+    /// The last that was said of logs that differ, and how.
+    pub said: Mutex<Option<(Verdict, String)>>,
     /// Set once everything that was committed before this start is applied.
     pub recovered: AtomicBool,
 }
@@ -215,6 +215,12 @@ impl Cluster {
     pub fn may_lease(&self) -> Result<(), String> {
         if let Some(why) = self.withheld.lock().clone() {
             return Err(why);
+        }
+        // The judgement itself: nothing else may set or clear it, not the end of a start either.
+        let verdict = self.divergence.lock().verdict();
+        if !verdict.may_serve() {
+            let said = self.said.lock().clone().filter(|(said, _)| *said == verdict);
+            return Err(said.map_or_else(|| verdict.to_string(), |(_, words)| words));
         }
         if !self.audit.complete() {
             let missing = self.audit.missing();
@@ -393,28 +399,26 @@ impl Cluster {
             | Verdict::ThisDiffers { nodes }
             | Verdict::NoMajority { nodes } => nodes,
         };
-        if self.said.lock().as_ref() == Some(&verdict) {
+        if self.said.lock().as_ref().is_some_and(|(said, _)| *said == verdict) {
             return;
         }
+        // Said, and acted upon, before the entry is looked for: that takes answers of the other node.
         let mut text = verdict.to_string();
+        *self.said.lock() = Some((verdict.clone(), text.clone()));
         match self.first_difference(nodes[0]).await {
             Ok(Some(index)) => text.push_str(&format!(". The first entry that differs is {index}")),
             Ok(None) => {}
             Err(error) => tracing::warn!(error, "where the logs begin to differ could not be found"),
         }
         tracing::error!("{text}");
-        if !verdict.may_serve() {
-            *self.withheld.lock() = Some(text);
+        if let Some((_, words)) = self.said.lock().as_mut().filter(|(said, _)| *said == verdict) {
+            *words = text;
         }
-        *self.said.lock() = Some(verdict);
     }
 
     fn differs_no_more(&self) {
-        if let Some(said) = self.said.lock().take() {
+        if self.said.lock().take().is_some() {
             tracing::info!("the logs of the nodes are one log again");
-            if !said.may_serve() {
-                *self.withheld.lock() = None;
-            }
         }
     }
 
@@ -633,8 +637,9 @@ fn next_change(
         .partition(caught_up);
     // Two voters are worse than one, and four no better than three: so whoever comes soon is waited for.
     let voters = members.values().filter(|(_, votes)| *votes).count();
-    let even = (voters + promoted.len()) % 2 == 0;
-    if !promoted.is_empty() && !(even && late.iter().any(|id| alive.contains(id))) {
+    let even = (voters + promoted.len()).is_multiple_of(2);
+    let waits = even && late.iter().any(|id| alive.contains(id));
+    if !promoted.is_empty() && !waits {
         return Some(Change::Promote(promoted));
     }
     // Whoever is to go leaves after those who come have been promoted, and the leader last of all.

@@ -192,9 +192,8 @@ impl Node {
                 let planted = seed::plant(&seed, &*cluster).await?;
                 tracing::info!(from = planted.from, to = planted.to, "the seed has grown");
             }
-            let ledger = replica.ledger();
-            identity.listed(ledger.authority().context("this node's log has no genesis")?)?;
-            drop(ledger);
+            let newest = replica.ledger().authority().cloned();
+            identity.listed(&newest.context("this node's log has no genesis")?)?;
             recovery.complete().await?;
         } else {
             let until = shutdown.clone();

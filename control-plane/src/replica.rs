@@ -201,10 +201,16 @@ impl Machine for Replica {
                 let applied = ledger.size();
                 return Err(io::Error::other(AuditError::Ahead { applied, logged }));
             };
-            if let Ok(proposal) = postcard::from_bytes::<Proposal>(&bytes) {
-                ledger.apply_knowing(&proposal, self.build.rule_known);
+            if let Ok(proposal) = postcard::from_bytes::<Proposal>(&bytes)
+                && let Err(Refusal::RuleUnknown { found, .. }) =
+                    ledger.apply_knowing(&proposal, self.build.rule_known).answer
+            {
+                self.outgrown(found);
             }
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

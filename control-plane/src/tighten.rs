@@ -1,11 +1,12 @@
 //! What takes away and finds no quorum, or no room on the disk. Step ③ of a stop where it cannot go straight on (S10).
 //!
 //! ```text
-//! committed within a second                   201, as any other command
+//! committed within a second                   201, as any other command; pushed by its signatures if that takes a while
 //! no leader, no quorum, or longer than that   pushed, kept as pending, proposed on: 503 pending (or 201 after all)
 //! no room even for that                       pushed: 507 disk-full, and the caller knows that nothing is kept
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::raft::ProposeError;
 use crate::reserve::Need;
 use crate::service::{Service, SubmitError};
 
+/// How long a stop may take until it is pushed without an entry.
+const PUSHED_AFTER: Duration = Duration::from_millis(150);
 /// How long a stop may take until it is kept as pending, and its sender told.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(1);
 /// Pending stops that are proposed at once, so that they never crowd out a fresh one.
@@ -45,29 +48,34 @@ impl Service {
         if let Some(stop) = self.pending.get(&digest) {
             return Err(SubmitError::Pending { since_ms: stop.time_ms });
         }
-        let deadline = Instant::now() + COMMITTED_WITHIN;
+        let (pushed_at, deadline) = (Instant::now() + PUSHED_AFTER, Instant::now() + COMMITTED_WITHIN);
         let scope = command.action.scope();
-        let committed = self.propose_for(Need::Stop, EntryKind::Command, &envelope);
-        match timeout_at(deadline, committed).await {
+        let stop = PendingStop { stop: envelope.clone(), scope: scope.clone(), time_ms: since_ms };
+        let mut committed = pin!(self.propose_for(Need::Stop, EntryKind::Command, &envelope));
+        let mut answer = timeout_at(pushed_at, committed.as_mut()).await;
+        if answer.is_err() {
+            // An election, or a disk that stalls: its signatures are enough for the guards (S6).
+            self.push(command, &stop);
+            answer = timeout_at(deadline, committed).await;
+        }
+        match answer {
             Err(_) | Ok(Err(SubmitError::Timeout)) => {}
             Ok(Err(SubmitError::Consensus(
                 ProposeError::NotLeader { .. } | ProposeError::Unknown { .. } | ProposeError::Stopped { .. },
             ))) => {}
             // The disk of the node that leads; this one's may have room to keep it.
             Ok(Err(SubmitError::Disk(_))) => {}
-            Ok(answer) => return answer,
+            Ok(Ok(receipt)) => return Ok(receipt),
+            Ok(Err(refused)) => {
+                self.outcomes.foresee_no_more(&digest);
+                return Err(refused);
+            }
         }
 
-        let stop = PendingStop { stop: envelope, scope: scope.clone(), time_ms: since_ms };
-        // Before it is written: a disk that stalls may be the reason for all this.
-        self.hub.push_stop(&scope, &stop.event());
-        if let Action::Lock(lock) = &command.action
-            && lock.kind.denies()
-        {
-            self.outcomes.foresee(digest, &scope);
-        }
+        // Before it is written, for the disk may be the reason for all this.
+        self.push(command, &stop);
         self.keep(&stop).await.map_err(|why| self.pushed_only(&stop, why))?;
-        // Once more, for whoever began to listen between the two: guards take the same stop once.
+        // Once more, for whoever began to listen meanwhile: guards take the same stop once.
         self.hub.push_stop(&scope, &stop.event());
         tracing::warn!(%digest, %scope, "a stop is pending: it is pushed and kept, and in no log yet");
 
@@ -80,6 +88,16 @@ impl Service {
             Some(receipt) => Ok(Receipt { repeated: false, ..receipt }),
             None => Err(SubmitError::Timeout),
         }
+    }
+
+    /// To the guards that listen here; what they confirm is counted once the stop is committed.
+    fn push(&self, command: &Command, stop: &PendingStop) {
+        if let Action::Lock(lock) = &command.action
+            && lock.kind.denies()
+        {
+            self.outcomes.foresee(stop.stop.digest(), &stop.scope);
+        }
+        self.hub.push_stop(&stop.scope, &stop.event());
     }
 
     fn pushed_only(&self, stop: &PendingStop, why: NotKept) -> SubmitError {

@@ -60,6 +60,8 @@ struct Node {
     paused: bool,
     /// No file of it may grow.
     limited: bool,
+    /// It runs a build that pretends to be newer.
+    newer: bool,
     starts: u32,
     disk: Option<SmallDisk>,
 }
@@ -184,6 +186,14 @@ impl Cluster {
         self.fault(format!("start node {node}"), |cluster| cluster.spawn(node));
     }
 
+    /// Ends the node in good order and starts its data in a build that is newer, or of today again.
+    pub fn change_build(&mut self, node: usize, newer: bool) {
+        if self.runs(node) {
+            self.end(node);
+        }
+        self.nodes[node - 1].newer = newer;
+    }
+
     /// Without a moment between: it is back before anybody misses it.
     pub fn kill_and_restart(&mut self, node: usize) {
         self.kill(node);
@@ -257,6 +267,14 @@ impl Cluster {
         let mut process = self.nodes[node - 1].process.take().expect("the node runs");
         process.wait_within(HEALED_WITHIN);
         self.fault(format!("node {node} ended by itself"), |_| ());
+        process.stdout() + &process.stderr()
+    }
+
+    /// The same with this exit code.
+    pub fn wait_until_ended_with(&mut self, node: usize, code: i32) -> String {
+        let mut process = self.nodes[node - 1].process.take().expect("the node runs");
+        let ended = process.wait_within(HEALED_WITHIN);
+        assert_eq!(ended.code(), Some(code), "{}", process.stderr());
         process.stdout() + &process.stderr()
     }
 
@@ -457,7 +475,7 @@ impl Cluster {
     }
 
     /// What a client gets that asks once; nothing unless it is a success.
-    fn get(&self, url: &str) -> Option<Vec<u8>> {
+    pub fn get(&self, url: &str) -> Option<Vec<u8>> {
         let request = self.http.get(url).timeout(ANSWER_TIMEOUT);
         let answer = self.in_clients(async move {
             let answer = request.send().await.ok()?.error_for_status().ok()?;
@@ -497,11 +515,15 @@ impl Cluster {
             words
                 .extend(["DONT_FAKE_MONOTONIC=1", "FAKETIME_NO_CACHE=1", "NO_FAKE_STAT=1"].map(String::from));
         }
-        words.push(bin::tagout().display().to_string());
+        let (program, verb) = match self.nodes[node - 1].newer {
+            false => (bin::tagout(), vec!["serve", "--config"]),
+            true => (bin::helper(), vec!["serve-newer"]),
+        };
+        words.push(program.display().to_string());
         let mut command = Command::new(&words[0]);
         // Hundreds of commands say nothing about a fault.
         command.env("RUST_LOG", "info,tagout_control_plane::api=warn");
-        command.args(&words[1..]).arg("serve").arg("--config").arg(self.folder(node).join("tagout.toml"));
+        command.args(&words[1..]).args(verb).arg(self.folder(node).join("tagout.toml"));
         let mut command = self.network.at(Place::Node(node), command);
         let slot = &mut self.nodes[node - 1];
         slot.starts += 1;
@@ -554,7 +576,7 @@ impl Drop for Cluster {
         if self.made.clocks {
             // libfaketime leaves these of a process that was killed.
             let pids = self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.id()));
-            pids.for_each(|pid| forget_faketime(pid));
+            pids.for_each(forget_faketime);
         }
     }
 }

@@ -13,4 +13,5 @@ mod network;
 mod properties;
 mod scenarios;
 mod story;
+mod upgrade;
 mod workload;

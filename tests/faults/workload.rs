@@ -101,15 +101,15 @@ impl Workload {
         let tasks = TaskTracker::new();
         let spawn = |work: futures_util::future::BoxFuture<'static, ()>| drop(tasks.spawn_on(work, &runtime));
         for name in 0..load.operators {
-            let (field, random) = (field.another(), Random::new(random.next(), name as u64));
+            let (field, random) = (field.another(), Random::new(random.number(), name as u64));
             spawn(Box::pin(async move { field.operate(random).await }));
         }
         for name in 0..load.stoppers {
-            let (field, random) = (field.another(), Random::new(random.next(), name as u64));
+            let (field, random) = (field.another(), Random::new(random.number(), name as u64));
             spawn(Box::pin(async move { field.stop_and_stop(name, random).await }));
         }
         for name in 0..load.attackers {
-            let (field, random) = (field.another(), Random::new(random.next(), name as u64));
+            let (field, random) = (field.another(), Random::new(random.number(), name as u64));
             spawn(Box::pin(async move { field.attack(random).await }));
         }
         for node in cluster.all() {

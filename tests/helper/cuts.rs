@@ -88,7 +88,7 @@ pub fn run(name: &str, folder: &Path, seed: u64, rounds: u64) {
         let mut disk = Process::spawn("disk", folder, serve.args(["disk", path(&image), path(&served)]));
         disk.wait_for_line("mounted");
         mount(&served.join(DISK), &mounted);
-        disk.send(&format!("arm {requests} {} {percent}", random.next()));
+        disk.send(&format!("arm {requests} {} {percent}", random.number()));
         let data = mounted.join("data");
         let write = ["write", name, path(&data), &seed.to_string(), &round.to_string()];
         let mut writer = Process::spawn("writer", folder, Command::new(itself()).args(write));

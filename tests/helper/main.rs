@@ -5,6 +5,7 @@ mod cuts;
 mod disk;
 mod guards;
 mod log_writer;
+mod newer;
 mod proposer;
 mod tile_writer;
 
@@ -29,6 +30,7 @@ fn main() {
         ["write", target, folder, seed, round] => {
             cuts::target(target).write(Path::new(folder), number(seed), number(round))
         }
+        ["serve-newer", config] => newer::serve(Path::new(config)),
         ["propose", store, folder, tasks, each] => {
             proposer::run(store_kind(store), Path::new(folder), number(tasks), number(each))
         }

@@ -20,16 +20,15 @@ const RENEW_WITHIN_MS: u64 = 24 * 3600 * 1000;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Has `scope` granted where no grant is good for another day, and waits until `voters` nodes vote. Nodes that have just been
-/// started are waited for.
-pub fn consent(profile: &Path, scope: &Scope, signers: &[Signer], voters: usize) -> Result<(), Failure> {
+/// Has `scope` granted where no grant is good for another day, and waits until all nodes vote that shall. Nodes that have just
+/// been started are waited for.
+pub fn consent(profile: &Path, scope: &Scope, signers: &[Signer]) -> Result<(), Failure> {
     let begun = Instant::now();
     loop {
-        match grant(profile, scope, signers, voters) {
+        match grant(profile, scope, signers) {
             Ok(true) => return Ok(()),
             Ok(false) if begun.elapsed() > START_PATIENCE => {
-                let detail =
-                    format!("no more than some of the {voters} nodes vote; `tagout node list` shows which");
+                let detail = "not all nodes vote yet; `tagout node list` shows which";
                 return Err(Failure::new(Exit::Unreachable, "members", detail));
             }
             Err(failure) if failure.exit != Exit::Unreachable || begun.elapsed() > START_PATIENCE => {
@@ -41,7 +40,7 @@ pub fn consent(profile: &Path, scope: &Scope, signers: &[Signer], voters: usize)
 }
 
 /// Whether all is as it shall be.
-fn grant(profile: &Path, scope: &Scope, signers: &[Signer], voters: usize) -> Result<bool, Failure> {
+fn grant(profile: &Path, scope: &Scope, signers: &[Signer]) -> Result<bool, Failure> {
     // With documents for programs wanted, and none given, it says nothing.
     let out = Out::new(true);
     let session = Session::open(&out, &Globals { profile: Some(profile.into()), ..Globals::default() })?;
@@ -58,5 +57,6 @@ fn grant(profile: &Path, scope: &Scope, signers: &[Signer], voters: usize) -> Re
         let signed = session.sign_loosening(Action::Grant(grant), signers)?;
         session.send(&signed.envelope)?;
     }
-    Ok(session.client.cluster()?.voters.len() >= voters)
+    let voters = session.client.cluster()?.voters;
+    Ok(session.authority().nodes.iter().all(|node| node.learner || voters.contains(&node.id)))
 }

@@ -38,7 +38,7 @@ mod status;
 mod stop;
 mod suspend;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use failure::{Exit, Failure};
 pub use profile::{Profile, ProfileFile};

@@ -74,7 +74,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         let (dir, count) = (args.dir.display(), nodes.count());
         bail!("the deployment in {dir} has {count} of the {wanted} nodes: make another one with --dir");
     }
-    nodes.work(agreed(&args.dir, nodes.count())).await?;
+    nodes.work(agreed(&args.dir)).await?;
     let model = ModelServer::start(args.model, Duration::from_millis(args.word_ms)).await?;
     introduce(&args, &nodes, &model, made_now)?;
 
@@ -173,12 +173,12 @@ fn plans(args: &DevArgs) -> anyhow::Result<Vec<NodePlan>> {
 }
 
 /// Once the nodes serve: Alice and Bob grant `demo`, and every node votes.
-async fn agreed(dir: &Path, nodes: usize) -> anyhow::Result<()> {
+async fn agreed(dir: &Path) -> anyhow::Result<()> {
     let (profile, keys) = (dir.join("profile.toml"), dir.join("keys"));
     let scope = Scope::parse(DEMO)?;
     let agree = move || {
         let signers = [signer(&keys, "alice")?, signer(&keys, "bob")?];
-        consent(&profile, &scope, &signers, nodes).map_err(|failure| anyhow::anyhow!("{failure}"))
+        consent(&profile, &scope, &signers).map_err(|failure| anyhow::anyhow!("{failure}"))
     };
     // In a thread that nobody waits for: where a node has ended, it would go on asking.
     let (done, agreed) = oneshot::channel();

@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::cli::Profile;
 use crate::config::NodeConfig;
 
 /// How long the nodes of a run before may take to give their ports back.
@@ -35,8 +36,13 @@ struct Node {
 }
 
 impl Nodes {
-    /// Starts every node that has a folder in `dir`.
+    /// Starts every node that has a folder in `dir`, but for those that the authority no longer has.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let profile = Profile::load(&dir.join("profile.toml")).map_err(|failure| anyhow!("{failure}"))?;
+        let removed = |name: &str| {
+            let was = profile.trust().versions().iter().any(|version| version.node(name).is_some());
+            was && profile.authority().node(name).is_none()
+        };
         let entries =
             std::fs::read_dir(dir).with_context(|| format!("cannot look into {}", dir.display()))?;
         let mut configs: Vec<PathBuf> =
@@ -48,8 +54,11 @@ impl Nodes {
         }
         let (sender, ends) = mpsc::unbounded_channel();
         let mut nodes = Vec::new();
-        for (at, path) in configs.into_iter().enumerate() {
+        for path in configs {
             let config = NodeConfig::load(&path)?;
+            if removed(&config.node) {
+                continue;
+            }
             if !config.listen.ip().is_loopback() {
                 bail!("{} is no loopback address; `tagout dev` runs on this machine only", config.listen);
             }
@@ -58,6 +67,7 @@ impl Nodes {
             let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
             let input = child.stdin.take();
             let sender = sender.clone();
+            let at = nodes.len();
             // Whoever waits for the child holds it, so that it is gone when this process is.
             tokio::spawn(async move { sender.send((at, child.wait().await)) });
             let name = config.node.rsplit('/').next().unwrap_or(&config.node).to_owned();
@@ -97,9 +107,8 @@ impl Nodes {
             let meaning = if left > all / 2 {
                 "the others elect a leader if it led, and go on".to_owned()
             } else {
-                format!(
-                    "that is no majority: nothing can be committed, and agents are denied once their leases end"
-                )
+                "that is no majority: nothing can be committed, and agents are denied once their leases end"
+                    .to_string()
             };
             println!(
                 "\n{} ended: {}. {left} of {all} nodes are left; {meaning}.\nStart it again with: {} serve --config {}\n",

@@ -77,7 +77,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let folder = Folder::make(&cli.dir)?;
     let began = Instant::now();
     let found = runtime.block_on(async {
-        Ok(match &cli.benchmark {
+        Ok(Some(match &cli.benchmark {
             Benchmark::Stops(args) => stops::run(&folder.0, args).await?,
             Benchmark::Failover(args) => failover::run(&folder.0, args).await?,
             Benchmark::Leases(args) => leases::run(&folder.0, args).await?,
@@ -88,8 +88,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
                 println!("{}", profile::run(&folder.0, args).await?);
                 return Ok(None);
             }
-        })
-        .map(Some)
+        }))
     });
     let Some(mut table): Option<Table> = found.inspect_err(|_: &anyhow::Error| folder.keep())? else {
         return Ok(());

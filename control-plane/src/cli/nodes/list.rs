@@ -87,7 +87,7 @@ fn cells(session: &Session<'_>, row: &Row<'_>) -> Vec<String> {
     };
     let ready = if news.ready { out.ink(Ink::Green, "ready") } else { out.ink(Ink::Yellow, "not ready") };
     let behind = match row.lag {
-        None | Some(0) => format!("{} entries", news.log_size),
+        None | Some(0) => count_entries(news.log_size),
         Some(lag) => format!("{} behind", count_entries(lag)),
     };
     let clock = match news.clock_offset_ms {
