@@ -49,7 +49,7 @@ impl Loopback {
                 peers_found_at: at(100 + node, PEERS),
             })
             .collect();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let trouble = watch::Sender::new(Trouble::default());
         let pids: Pids = Arc::new(Mutex::new(vec![None; nodes + SPARE]));
@@ -92,9 +92,10 @@ async fn listen(
             tokio::spawn(async move {
                 let from = match pids {
                     None => Place::Clients,
-                    Some(pids) => match owner(dialer, &pids) {
-                        Some(node) => Place::Node(node),
-                        None => return, // it ended meanwhile
+                    // It reads files of the kernel's, and what is on its way shall not wait for them.
+                    Some(pids) => match tokio::task::spawn_blocking(move || owner(dialer, &pids)).await {
+                        Ok(Some(node)) => Place::Node(node),
+                        Ok(None) | Err(_) => return, // it ended meanwhile
                     },
                 };
                 // A handshake needs both ways.
