@@ -90,6 +90,11 @@ async fn listen(
             let Ok((accepted, dialer)) = listener.accept().await else { continue };
             let (pids, mut trouble) = (pids.clone(), trouble.clone());
             tokio::spawn(async move {
+                // A node that is down refuses, as it would without a proxy; many ask again and again.
+                let early = if trouble.borrow().cut.is_empty() { Some(dial(listens_at).await) } else { None };
+                if matches!(early, Some(None)) {
+                    return;
+                }
                 let from = match pids {
                     None => Place::Clients,
                     // It reads files of the kernel's, and what is on its way shall not wait for them.
@@ -100,7 +105,11 @@ async fn listen(
                 };
                 // A handshake needs both ways.
                 let open = trouble.wait_for(|trouble| trouble.talk(from, to)).await.is_ok();
-                let Some(dialed) = dial(listens_at).await.filter(|_| open) else { return };
+                let dialed = match early.flatten() {
+                    Some(dialed) => Some(dialed),
+                    None => dial(listens_at).await,
+                };
+                let Some(dialed) = dialed.filter(|_| open) else { return };
                 let _ = (accepted.set_nodelay(true), dialed.set_nodelay(true));
                 let (from_dialer, to_dialer) = accepted.into_split();
                 let (from_node, to_node) = dialed.into_split();
