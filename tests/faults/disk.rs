@@ -40,8 +40,9 @@ impl SmallDisk {
 
     /// The words before a command that make it see the disk.
     pub fn mounted(&self) -> Vec<String> {
-        // The kernel may hold the loop device of a killed node for a moment.
-        let script = "for _ in $(seq 100); do mount -t ext4 -o loop \"$0\" \"$1\" && shift && exec \"$@\"; sleep 0.1; done";
+        // The kernel may hold the loop device of a killed node for a moment. Whoever starts a node makes room for it.
+        let script = "for _ in $(seq 100); do mount -t ext4 -o loop \"$0\" \"$1\" && rm -f \"$1/filler\" && shift && \
+                      exec \"$@\"; sleep 0.1; done";
         let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script];
         let paths = [&self.image, &self.at].map(|path| path.display().to_string());
         words.map(String::from).into_iter().chain(paths).collect()

@@ -39,7 +39,7 @@ const BETWEEN_CHECKS: Duration = Duration::from_millis(1);
 const BETWEEN_LEASES: Duration = Duration::from_millis(60);
 const AFTER_NOTHING: Duration = Duration::from_millis(20);
 /// How long an operator's program waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a client has.
 pub struct Field {

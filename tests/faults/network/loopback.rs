@@ -49,7 +49,7 @@ impl Loopback {
                 peers_found_at: at(100 + node, PEERS),
             })
             .collect();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let trouble = watch::Sender::new(Trouble::default());
         let pids: Pids = Arc::new(Mutex::new(vec![None; nodes + SPARE]));
@@ -90,16 +90,26 @@ async fn listen(
             let Ok((accepted, dialer)) = listener.accept().await else { continue };
             let (pids, mut trouble) = (pids.clone(), trouble.clone());
             tokio::spawn(async move {
+                // A node that is down refuses, as it would without a proxy; many ask again and again.
+                let early = if trouble.borrow().cut.is_empty() { Some(dial(listens_at).await) } else { None };
+                if matches!(early, Some(None)) {
+                    return;
+                }
                 let from = match pids {
                     None => Place::Clients,
-                    Some(pids) => match owner(dialer, &pids) {
-                        Some(node) => Place::Node(node),
-                        None => return, // it ended meanwhile
+                    // It reads files of the kernel's, and what is on its way shall not wait for them.
+                    Some(pids) => match tokio::task::spawn_blocking(move || owner(dialer, &pids)).await {
+                        Ok(Some(node)) => Place::Node(node),
+                        Ok(None) | Err(_) => return, // it ended meanwhile
                     },
                 };
                 // A handshake needs both ways.
                 let open = trouble.wait_for(|trouble| trouble.talk(from, to)).await.is_ok();
-                let Some(dialed) = dial(listens_at).await.filter(|_| open) else { return };
+                let dialed = match early.flatten() {
+                    Some(dialed) => Some(dialed),
+                    None => dial(listens_at).await,
+                };
+                let Some(dialed) = dialed.filter(|_| open) else { return };
                 let _ = (accepted.set_nodelay(true), dialed.set_nodelay(true));
                 let (from_dialer, to_dialer) = accepted.into_split();
                 let (from_node, to_node) = dialed.into_split();
