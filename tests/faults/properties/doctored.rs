@@ -170,7 +170,7 @@ fn a_good_run_has_no_violation() {
 /// What went wrong, and a word of what is said of it.
 type Broken = (&'static str, &'static str, fn(&mut Run));
 
-const BROKEN: [Broken; 26] = [
+const BROKEN: [Broken; 25] = [
     ("S1", "does not hold it", |run| run.endings[1].locks.clear()),
     ("S1", "was released", |run| run.endings[0].locks.push(held(digest("first"), "first"))),
     ("S2", "had stopped it", |run| decided(run, 9, allowed())),
