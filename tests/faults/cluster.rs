@@ -367,6 +367,7 @@ impl Cluster {
         assert!(self.made.failing_writes, "this cluster's nodes die of a failed write");
         let pid = self.running(node).id();
         self.nodes[node - 1].limited = true;
+        self.history.cannot_write(node);
         self.fault(format!("files of node {node} end at {bytes} bytes"), |_| {
             let limit =
                 Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--fsize={bytes}")).status();

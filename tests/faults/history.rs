@@ -1,7 +1,7 @@
 //! What happened in a run, for the checkers: every answer that an operator got, every decision of a guard, every lease and
 //! checkpoint that a node signed. All times are nanoseconds since boot, by this process's clock, in which the guards live too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use parking_lot::Mutex;
@@ -35,6 +35,8 @@ pub struct Record {
     /// When no node could answer a guard: no quorum was together, or clients were cut off.
     pub outages: Vec<Range<u64>>,
     pub faults: Vec<(u64, String)>,
+    /// Nodes whose writes failed: what they cannot keep they cannot call pending, and say so.
+    pub cannot_write: BTreeSet<usize>,
     /// When everything was taken back, and every node ready.
     pub healed_ns: Option<u64>,
 }
@@ -159,6 +161,10 @@ impl History {
 
     pub fn fault(&self, what: String) {
         self.0.lock().faults.push((now_ns(), what));
+    }
+
+    pub fn cannot_write(&self, node: usize) {
+        self.0.lock().cannot_write.insert(node);
     }
 
     pub fn healed(&self) {
