@@ -47,6 +47,12 @@ fn a_stop_is_followed_by_its_digest_and_a_renewed_certificate_needs_no_restart()
         let of_it: Vec<_> = said.lines().filter(|line| line.contains(&digest)).map(str::to_owned).collect();
         of_it.iter().any(|line| line.contains("outcome")).then_some(of_it)
     });
+    assert!(
+        said.iter().all(
+            |line| line.contains(&format!("command{{digest={digest}}}")) || !line.contains("tagout::way")
+        ),
+        "each in a span that bears its digest: {said:#?}"
+    );
     let mut lines = said.iter();
     for step in ["received", "proposed", "applied", "pushed", "confirmed", "outcome"] {
         assert!(lines.any(|line| line.contains(step)), "{step} is missing, or out of turn: {said:#?}");

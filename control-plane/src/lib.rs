@@ -28,10 +28,7 @@ pub mod sign;
 pub mod store;
 mod tighten;
 pub mod tls;
-
-/// The events of one command, or one stop, each with its `digest`: received, proposed, applied, pushed, confirmed, outcome.
-/// `RUST_LOG=info,tagout::way=debug` shows them, on every node.
-const WAY: &str = "tagout::way";
+mod way;
 
 /// Runs what may wait for a disk away from the async threads.
 async fn blocking<T: Send + 'static>(

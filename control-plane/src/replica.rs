@@ -13,11 +13,11 @@ use tagout_proto::rule::RULE_VERSION;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Renew, StopEvent};
 
-use crate::WAY;
 use crate::audit::{AuditError, AuditSink};
 use crate::outcomes::Outcomes;
 use crate::push::Hub;
 use crate::raft::{Machine, SnapshotBytes};
+use crate::way::{WAY, way};
 
 /// The format of a snapshot's bytes under rule 1; each newer rule of verdicts has the next one. What a node writes is
 /// decided by the rule in force and not by its build, so that nodes of two builds read one another's snapshots.
@@ -100,11 +100,10 @@ impl Replica {
         let push = |scope| {
             let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
             self.hub.push_stop(scope, &StopEvent { stop: proposal.envelope.clone(), index, time_ms });
-            tracing::debug!(target: WAY, digest = %proposal.envelope.digest(), index, "pushed");
+            tracing::debug!(target: WAY, index, "pushed");
         };
         match effect {
             Effect::Locked { lock, scope, kind } => {
-                tracing::debug!(target: WAY, digest = %lock, index = log_size - 1, %scope, kind = kind.name(), "applied");
                 // The account is opened before the push, so that no confirmation can come too early for it.
                 if kind.denies() {
                     self.outcomes.open(*lock, scope, *kind);
@@ -138,6 +137,10 @@ impl Machine for Replica {
                 }
                 if let Some(entry) = &applied.entry {
                     self.audit.append(ledger.size() - 1, entry.clone(), ledger.frontier().root());
+                }
+                let _way = way(&proposal.envelope.digest()).entered();
+                if let Some(effect) = &applied.effect {
+                    tracing::debug!(target: WAY, index = ledger.size() - 1, ?effect, "applied");
                 }
                 // From here on every lease shows it; the lock is kept so that pushes leave in the log's order.
                 if let Some(effect) = &applied.effect

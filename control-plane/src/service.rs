@@ -11,8 +11,8 @@ use tagout_proto::log::entry::EntryKind;
 use tagout_proto::strict::format_instant_ms;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
+use tracing::Instrument;
 
-use crate::WAY;
 use crate::admission::{Admission, Busy};
 use crate::audit::AuditReader;
 use crate::clock;
@@ -26,6 +26,7 @@ use crate::push::Hub;
 use crate::raft::ProposeError;
 use crate::replica::Replica;
 use crate::reserve::{DiskRefused, Need, Reserve};
+use crate::way::{WAY, way};
 
 /// Outcomes that may be proposed at once, so that they never crowd out a stop.
 const OUTCOMES_AT_ONCE: usize = 16;
@@ -66,6 +67,9 @@ pub enum SubmitError {
     Busy(#[from] Busy),
     #[error(transparent)]
     Disk(#[from] DiskRefused),
+    /// It gives, and this node's log is not the others'.
+    #[error("this node takes only what takes away: {0}")]
+    Differs(String),
     /// It takes away, it counts, and no log has it yet.
     #[error(
         "it is in no log yet: no quorum of the nodes took it within a second. Since {} this node has it on its disk, has pushed \
@@ -106,6 +110,10 @@ impl Service {
         // ② Verified early, to refuse without troubling anyone. What counts is the same check inside `apply`.
         let time_ms = clock::wall_ms();
         let tightens = !command.action.kind().loosens();
+        if !tightens {
+            // Before it is judged by a state that may be wrong.
+            self.cluster.may_give().map_err(SubmitError::Differs)?;
+        }
         {
             let _turn = self.admission.verify(tightens, from).await?;
             if let Some(receipt) = self.check(&envelope, time_ms).await? {
@@ -143,7 +151,7 @@ impl Service {
         kind: EntryKind,
         envelope: &Envelope,
     ) -> Result<Receipt, SubmitError> {
-        tracing::debug!(target: WAY, digest = %envelope.digest(), ?kind, "proposed");
+        tracing::debug!(target: WAY, ?kind, "proposed");
         let committed = self.cluster.propose(need, kind, envelope);
         let answer =
             tokio::time::timeout(COMMIT_TIMEOUT, committed).await.map_err(|_| SubmitError::Timeout)??;
@@ -159,7 +167,9 @@ impl Service {
                 let outcome = service.outcomes.settle(&account).await;
                 let (confirmed, bounded, slowest_ms) =
                     (outcome.confirmed, outcome.bounded, outcome.slowest_ms);
-                tracing::debug!(target: WAY, digest = %outcome.outcome, confirmed, bounded, slowest_ms, "outcome");
+                tracing::debug!(
+                    target: WAY, parent: &way(&outcome.outcome), confirmed, bounded, slowest_ms, "outcome"
+                );
                 let document = serde_json::to_string(&outcome).expect("an outcome is plain data");
                 let envelope = Envelope { document, signatures: Vec::new() };
                 if service.cluster.consensus.is_leader() {
@@ -169,7 +179,8 @@ impl Service {
                 }
                 // The semaphore is never closed.
                 let _slot = slots.acquire().await;
-                let index = service.append_outcome(account.lock(), envelope).await;
+                let appended = service.append_outcome(account.lock(), envelope);
+                let index = appended.instrument(way(&outcome.outcome)).await;
                 service.outcomes.finish(&account, index);
             });
         }
@@ -189,8 +200,10 @@ impl Service {
                     tracing::warn!(%error, "an outcome is not in the log yet");
                     tokio::time::sleep(OUTCOME_RETRY).await;
                 }
-                // Evidence waits: what room there is belongs to stops (reserve.rs).
-                Err(SubmitError::Disk(_)) => tokio::time::sleep(OUTCOME_RETRY).await,
+                // Evidence waits: what room there is belongs to stops (reserve.rs), and nothing is counted on a wrong log.
+                Err(SubmitError::Disk(_) | SubmitError::Differs(_)) => {
+                    tokio::time::sleep(OUTCOME_RETRY).await
+                }
                 Err(
                     error @ (SubmitError::Refused(_)
                     | SubmitError::Busy(_)
@@ -208,7 +221,7 @@ impl Service {
     pub async fn commit_unknown_stops(self, mut stops: mpsc::Receiver<Envelope>) {
         while let Some(stop) = stops.recv().await {
             let digest = stop.digest();
-            match self.submit(stop).await {
+            match self.submit(stop).instrument(way(&digest)).await {
                 Ok(receipt) => {
                     tracing::info!(lock = %digest, index = receipt.index, "committed a stop that a guard held")
                 }
@@ -223,6 +236,7 @@ impl From<NotCommitted> for SubmitError {
         match error {
             NotCommitted::Consensus(error) => Self::Consensus(error),
             NotCommitted::Disk(refused) => Self::Disk(refused),
+            NotCommitted::Differs(why) => Self::Differs(why),
         }
     }
 }

@@ -16,6 +16,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::ledger::{Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use crate::api::SecurityLog;
 use crate::clock;
@@ -23,6 +24,7 @@ use crate::pending::{NotKept, PendingStop};
 use crate::raft::ProposeError;
 use crate::reserve::Need;
 use crate::service::{Service, SubmitError};
+use crate::way::way;
 
 /// How long a stop may take until it is pushed without an entry.
 const PUSHED_AFTER: Duration = Duration::from_millis(150);
@@ -134,7 +136,10 @@ impl Service {
         let known = self.replica.ledger().check(&stop.stop, time_ms);
         let answer = match known {
             Ok(Some(receipt)) => Ok(receipt),
-            Ok(None) => self.propose_for(Need::Stop, EntryKind::Command, &stop.stop).await,
+            Ok(None) => {
+                let proposed = self.propose_for(Need::Stop, EntryKind::Command, &stop.stop);
+                proposed.instrument(way(&digest)).await
+            }
             Err(refusal) => Err(refusal.into()),
         };
         match answer {

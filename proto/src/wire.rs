@@ -72,7 +72,7 @@ pub struct Cluster {
     pub term: u64,
     /// Who votes now. These follow the authority, one change at a time.
     pub voters: Vec<u64>,
-    /// Every node of the authority, by id, and after them those that it no longer has and Raft still knows.
+    /// By id: every node of the authority, and those that it no longer has and Raft still knows.
     pub nodes: Vec<ClusterNode>,
 }
 

@@ -46,6 +46,8 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("isReady", "not-ready"),
     ("submitCommand", "pending"),
     ("shutdownAgent", "pending"),
+    ("submitCommand", "not-kept"),
+    ("shutdownAgent", "not-kept"),
     // A flood, of which flood.rs is a test.
     ("submitCommand", "busy"),
     ("shutdownAgent", "busy"),

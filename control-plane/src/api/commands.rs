@@ -15,9 +15,9 @@ use tracing::Instrument;
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
 use super::{Api, read};
-use crate::WAY;
 use crate::fair::Source;
 use crate::tls::Peer;
+use crate::way::{WAY, way};
 
 const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bearer token never replaces one:\n\
     ssh-keygen -Y sign -n tagout-command -f ~/.ssh/id_ed25519 stop.json\n\
@@ -67,8 +67,8 @@ async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wante
         Ok(envelope) => {
             let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
             // ② The rest of its way bears its digest, on every node.
-            let span = tracing::info_span!("command", digest = %envelope.digest());
-            tracing::debug!(target: WAY, parent: &span, digest = %envelope.digest(), "received");
+            let span = way(&envelope.digest());
+            tracing::debug!(target: WAY, parent: &span, "received");
             let result = submit(api, &envelope, wanted, from).instrument(span).await;
             (Some(envelope), result)
         }

@@ -14,8 +14,8 @@ use tagout_proto::wire::Confirmation;
 
 use super::Api;
 use super::problem::{Code, Problem};
-use crate::WAY;
 use crate::leases::LEASE_TIMEOUT;
+use crate::way::{WAY, way};
 
 const INSTANCE_MAX_BYTES: usize = 128;
 
@@ -57,7 +57,7 @@ pub async fn confirm(
         let detail = "no stop with this id is being accounted for; its outcome may be in the log already";
         return Err(Problem::new(Code::NoSuchStop, detail));
     }
-    tracing::debug!(target: WAY, digest = %lock, %agent, instance, ?by, "confirmed");
+    tracing::debug!(target: WAY, parent: &way(&lock), %agent, instance, ?by, "confirmed");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -118,6 +118,7 @@ codes! {
     NoCheckpoint SERVICE_UNAVAILABLE "no-checkpoint"
     NoLease SERVICE_UNAVAILABLE "no-lease"
     NotCommitted SERVICE_UNAVAILABLE "not-committed"
+    NotKept SERVICE_UNAVAILABLE "not-kept"
     NotReady SERVICE_UNAVAILABLE "not-ready"
     Pending SERVICE_UNAVAILABLE "pending"
     TooManyListeners SERVICE_UNAVAILABLE "too-many-listeners"
@@ -247,11 +248,12 @@ impl From<SubmitError> for Problem {
             SubmitError::Consensus(_) | SubmitError::Timeout => {
                 Self::new(Code::NotCommitted, error.to_string())
             }
+            SubmitError::Differs(_) => Self::new(Code::NotReady, error.to_string()),
             SubmitError::Busy(busy) => busy.into(),
             SubmitError::Pending { .. } => Self::new(Code::Pending, error.to_string()),
             SubmitError::Pushed(NotKept::Disk(_)) => Self::new(Code::DiskFull, error.to_string()),
             SubmitError::Pushed(NotKept::TooMany | NotKept::Io(_)) => {
-                Self::new(Code::NotCommitted, error.to_string())
+                Self::new(Code::NotKept, error.to_string())
             }
             SubmitError::Disk(DiskRefused::Low { .. }) => Self::new(Code::DiskLow, error.to_string()),
             SubmitError::Disk(DiskRefused::Full { .. }) => Self::new(Code::DiskFull, error.to_string()),

@@ -27,7 +27,7 @@ pub fn check(run: &Run) -> Vec<String> {
             Answer::Refused { status: 507, .. } => {}
             // It was pushed and could not be kept, and the answer says both.
             Answer::Refused { status: 503, code }
-                if code == "not-committed" && run.record.cannot_write.contains(&node) => {}
+                if code == "not-kept" && run.record.cannot_write.contains(&node) => {}
             Answer::Refused { status, code } => {
                 found.push(format!("node {node} refused the valid stop {digest}: {status} {code}"));
             }
