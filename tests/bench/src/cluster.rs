@@ -207,6 +207,18 @@ impl Cluster {
         self.nodes.iter().filter_map(|node| node.process.as_ref()).map(Process::cpu).sum()
     }
 
+    pub fn resident_kib(&self) -> u64 {
+        self.nodes.iter().filter_map(|node| node.process.as_ref()).map(Process::resident_kib).sum()
+    }
+
+    /// The CA of the nodes' certificates.
+    pub fn ca(&self) -> PathBuf {
+        match &self.side {
+            Side::Tagout(deployment) => deployment.ca(),
+            Side::Etcd(_) => self.folder.join("ca").join(pki::CA_CERT_FILE),
+        }
+    }
+
     pub fn process_ids(&self) -> Vec<u32> {
         self.nodes.iter().filter_map(|node| node.process.as_ref()).map(Process::id).collect()
     }

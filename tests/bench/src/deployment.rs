@@ -12,7 +12,7 @@ use tagout_control_plane::cli::ProfileFile;
 use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
 use tagout_control_plane::store::StoreKind;
-use tagout_proto::command::{Action, Deployment as Name, Grant, LockCommand, Seen};
+use tagout_proto::command::{Action, Deployment as Name, Grant, LockCommand, LockSet, Release, Seen, Start};
 use tagout_proto::envelope::Envelope;
 use tagout_proto::lock::LockKind;
 use tagout_proto::rule::Terms;
@@ -97,10 +97,31 @@ impl Deployment {
     /// A signed stop of a scope of its own.
     pub fn stop(&mut self) -> anyhow::Result<Envelope> {
         self.stops += 1;
-        let scope = Scope::parse(&format!("stopped/agent_{}", self.stops))?;
-        let lock =
-            LockCommand { scope, kind: LockKind::Halt, reason: "policy violation 4.1".into(), case: None };
+        self.stop_of(&format!("stopped/agent_{}", self.stops))
+    }
+
+    pub fn stop_of(&self, scope: &str) -> anyhow::Result<Envelope> {
+        let (scope, reason) = (Scope::parse(scope)?, "policy violation 4.1".into());
+        let lock = LockCommand { scope, kind: LockKind::Halt, reason, case: None };
         self.signed(&[&self.alice], &Action::Lock(lock))
+    }
+
+    /// Releases the stop and starts what it had stopped.
+    pub async fn resume(&self, connection: &Connection, scope: &str, stop: &Envelope) -> anyhow::Result<()> {
+        let locks = || LockSet::Ids(vec![stop.digest()]);
+        let (scope, reason) = (Scope::parse(scope)?, || "benchmark".to_owned());
+        let release = Action::Release(Release {
+            scope: scope.clone(),
+            locks: locks(),
+            reason: reason(),
+            lost_from: None,
+        });
+        let start = Action::Start(Start { scope, locks: locks(), reason: reason() });
+        for action in [release, start] {
+            let signed = self.signed(&[&self.alice, &self.bob], &action)?;
+            accepted(&connection.post(COMMANDS, &FORM, form(&signed)).await?)?;
+        }
+        Ok(())
     }
 
     /// A day's consent for `scope`.

@@ -3,14 +3,23 @@
 //! gRPC is HTTP/2 with five bytes before each message and the verdict in a trailer
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>); the messages are those of etcd's `rpc.proto`.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::header::HeaderValue;
+use futures_util::{StreamExt, stream};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::Request;
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2;
+use hyper::header::{CONTENT_TYPE, HeaderValue, TE};
+use rustls::ClientConfig;
 
-use crate::http::{Answer, Connection};
+use crate::http::{Answer, Connection, connect};
 
 pub const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -129,6 +138,60 @@ pub async fn leads(connection: &Connection) -> anyhow::Result<bool> {
     let own = field(header.context("a status without a header")?, 2);
     let leader = field(message, 4);
     Ok(matches!((own, leader), (Some(Value::Number(own)), Some(Value::Number(leader))) if own == leader))
+}
+
+/// A watcher of one key, on a connection of its own.
+pub struct Watch {
+    body: Incoming,
+    received: BytesMut,
+    /// Ends the connection with it.
+    _sender: http2::SendRequest<UnsyncBoxBody<Bytes, Infallible>>,
+}
+
+impl Watch {
+    /// Returns once the member has said that it watches.
+    pub async fn open(
+        address: SocketAddr,
+        tls: Option<&Arc<ClientConfig>>,
+        key: &[u8],
+    ) -> anyhow::Result<Self> {
+        let (mut sender, base) = connect(address, tls).await?;
+        // WatchRequest: create_request = 1, of which key = 1. The stream stays open: its end would end the watch.
+        let create = framed(&fields(&[&fields(&[key])]));
+        let create = stream::once(async { Ok(Frame::data(create)) }).chain(stream::pending());
+        let request = Request::post(format!("{base}/etcdserverpb.Watch/Watch"))
+            .header(CONTENT_TYPE, GRPC)
+            .header(TE, HeaderValue::from_static("trailers"))
+            .body(StreamBody::new(create).boxed_unsync())?;
+        let body = sender.send_request(request).await?.into_body();
+        let mut watch = Self { body, received: BytesMut::new(), _sender: sender };
+        // WatchResponse: created = 3.
+        let first = watch.message().await?;
+        if !matches!(field(&first, 3), Some(Value::Number(1))) {
+            bail!("etcd did not say that it watches");
+        }
+        Ok(watch)
+    }
+
+    /// Waits for the next change of the key.
+    pub async fn next(&mut self) -> anyhow::Result<()> {
+        // WatchResponse: events = 11.
+        while field(&self.message().await?, 11).is_none() {}
+        Ok(())
+    }
+
+    async fn message(&mut self) -> anyhow::Result<Bytes> {
+        loop {
+            if let Some(length) = self.received.get(1..5) {
+                let length = 5 + u32::from_be_bytes(length.try_into()?) as usize;
+                if self.received.len() >= length {
+                    return Ok(self.received.split_to(length).freeze().slice(5..));
+                }
+            }
+            let frame = self.body.frame().await.context("etcd ended the watch")??;
+            self.received.extend_from_slice(frame.data_ref().context("etcd ended the watch")?);
+        }
+    }
 }
 
 enum Value<'a> {

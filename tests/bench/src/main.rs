@@ -6,6 +6,7 @@ mod deployment;
 mod disk;
 mod etcd;
 mod failover;
+mod fanout;
 mod figures;
 mod guards;
 mod http;
@@ -47,6 +48,8 @@ enum Benchmark {
     Failover(failover::FailoverArgs),
     /// Lease renewals a second for each core
     Leases(leases::LeasesArgs),
+    /// From one stop to the last of 1,000 and 10,000 guards, beside etcd's watchers and Redis' subscribers
+    Fanout(fanout::FanoutArgs),
     /// Bytes on the disk and the time to serve again after 100,000 commands
     Disk(disk::DiskArgs),
     /// Where the time of one stop goes
@@ -56,6 +59,9 @@ enum Benchmark {
     /// What `failover` runs as a process of its own
     #[command(hide = true)]
     Guards(guards::GuardsArgs),
+    /// What `fanout` runs as a process of its own
+    #[command(hide = true)]
+    Listeners(fanout::listeners::ListenersArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,8 +75,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    if let Benchmark::Guards(args) = &cli.benchmark {
-        return guards::run(args);
+    match &cli.benchmark {
+        Benchmark::Guards(args) => return guards::run(args),
+        Benchmark::Listeners(args) => return fanout::listeners::run(args),
+        _ => {}
     }
     // One thread: the client shall take as little of the machine from both sides as it can.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -81,9 +89,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             Benchmark::Stops(args) => stops::run(&folder.0, args).await?,
             Benchmark::Failover(args) => failover::run(&folder.0, args).await?,
             Benchmark::Leases(args) => leases::run(&folder.0, args).await?,
+            Benchmark::Fanout(args) => fanout::run(&folder.0, args).await?,
             Benchmark::Disk(args) => disk::run(&folder.0, args).await?,
             Benchmark::Layers(args) => layers::run(&folder.0, args).await?,
-            Benchmark::Guards(_) => return Ok(None),
+            Benchmark::Guards(_) | Benchmark::Listeners(_) => return Ok(None),
             Benchmark::Profile(args) => {
                 println!("{}", profile::run(&folder.0, args).await?);
                 return Ok(None);
