@@ -13,6 +13,7 @@ mod history;
 mod network;
 mod properties;
 mod scenarios;
+mod soak;
 mod story;
 mod upgrade;
 mod workload;
