@@ -2,6 +2,7 @@
 
 mod authority;
 mod bad_input;
+mod doctor;
 mod durable;
 mod faults;
 mod flood;

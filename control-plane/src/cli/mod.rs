@@ -14,6 +14,7 @@ mod backup;
 mod chain;
 mod client;
 pub mod dev;
+mod doctor;
 pub mod document;
 mod failure;
 mod files;
@@ -112,6 +113,8 @@ enum Verb {
     Node(nodes::NodeVerb),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
+    /// On an agent's host: could it be stopped now, by which paths, and if not, why not
+    Doctor(doctor::DoctorArgs),
     /// Read and verify the audit log
     #[command(subcommand)]
     Log(log::LogVerb),
@@ -173,6 +176,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
+        Verb::Doctor(args) => doctor::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),
         Verb::Backup(args) => backup::run(out, globals, args),
         Verb::Restore(verb) => restore::run(out, globals, verb),
