@@ -1,7 +1,8 @@
 //! Instances: the processes that hold guards, as their lease requests name them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,6 +19,14 @@ const FORGET_AFTER: Duration = Duration::from_millis(TTL_MAX_MS + LAPSE_GRACE_MA
 #[derive(Default)]
 pub struct Instances {
     by_agent: Mutex<ByAgent>,
+    /// How many streams of stops each of them has open.
+    listening: Mutex<HashMap<String, usize>>,
+}
+
+/// An instance that listens for stops, for as long as this is kept.
+pub struct Listening {
+    instances: Arc<Instances>,
+    name: String,
 }
 
 #[derive(Default)]
@@ -70,6 +79,16 @@ impl Instances {
         found
     }
 
+    pub fn listen(self: &Arc<Self>, name: String) -> Listening {
+        *self.listening.lock().entry(name.clone()).or_default() += 1;
+        Listening { instances: Arc::clone(self), name }
+    }
+
+    /// Whether it listens for stops at this node.
+    pub fn listens(&self, name: &str) -> bool {
+        self.listening.lock().contains_key(name)
+    }
+
     /// Whether there may be more than are remembered.
     pub fn is_full(&self) -> bool {
         self.by_agent.lock().count >= INSTANCES_MAX
@@ -98,6 +117,18 @@ impl Instances {
     }
 }
 
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut listening = self.instances.listening.lock();
+        if let Some(streams) = listening.get_mut(&self.name) {
+            *streams -= 1;
+            if *streams == 0 {
+                listening.remove(&self.name);
+            }
+        }
+    }
+}
+
 /// When instances asked for their newest leases.
 pub struct Ages {
     /// The longest time ago that is within the bound.
@@ -119,6 +150,16 @@ impl ByAgent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_listens_until_its_last_stream_ends() {
+        let instances = Arc::new(Instances::default());
+        let (one, again) = (instances.listen("one".into()), instances.listen("one".into()));
+        drop(one);
+        assert!(instances.listens("one") && !instances.listens("two"));
+        drop(again);
+        assert!(!instances.listens("one"));
+    }
 
     #[test]
     fn those_below_a_scope_are_found_and_no_others() {

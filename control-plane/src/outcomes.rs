@@ -15,7 +15,7 @@ use tagout_proto::digest::Digest;
 use tagout_proto::limits::TTL_MAX_MS;
 use tagout_proto::lock::LockKind;
 use tagout_proto::scope::Scope;
-use tagout_proto::wire::{Confirmation, InstanceReach, Outcome, ReachState, StopReach};
+use tagout_proto::wire::{Confirmation, InstanceReach, Outcome, ReachState, StopPath, StopReach};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -31,12 +31,31 @@ const LISTED_MAX: usize = 64;
 const EARLY_MAX: usize = 4096;
 
 /// What one node tells the others of a stop's account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct News {
     pub lock: Digest,
     /// With the first news of a stop: these are all the instances that the node knew of.
     pub opening: bool,
-    pub instances: Vec<InstanceReach>,
+    /// By agent and instance.
+    pub instances: Vec<((Scope, String), Reached)>,
+}
+
+/// How far a stop has come with one instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// It listened to a node when the stop came: if it stays silent, somebody should look at it.
+    connected: bool,
+    confirmed: Option<Confirmed>,
+}
+
+/// Its own word, and after how long that was here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Confirmed {
+    after_ms: u64,
+    closed_us: u64,
+    cut_us: u64,
+    calls_cut: u64,
+    by: StopPath,
 }
 
 pub struct Outcomes {
@@ -59,10 +78,10 @@ struct Accounts {
     /// From whom, of stops that are not applied here yet.
     early: VecDeque<(u64, News)>,
     /// Of stops that are pending: who held a lease when they were pushed, and what was confirmed since.
-    foreseen: BTreeMap<Digest, Reached>,
+    foreseen: BTreeMap<Digest, AllReached>,
 }
 
-type Reached = BTreeMap<(Scope, String), ReachState>;
+type AllReached = BTreeMap<(Scope, String), Reached>;
 
 pub struct Account {
     lock: Digest,
@@ -78,7 +97,7 @@ pub struct Account {
 }
 
 struct AccountState {
-    instances: Reached,
+    instances: AllReached,
     /// The other nodes that have told of all their instances.
     told: BTreeSet<u64>,
     settled: bool,
@@ -146,9 +165,12 @@ impl Outcomes {
     }
 
     /// Those at or below `scope` that may hold a lease, or have calls under way.
-    fn waiting(&self, scope: &Scope, within: Duration) -> Reached {
+    fn waiting(&self, scope: &Scope, within: Duration) -> AllReached {
         (self.instances.below(scope, within).into_iter())
-            .map(|(agent, instance)| ((agent, instance.instance), ReachState::Waiting))
+            .map(|(agent, instance)| {
+                let connected = self.instances.listens(&instance.instance);
+                ((agent, instance.instance), Reached { connected, confirmed: None })
+            })
             .collect()
     }
 
@@ -195,7 +217,7 @@ impl Outcomes {
         };
         early.into_iter().for_each(|(from, news)| account.learn(from, news));
         if !self.others.lock().is_empty() {
-            let instances = account.state.lock().listed().collect();
+            let instances = account.state.lock().instances.clone().into_iter().collect();
             self.tell(News { lock, opening: all_known, instances });
         }
         // The receiver ends only with the node.
@@ -233,33 +255,28 @@ impl Outcomes {
         let Some(account) = self.account(&confirmation.lock) else {
             return self.confirm_foreseen(confirmation);
         };
-        let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
         let after_ms = account.age_ms();
+        let (lock, who, confirmed) = told(confirmation, after_ms);
         let mut state = account.state.lock();
         // Only whoever held a lease when the stop came can have stopped for it.
-        let Some(known) = state.instances.get_mut(&(agent.clone(), instance.clone())) else { return false };
-        if !matches!(known, ReachState::Confirmed { .. }) {
-            *known = ReachState::Confirmed { after_ms, closed_us, cut_us, calls_cut, by };
-        }
-        let state_now = known.clone();
+        let Some(known) = state.instances.get_mut(&who) else { return false };
+        known.confirmed.get_or_insert(confirmed);
+        let reached = known.clone();
         drop(state);
         account.version.send_modify(|v| *v += 1);
         if !self.others.lock().is_empty() {
-            let instances = vec![InstanceReach { agent, instance, state: state_now }];
-            self.tell(News { lock, opening: false, instances });
+            self.tell(News { lock, opening: false, instances: vec![(who, reached)] });
         }
         true
     }
 
     /// The same for a stop that is pending: it was stopped for before it was committed.
     fn confirm_foreseen(&self, confirmation: Confirmation) -> bool {
-        let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
+        let (lock, who, confirmed) = told(confirmation, 0);
         let mut accounts = self.accounts.lock();
-        let foreseen = accounts.foreseen.get_mut(&lock).and_then(|all| all.get_mut(&(agent, instance)));
+        let foreseen = accounts.foreseen.get_mut(&lock).and_then(|all| all.get_mut(&who));
         let Some(known) = foreseen else { return false };
-        if !matches!(known, ReachState::Confirmed { .. }) {
-            *known = ReachState::Confirmed { after_ms: 0, closed_us, cut_us, calls_cut, by };
-        }
+        known.confirmed.get_or_insert(confirmed);
         true
     }
 
@@ -289,6 +306,11 @@ impl Outcomes {
             accounts.by_lock.remove(&oldest);
         }
     }
+}
+
+fn told(confirmation: Confirmation, after_ms: u64) -> (Digest, (Scope, String), Confirmed) {
+    let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
+    (lock, (agent, instance), Confirmed { after_ms, closed_us, cut_us, calls_cut, by })
 }
 
 /// The limits in force, and those that leases still alive may have been made under.
@@ -326,7 +348,7 @@ impl Account {
         let state = self.state.lock();
         self.all_known
             && self.awaited.is_subset(&state.told)
-            && state.instances.values().all(|state| matches!(state, ReachState::Confirmed { .. }))
+            && state.instances.values().all(|reached| reached.confirmed.is_some())
     }
 
     /// Another node knows of these instances. Who has confirmed anywhere has confirmed.
@@ -335,12 +357,10 @@ impl Account {
         if news.opening {
             state.told.insert(from);
         }
-        for InstanceReach { agent, instance, state: theirs } in news.instances {
-            let ours = state.instances.entry((agent, instance)).or_insert(ReachState::Waiting);
-            if !matches!(ours, ReachState::Confirmed { .. }) && matches!(theirs, ReachState::Confirmed { .. })
-            {
-                *ours = theirs;
-            }
+        for (who, theirs) in news.instances {
+            let ours = state.instances.entry(who).or_default();
+            ours.connected |= theirs.connected;
+            ours.confirmed = ours.confirmed.take().or(theirs.confirmed);
         }
         drop(state);
         self.version.send_modify(|v| *v += 1);
@@ -353,9 +373,6 @@ impl Account {
     fn settle(&self, node: String) -> Outcome {
         let mut state = self.state.lock();
         state.settled = true;
-        for instance in state.instances.values_mut().filter(|s| **s == ReachState::Waiting) {
-            *instance = ReachState::Bounded;
-        }
         let mut outcome = Outcome {
             tagout: DOCUMENT_VERSION,
             outcome: self.lock,
@@ -368,14 +385,14 @@ impl Account {
             calls_cut: 0,
             instances: state.listed().take(LISTED_MAX).collect(),
         };
-        for reach in state.instances.values() {
-            match reach {
-                ReachState::Confirmed { after_ms, calls_cut, .. } => {
+        for reached in state.instances.values() {
+            match &reached.confirmed {
+                Some(Confirmed { after_ms, calls_cut, .. }) => {
                     outcome.confirmed += 1;
                     outcome.slowest_ms = outcome.slowest_ms.max(Some(*after_ms));
                     outcome.calls_cut = outcome.calls_cut.saturating_add(*calls_cut);
                 }
-                ReachState::Waiting | ReachState::Bounded => outcome.bounded += 1,
+                None => outcome.bounded += 1,
             }
         }
         drop(state);
@@ -408,10 +425,16 @@ impl Account {
 
 impl AccountState {
     fn listed(&self) -> impl Iterator<Item = InstanceReach> + '_ {
-        self.instances.iter().map(|((agent, instance), state)| InstanceReach {
-            agent: agent.clone(),
-            instance: instance.clone(),
-            state: state.clone(),
+        self.instances.iter().map(|((agent, instance), reached)| {
+            let connected = reached.connected;
+            let state = match reached.confirmed.clone() {
+                Some(Confirmed { after_ms, closed_us, cut_us, calls_cut, by }) => {
+                    ReachState::Confirmed { after_ms, closed_us, cut_us, calls_cut, by }
+                }
+                None if self.settled => ReachState::Bounded { connected },
+                None => ReachState::Waiting { connected },
+            };
+            InstanceReach { agent: agent.clone(), instance: instance.clone(), state }
         })
     }
 }
@@ -423,7 +446,6 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tagout_proto::wire::StopPath;
 
     fn scope(text: &str) -> Scope {
         Scope::parse(text).unwrap()
@@ -475,13 +497,12 @@ mod tests {
         outcomes.nodes_are(vec![2, 3]);
         instances.note("one", [scope("a")].iter());
         let lock = Digest([1; 32]);
-        let theirs =
-            |instance: &str, state| InstanceReach { agent: scope("a"), instance: instance.into(), state };
-        let confirmed =
-            ReachState::Confirmed { after_ms: 7, closed_us: 1, cut_us: 2, calls_cut: 1, by: StopPath::Push };
+        let theirs = |instance: &str, confirmed| {
+            vec![((scope("a"), instance.to_owned()), Reached { connected: true, confirmed })]
+        };
+        let confirmed = Confirmed { after_ms: 7, closed_us: 1, cut_us: 2, calls_cut: 1, by: StopPath::Push };
         // Node 2 has applied the stop before this one has.
-        let two = theirs("two", ReachState::Waiting);
-        outcomes.learn(2, News { lock, opening: true, instances: vec![two] });
+        outcomes.learn(2, News { lock, opening: true, instances: theirs("two", None) });
         outcomes.open(lock, &scope("a"), LockKind::Halt);
         let account = opened.recv().await.unwrap();
         let opening = told.recv().await.unwrap();
@@ -492,13 +513,25 @@ mod tests {
             outcomes.confirm(confirmation(lock, "a", "two")),
             "at another node than it asked for its leases"
         );
-        assert!(matches!(told.recv().await.unwrap().instances[0].state, ReachState::Confirmed { .. }));
+        assert!(told.recv().await.unwrap().instances[0].1.confirmed.is_some());
         assert!(!account.all_confirmed(), "node 3 has not said what it knows");
-        let three = theirs("three", ReachState::Waiting);
-        outcomes.learn(3, News { lock, opening: true, instances: vec![three] });
+        outcomes.learn(3, News { lock, opening: true, instances: theirs("three", None) });
         assert!(!account.all_confirmed(), "and it knows of one more");
-        outcomes.learn(3, News { lock, opening: false, instances: vec![theirs("three", confirmed)] });
+        outcomes.learn(3, News { lock, opening: false, instances: theirs("three", Some(confirmed)) });
         let outcome = outcomes.settle(&account).await;
         assert_eq!((outcome.confirmed, outcome.bounded, outcome.calls_cut), (3, 0, 7));
+    }
+
+    #[test]
+    fn news_arrive_at_other_nodes_as_they_were_told() {
+        let confirmed = Confirmed { after_ms: 7, closed_us: 1, cut_us: 2, calls_cut: 1, by: StopPath::Push };
+        let who = |name: &str| (scope("a"), name.to_owned());
+        let instances = vec![
+            (who("one"), Reached { connected: true, confirmed: None }),
+            (who("two"), Reached { connected: false, confirmed: Some(confirmed) }),
+        ];
+        let told = vec![News { lock: Digest([1; 32]), opening: true, instances }];
+        let heard: Vec<News> = crate::peers::decode(&crate::peers::encode(&told)).unwrap();
+        assert_eq!(heard, told);
     }
 }

@@ -194,8 +194,8 @@ pub struct InstanceReach {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum ReachState {
-    /// Its lease may still be alive.
-    Waiting,
+    /// Its lease may still be alive. `connected` is one that listened to a node when the stop came.
+    Waiting { connected: bool },
     /// It said so itself: no new calls, calls in flight are cut.
     Confirmed {
         /// From commit to the confirmation's arrival, by the node's clock.
@@ -207,8 +207,8 @@ pub enum ReachState {
         calls_cut: u64,
         by: StopPath,
     },
-    /// Silent, but its last lease from before the stop is dead (S3).
-    Bounded,
+    /// Silent, but its last lease from before the stop is dead (S3). Where it was connected, somebody should look at it.
+    Bounded { connected: bool },
 }
 
 /// How a stop reached a guard.

@@ -5,6 +5,7 @@
 //! heal phase in which everything becomes live again, and the checks of `properties/` over all that was written down
 //! (`history.rs`).
 
+mod account;
 mod chance;
 mod cluster;
 mod disk;

@@ -63,7 +63,7 @@ fn s3_holds_for_thousands_of_guards_and_nothing_grows() {
     println!("soak: TAGOUT_SEED={seed}");
     let mut random = Random::new(seed, 0);
     let mut cluster = Cluster::start(Made::default());
-    consent(&cluster);
+    consent(&cluster, "soak");
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -126,22 +126,23 @@ fn s3_holds_for_thousands_of_guards_and_nothing_grows() {
     wait_until("the clients' tasks to end", || runtime.metrics().num_alive_tasks() == 0);
 }
 
-fn consent(cluster: &Cluster) {
+/// An hour's consent for `scope`.
+pub fn consent(cluster: &Cluster, scope: &str) {
     let node = cluster.leader();
     let status = cluster.get(&format!("{}/v1/status", cluster.url(node))).expect("the node answers");
     let Status { epoch, log_size, authority_version, time_ms, .. } = serde_json::from_slice(&status).unwrap();
     let grant = Action::Grant(Grant {
-        scope: parse("soak"),
+        scope: parse(scope),
         expires_at_ms: time_ms + 3_600_000,
         seen: Seen { epoch: epoch.id, size: log_size, authority: authority_version },
         terms: Terms::default(),
-        reason: "soak".into(),
+        reason: "test".into(),
     });
     send(cluster, &cluster.deployment.envelope(&PEOPLE, &grant));
 }
 
 /// Sends it to one node after the other until one has taken it; gives when, by the boot clock.
-fn send(cluster: &Cluster, envelope: &Envelope) -> u64 {
+pub fn send(cluster: &Cluster, envelope: &Envelope) -> u64 {
     let http = cluster.deployment.http();
     wait_for("a node to take the command", || {
         cluster.all().find_map(|node| {

@@ -122,7 +122,8 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let core = Arc::clone(&self.core);
         let (sender, mut pushes) = mpsc::channel(PUSH_QUEUE_MAX);
-        let follow = push::follow(Arc::clone(&self.nodes), self.scopes.subscribe(), sender);
+        let follow =
+            push::follow(Arc::clone(&self.nodes), self.scopes.subscribe(), self.instance.clone(), sender);
         let _push = AbortOnDropHandle::new(tokio::spawn(follow));
         let mut request: Option<Request> = None;
         // Suspended time does not count for tokio's timers: the clocks are read anew at every turn, and at least every

@@ -168,14 +168,20 @@ impl Nodes {
     }
 
     /// `GET /v1/events` at that node: the stream, once its head has come.
-    pub(crate) async fn events(&self, scopes: &[Scope], node: usize) -> Result<Response, NodeError> {
+    pub(crate) async fn events(
+        &self,
+        scopes: &[Scope],
+        instance: &str,
+        node: usize,
+    ) -> Result<Response, NodeError> {
         let node = self.urls[node].as_str();
         let http = self.http.lock().clone();
         // A scope's characters mean themselves in a query (RFC 3986, 3.4), the comma and the star too.
         let scopes = scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(",");
-        let request = http
-            .request(Method::GET, format!("{node}/v1/events?scope={scopes}"))
-            .header(header::ACCEPT, "text/event-stream");
+        let mut url =
+            Url::parse(&format!("{node}/v1/events?scope={scopes}")).expect("a node's address is one");
+        url.query_pairs_mut().append_pair("instance", instance);
+        let request = http.request(Method::GET, url).header(header::ACCEPT, "text/event-stream");
         let response = timeout(Duration::from_millis(PUSH_CONNECT_MS), request.send()).await;
         accepted(node, response.map_err(|_elapsed| NodeError::late(node))?).await
     }

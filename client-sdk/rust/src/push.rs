@@ -30,6 +30,7 @@ pub(crate) enum Push {
 pub(crate) async fn follow(
     nodes: Arc<Nodes>,
     mut scopes: watch::Receiver<Vec<Scope>>,
+    instance: String,
     events: mpsc::Sender<Push>,
 ) {
     let mut attempt = 0;
@@ -49,7 +50,7 @@ pub(crate) async fn follow(
         let ended = tokio::select! {
             () = outgrown(&mut scopes, &subscription) => Ended::Outgrown,
             () = left(&mut leavings, node) => Ended::Left,
-            ended = read(&nodes, &subscription, node, &events, &mut failures) => ended,
+            ended = read(&nodes, &subscription, &instance, node, &events, &mut failures) => ended,
         };
         match ended {
             Ended::Outgrown => tokio::time::sleep(Duration::from_millis(SUBSCRIPTION_SETTLE_MS)).await,
@@ -100,11 +101,12 @@ async fn left(leavings: &mut watch::Receiver<Option<usize>>, node: usize) {
 async fn read(
     nodes: &Nodes,
     subscription: &[Scope],
+    instance: &str,
     node: usize,
     events: &mpsc::Sender<Push>,
     failures: &mut u32,
 ) -> Ended {
-    let response = match nodes.events(subscription, node).await {
+    let response = match nodes.events(subscription, instance, node).await {
         Ok(response) => response,
         Err(error) => return Ended::Lost(error.to_string()),
     };

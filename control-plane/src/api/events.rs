@@ -12,6 +12,7 @@ use tagout_proto::scope::Scope;
 use tagout_proto::wire::Renew;
 
 use super::Api;
+use super::guards::check_instance;
 use super::problem::{Code, Problem};
 use crate::push::{self, SCOPES_MAX, SUBSCRIBERS_MAX};
 
@@ -21,6 +22,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 #[derive(Deserialize)]
 pub struct Filter {
     scope: String,
+    /// The process that listens, by the name that it asks for leases under.
+    instance: Option<String>,
 }
 
 pub async fn events(
@@ -40,11 +43,16 @@ pub async fn events(
         let detail = format!("{SUBSCRIBERS_MAX} guards listen already; leases go on without push");
         Problem::new(Code::TooManyListeners, detail)
     })?;
+    if let Some(instance) = &filter.instance {
+        check_instance(instance)?;
+    }
+    let listening = filter.instance.map(|instance| api.service.instances.listen(instance));
     // Subscribed before both of these are read: a stop in between is in the queue as well, which does no harm.
     api.service.pending.touching(&scopes).iter().for_each(|stop| subscription.offer(&stop.event()));
     let hello = Renew { log_size: api.service.replica.ledger().size(), deny: false };
-    let stream =
-        futures_util::stream::unfold((subscription, Some(hello)), |(subscription, hello)| async move {
+    let stream = futures_util::stream::unfold(
+        (subscription, listening, Some(hello)),
+        |(subscription, listening, hello)| async move {
             let event = match hello {
                 Some(hello) => named("hello", &hello),
                 None => match subscription.next().await {
@@ -52,8 +60,9 @@ pub async fn events(
                     push::Event::Renew(renew) => named("renew", &renew),
                 },
             };
-            Some((Ok(event), (subscription, None)))
-        });
+            Some((Ok(event), (subscription, listening, None)))
+        },
+    );
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

@@ -61,7 +61,7 @@ pub async fn confirm(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn check_instance(instance: &str) -> Result<(), Problem> {
+pub(super) fn check_instance(instance: &str) -> Result<(), Problem> {
     if !instance.is_empty()
         && instance.len() <= INSTANCE_MAX_BYTES
         && instance.bytes().all(|b| b.is_ascii_graphic())

@@ -57,9 +57,9 @@ impl<'a> Shown<'a> {
             let key = (instance.agent.clone(), instance.instance.clone());
             // A bounded instance may still confirm: that is news.
             let confirmed = match instance.state {
-                ReachState::Waiting => continue,
+                ReachState::Waiting { .. } => continue,
                 ReachState::Confirmed { .. } => true,
-                ReachState::Bounded => false,
+                ReachState::Bounded { .. } => false,
             };
             if self.done.insert(key, confirmed) == Some(confirmed) || self.done.len() > SHOWN_MAX {
                 continue;
@@ -93,7 +93,7 @@ fn bar() -> ProgressBar {
 fn line(out: &Out, instance: &InstanceReach) -> String {
     let InstanceReach { agent, instance: name, state } = instance;
     let said = match state {
-        ReachState::Waiting => "waiting".into(),
+        ReachState::Waiting { .. } => "waiting".into(),
         ReachState::Confirmed { after_ms, calls_cut, by, .. } => {
             let by = match by {
                 StopPath::Push => "push",
@@ -103,9 +103,13 @@ fn line(out: &Out, instance: &InstanceReach) -> String {
                 if *calls_cut > 0 { format!(", {} cut", count(*calls_cut, "call")) } else { String::new() };
             format!("{} after {after_ms} ms by {by}{cut}", out.ink(Ink::Green, "confirmed"))
         }
-        ReachState::Bounded => {
+        ReachState::Bounded { connected: false } => {
             let bounded = out.ink(Ink::Yellow, "bounded");
             format!("{bounded}: silent, but no lease of it is alive any more")
+        }
+        ReachState::Bounded { connected: true } => {
+            let bounded = out.ink(Ink::Red, "connected and silent");
+            format!("{bounded}: look at it; no lease of it is alive any more")
         }
     };
     format!("  {agent} {name} {said}")
@@ -123,25 +127,40 @@ fn cut_by(reach: &StopReach) -> String {
         .map_or_else(String::new, |ms| format!(", calls under way cut by {}", span(ms)))
 }
 
+/// Where most of the time went of a confirmation that was here `after_ms` after the commit.
+fn slowest_layer(after_ms: u64, closed_us: u64, cut_us: u64) -> &'static str {
+    let ending_us = cut_us.saturating_sub(closed_us);
+    let on_the_way_us = (after_ms * 1000).saturating_sub(cut_us);
+    let layers = [
+        (on_the_way_us, "on the way there and back"),
+        (closed_us, "in closing the guard"),
+        (ending_us, "in ending its calls"),
+    ];
+    layers.into_iter().max_by_key(|(us, _)| *us).map_or("", |(_, layer)| layer)
+}
+
 fn summary(reach: &StopReach) -> String {
-    let (mut confirmed, mut bounded, mut slowest, mut cut) = (0, 0, None, 0);
+    let (mut confirmed, mut bounded, mut silent, mut slowest, mut cut) = (0, 0, 0, None, 0);
     for instance in &reach.instances {
         match instance.state {
-            ReachState::Waiting => {}
-            ReachState::Confirmed { after_ms, calls_cut, .. } => {
+            ReachState::Waiting { .. } => {}
+            ReachState::Confirmed { after_ms, closed_us, cut_us, calls_cut, .. } => {
                 confirmed += 1;
                 cut += calls_cut;
-                slowest = slowest.max(Some(after_ms));
+                slowest = slowest.max(Some((after_ms, slowest_layer(after_ms, closed_us, cut_us))));
             }
-            ReachState::Bounded => bounded += 1,
+            ReachState::Bounded { connected } => {
+                bounded += 1;
+                silent += u64::from(connected);
+            }
         }
     }
     let mut text = match reach.instances.len() as u64 {
         0 => format!("settled: no instance known to this node; {}", bounds(reach)),
         all => format!("settled: {confirmed} of {} confirmed", count(all, "instance")),
     };
-    if let Some(ms) = slowest {
-        text.push_str(&format!(", the slowest after {ms} ms"));
+    if let Some((ms, layer)) = slowest {
+        text.push_str(&format!(", the slowest after {ms} ms, most of it {layer}"));
     }
     if cut > 0 {
         text.push_str(&format!(", {} cut", count(cut, "call")));
@@ -151,6 +170,9 @@ fn summary(reach: &StopReach) -> String {
             "; {bounded} bounded: silent, and no lease of it is alive any more{}",
             cut_by(reach)
         ));
+    }
+    if silent > 0 {
+        text.push_str(&format!("; {silent} of them connected and silent: look at them"));
     }
     match reach.outcome_index {
         Some(index) => format!("{text}; outcome at entry {index}"),
@@ -170,7 +192,7 @@ mod tests {
         let confirmed = |after_ms, calls_cut| ReachState::Confirmed {
             after_ms,
             closed_us: 9,
-            cut_us: 9,
+            cut_us: 9 + calls_cut * 3_000,
             calls_cut,
             by: StopPath::Push,
         };
@@ -183,15 +205,16 @@ mod tests {
             instances: vec![
                 instance("x", confirmed(3, 0)),
                 instance("y", confirmed(8, 2)),
-                instance("z", ReachState::Bounded),
+                instance("z", ReachState::Bounded { connected: true }),
             ],
             settled: true,
             outcome_index: Some(14),
         };
         assert_eq!(
             summary(&reach),
-            "settled: 2 of 3 instances confirmed, the slowest after 8 ms, 2 calls cut; 1 bounded: silent, and no \
-             lease of it is alive any more, calls under way cut by 30s; outcome at entry 14"
+            "settled: 2 of 3 instances confirmed, the slowest after 8 ms, most of it in ending its calls, 2 calls cut; 1 \
+             bounded: silent, and no lease of it is alive any more, calls under way cut by 30s; 1 of them connected and \
+             silent: look at them; outcome at entry 14"
         );
         assert_eq!(
             summary(&StopReach { instances: vec![], ..reach.clone() }),

@@ -124,7 +124,12 @@ impl Cluster {
             batch.clear();
             let told = self.peers.others().into_iter().map(|id| {
                 let (peers, request) = (self.peers.clone(), request.clone());
-                async move { drop(peers.call(id, Kind::Accounts, request.to_vec(), EXCHANGE_TIMEOUT).await) }
+                async move {
+                    let told = peers.call(id, Kind::Accounts, request.to_vec(), EXCHANGE_TIMEOUT).await;
+                    if let Err(error) = told {
+                        tracing::debug!(%error, "a peer did not take the news of stops");
+                    }
+                }
             });
             // Those that are gone must not hold up the others' news.
             tokio::spawn(join_all(told));

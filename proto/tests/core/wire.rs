@@ -64,8 +64,8 @@ fn bodies_read_back_as_they_were_written() {
         assert!(serde_json::from_value::<LeaseRequest>(request).is_err(), "{extra}");
     }
     for state in [
-        ReachState::Waiting,
-        ReachState::Bounded,
+        ReachState::Waiting { connected: true },
+        ReachState::Bounded { connected: false },
         ReachState::Confirmed { after_ms: 1, closed_us: 2, cut_us: 3, calls_cut: 4, by: StopPath::Push },
     ] {
         round_trip(&InstanceReach { agent: scope("a"), instance: "i".into(), state });
