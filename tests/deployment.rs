@@ -43,6 +43,8 @@ const RESERVE_MIB: Option<u64> = Some(1);
 pub struct Choice {
     pub store: StoreKind,
     pub ttl_ms: u64,
+    /// Leases are for enrolled agents only.
+    pub enrolment: bool,
     /// A node at each of them; without any there is one, on a free port of the loopback address.
     pub seats: Vec<Seat>,
 }
@@ -71,7 +73,8 @@ impl Seat {
 impl Default for Choice {
     fn default() -> Self {
         // The shortest ttl, so that nothing waits long for a bound.
-        Self { store: StoreKind::Sled, ttl_ms: tagout_proto::limits::TTL_MIN_MS, seats: Vec::new() }
+        let ttl_ms = tagout_proto::limits::TTL_MIN_MS;
+        Self { store: StoreKind::Sled, ttl_ms, enrolment: false, seats: Vec::new() }
     }
 }
 
@@ -116,6 +119,7 @@ impl Deployment {
             root_threshold: 1,
             nodes,
             ttl_ms: choice.ttl_ms,
+            enrolment: choice.enrolment,
             store: choice.store,
             keys: vec!["../keys/alice".into()],
         };

@@ -4,6 +4,7 @@ mod authority;
 mod bad_input;
 mod doctor;
 mod durable;
+mod enrolment;
 mod faults;
 mod flood;
 mod followed;

@@ -10,12 +10,14 @@ use tagout_proto::command::{Deployment, Listed};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::{
-    Clearing, KnownLock, Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of,
+    AgentRequest, Clearing, KnownLock, Lease, LeaseRequest, LeaseResponse, LockAnswer, Unenrolled,
+    leaf_hash_of,
 };
-use tagout_proto::ledger::{Ledger, LockStatus};
+use tagout_proto::ledger::{Ledger, LockStatus, NotEnrolled};
 use tagout_proto::limits::LEASE_BATCH_MAX;
 use tagout_proto::log::tree;
 use tagout_proto::note::NoteSigner;
+use tagout_proto::scope::Scope;
 use tagout_proto::view::View;
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,6 +38,8 @@ pub struct Leases {
 
 struct Waiting {
     request: LeaseRequest,
+    /// The SHA-256 of the token that came with it.
+    token: Option<Digest>,
     answer: oneshot::Sender<Result<LeaseResponse, Arc<LeaseFailure>>>,
 }
 
@@ -49,6 +53,8 @@ pub enum LeaseFailure {
     Withheld(String),
     #[error("the service has no genesis yet")]
     NoGenesis,
+    #[error(transparent)]
+    NotEnrolled(NotEnrolled),
     #[error("the node is shutting down")]
     Gone,
 }
@@ -65,10 +71,14 @@ pub struct LeaseServer {
 }
 
 impl Leases {
-    /// Asks for a lease; waits for its batch.
-    pub async fn ask(&self, request: LeaseRequest) -> Result<LeaseResponse, Arc<LeaseFailure>> {
+    /// Asks for a lease, by the SHA-256 of the token that was sent; waits for its batch.
+    pub async fn ask(
+        &self,
+        request: LeaseRequest,
+        token: Option<Digest>,
+    ) -> Result<LeaseResponse, Arc<LeaseFailure>> {
         let (answer, received) = oneshot::channel();
-        self.queue.try_send(Waiting { request, answer }).map_err(|e| match e {
+        self.queue.try_send(Waiting { request, token, answer }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => LeaseFailure::Busy,
             mpsc::error::TrySendError::Closed(_) => LeaseFailure::Gone,
         })?;
@@ -88,10 +98,7 @@ impl LeaseServer {
         let mut batch = Vec::new();
         // From here the batch is frozen: `recv_many` gives what has arrived, and what comes later waits for the next.
         while queue.recv_many(&mut batch, LEASE_BATCH_MAX).await > 0 {
-            for waiting in &batch {
-                let agents = waiting.request.agents.iter().map(|a| &a.scope);
-                server.instances.note(&waiting.request.instance, agents);
-            }
+            server.note_instances(&batch);
             metrics::histogram!("tagout_lease_batch_size").record(batch.len() as f64);
             let frozen = std::mem::take(&mut batch);
             let began = std::time::Instant::now();
@@ -117,12 +124,24 @@ impl LeaseServer {
         }
     }
 
+    /// Before the read, so that whoever may get a lease from before a stop is in its account. Who is enrolled it says by what
+    /// this node has applied so far; the read decides.
+    fn note_instances(&self, batch: &[Waiting]) {
+        let now_ms = clock::wall_ms();
+        let ledger = self.replica.ledger();
+        for Waiting { request, token, .. } in batch {
+            let admitted = |agent: &&Scope| ledger.admits(token.as_ref(), agent, now_ms).is_ok();
+            let agents = request.agents.iter().map(|agent| &agent.scope).filter(admitted);
+            self.instances.note(&request.instance, agents);
+        }
+    }
+
     /// Answers a frozen batch from the state after its read.
     fn answer(&self, batch: Vec<Waiting>) {
         match self.build(&batch) {
             Ok(responses) => {
                 for (waiting, response) in batch.into_iter().zip(responses) {
-                    let _ = waiting.answer.send(Ok(response));
+                    let _ = waiting.answer.send(response);
                 }
             }
             Err(failure) => {
@@ -135,14 +154,30 @@ impl LeaseServer {
         }
     }
 
-    fn build(&self, batch: &[Waiting]) -> Result<Vec<LeaseResponse>, LeaseFailure> {
+    fn build(
+        &self,
+        batch: &[Waiting],
+    ) -> Result<Vec<Result<LeaseResponse, Arc<LeaseFailure>>>, LeaseFailure> {
         let time_ms = clock::wall_ms();
         // One lock for the whole batch: its size, root and views are of one moment.
         let ledger = self.replica.ledger();
         let authority = ledger.authority().ok_or(LeaseFailure::NoGenesis)?;
-        let views: Vec<Vec<View>> = (batch.iter())
-            .map(|w| w.request.agents.iter().map(|agent| ledger.view(&agent.scope, time_ms)).collect())
-            .collect();
+        let (mut views, mut admitted) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for Waiting { request, token, .. } in batch {
+            let scopes = || request.agents.iter().map(|agent| &agent.scope);
+            let refusals: Vec<Option<NotEnrolled>> =
+                scopes().map(|agent| ledger.admits(token.as_ref(), agent, time_ms).err()).collect();
+            views.push(
+                scopes()
+                    .zip(&refusals)
+                    .map(|(agent, refused)| {
+                        let view = ledger.view(agent, time_ms);
+                        if refused.is_some() { View { grants: Vec::new(), ..view } } else { view }
+                    })
+                    .collect::<Vec<_>>(),
+            );
+            admitted.push(unenrolled(&request.agents, refusals));
+        }
         let statuses: Vec<Vec<KnownStatus>> = (batch.iter())
             .map(|w| w.request.known.iter().map(|known| KnownStatus::of(known, &ledger)).collect())
             .collect();
@@ -165,7 +200,7 @@ impl LeaseServer {
 
         let mut leaves = Vec::with_capacity(batch.len());
         let mut responses = Vec::with_capacity(batch.len());
-        for ((waiting, views), statuses) in batch.iter().zip(views).zip(statuses) {
+        for (((waiting, views), statuses), admitted) in batch.iter().zip(views).zip(statuses).zip(admitted) {
             let request = &waiting.request;
             let answers = (request.known.iter().zip(statuses))
                 .map(|(known, status)| self.answer_known(known, status))
@@ -177,18 +212,22 @@ impl LeaseServer {
             let changed = (request.agents.iter().zip(views).zip(&digests))
                 .map(|((agent, view), digest)| (agent.view.as_ref() != Some(digest)).then_some(view))
                 .collect();
-            responses.push(LeaseResponse {
+            // Who is refused keeps its leaf, which binds nothing to anybody.
+            responses.push(admitted.map(|unenrolled| LeaseResponse {
                 lease: String::new(),
                 leaf_index: 0,
                 path: Vec::new(),
                 views: changed,
                 answers,
-            });
+                unenrolled,
+            }));
         }
         lease.batch_root = tree::root(&leaves);
         let note = lease.sign(&self.signer);
         for (index, (response, path)) in responses.iter_mut().zip(tree::prove_all(&leaves)).enumerate() {
-            (response.lease, response.leaf_index, response.path) = (note.clone(), index as u64, path);
+            if let Ok(response) = response {
+                (response.lease, response.leaf_index, response.path) = (note.clone(), index as u64, path);
+            }
         }
         Ok(responses)
     }
@@ -223,6 +262,20 @@ impl LeaseServer {
         let start = start.map(clearing).transpose()?;
         Ok(LockAnswer::Cleared { placed: envelope(placed)?, release: clearing(release)?, start })
     }
+}
+
+/// The agents that get no lease. Where that is all of them, nobody gets one.
+fn unenrolled(
+    agents: &[AgentRequest],
+    refusals: Vec<Option<NotEnrolled>>,
+) -> Result<Vec<Unenrolled>, Arc<LeaseFailure>> {
+    if let Some(first) = refusals.first().cloned().flatten()
+        && refusals.iter().all(Option::is_some)
+    {
+        return Err(LeaseFailure::NotEnrolled(first).into());
+    }
+    let refused = agents.iter().zip(refusals).filter_map(|(agent, refused)| Some((agent, refused?)));
+    Ok(refused.map(|(agent, why)| Unenrolled { agent: agent.scope.clone(), why: why.to_string() }).collect())
 }
 
 /// What the ledger knows of a lock that a guard holds, and where in the log the proofs lie.

@@ -32,6 +32,8 @@ pub struct Authority {
     pub root: Root,
     pub nodes: Vec<Node>,
     pub limits: Limits,
+    /// Leases are for enrolled agents only.
+    pub enrolment: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,6 +265,7 @@ impl Authority {
         let root = root(fields.object("root")?)?;
         let nodes = fields.objects("nodes", NODES_MAX)?.into_iter().map(node).collect::<Result<_, _>>()?;
         let limits = limits(fields.object("limits")?)?;
+        let enrolment = fields.mark("enrolment")?;
         fields.finish()?;
         let authority = Self {
             deployment,
@@ -275,6 +278,7 @@ impl Authority {
             root,
             nodes,
             limits,
+            enrolment,
         };
         authority.check()?;
         Ok(authority)
@@ -343,7 +347,7 @@ impl Authority {
                     // S7: automation may take away, only people give back.
                     Some(p) if loosens && p.kind == PrincipalKind::Automation => {
                         return invalid(format!(
-                            "role {:?} can release, start or grant, and {name:?} is automation: automation may only tighten",
+                            "role {:?} can release, start, grant or enroll, and {name:?} is automation: automation may only tighten",
                             role.name
                         ));
                     }

@@ -31,11 +31,12 @@ pub enum ActionKind {
     Release,
     Start,
     Grant,
+    Enroll,
     Authority,
 }
 
 impl ActionKind {
-    pub const ALL: [ActionKind; 10] = [
+    pub const ALL: [ActionKind; 11] = [
         Self::Stop,
         Self::Restrict,
         Self::Throttle,
@@ -45,6 +46,7 @@ impl ActionKind {
         Self::Release,
         Self::Start,
         Self::Grant,
+        Self::Enroll,
         Self::Authority,
     ];
 
@@ -59,6 +61,7 @@ impl ActionKind {
             Self::Release => "release",
             Self::Start => "start",
             Self::Grant => "grant",
+            Self::Enroll => "enroll",
             Self::Authority => "authority",
         }
     }
@@ -73,7 +76,7 @@ impl ActionKind {
             Self::Stop | Self::Restrict | Self::Throttle | Self::Isolate | Self::Revoke | Self::Suspend => {
                 false
             }
-            Self::Release | Self::Start | Self::Grant | Self::Authority => true,
+            Self::Release | Self::Start | Self::Grant | Self::Enroll | Self::Authority => true,
         }
     }
 
@@ -135,6 +138,7 @@ pub enum Action {
     Release(Release),
     Start(Start),
     Grant(Grant),
+    Enroll(Enroll),
     Authority(Box<Authority>),
 }
 
@@ -148,12 +152,12 @@ pub struct LockCommand {
     pub case: Option<String>,
 }
 
-/// Voids the grants that it names, for ever, also those that have not arrived yet.
+/// Voids the grants and enrolments that it names, for ever, also those that have not arrived yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoke {
-    /// Where the grants lie.
+    /// Where they lie.
     pub scope: Scope,
-    /// SHA-256 of each grant's bytes.
+    /// SHA-256 of each one's bytes.
     pub grants: Vec<Digest>,
     pub reason: String,
     pub case: Option<String>,
@@ -214,6 +218,17 @@ pub struct Grant {
     pub reason: String,
 }
 
+/// Whoever holds the token may ask for leases of `scope` and all below it. It consents to nothing: that takes a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enroll {
+    pub scope: Scope,
+    /// SHA-256 of the token, which no document ever holds.
+    pub token: Digest,
+    /// Without it, it holds until it is revoked.
+    pub expires_at_ms: Option<u64>,
+    pub reason: String,
+}
+
 /// What the signers of a grant had before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -262,6 +277,7 @@ impl Action {
             Self::Release(_) => ActionKind::Release,
             Self::Start(_) => ActionKind::Start,
             Self::Grant(_) => ActionKind::Grant,
+            Self::Enroll(_) => ActionKind::Enroll,
             Self::Authority(_) => ActionKind::Authority,
         }
     }
@@ -274,6 +290,7 @@ impl Action {
             Self::Release(release) => release.scope.clone(),
             Self::Start(start) => start.scope.clone(),
             Self::Grant(grant) => grant.scope.clone(),
+            Self::Enroll(enroll) => enroll.scope.clone(),
             Self::Suspend(_) | Self::Authority(_) => Scope::fleet(),
         }
     }
@@ -355,6 +372,12 @@ impl Command {
                 Action::Start(Start { scope: fields.scope("scope")?, locks: lock_set(&mut fields)?, reason })
             }
             ActionKind::Grant => Action::Grant(grant(&mut fields, reason)?),
+            ActionKind::Enroll => Action::Enroll(Enroll {
+                scope: fields.scope("scope")?,
+                token: fields.digest("token")?,
+                expires_at_ms: fields.opt_instant_ms("expires_at")?,
+                reason,
+            }),
             ActionKind::Authority => unreachable!("read above"),
         };
         fields.finish()?;

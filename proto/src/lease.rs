@@ -63,6 +63,17 @@ pub struct LeaseResponse {
     pub views: Vec<Option<View>>,
     /// In the order of the request's `known`.
     pub answers: Vec<LockAnswer>,
+    /// Agents of the request that the one who asks is not enrolled for: this is no lease of theirs, and their views have no
+    /// grants. Unsigned, since a node may deny without proof.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenrolled: Vec<Unenrolled>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unenrolled {
+    pub agent: Scope,
+    pub why: String,
 }
 
 /// What the service says of a lock that a guard holds.

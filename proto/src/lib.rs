@@ -19,6 +19,7 @@ pub mod scope;
 pub mod sentence;
 pub mod sshsig;
 pub mod strict;
+pub mod token;
 pub mod trust;
 pub mod view;
 pub mod wire;

@@ -25,7 +25,7 @@ pub const NAME_MAX_BYTES: usize = 64;
 pub const LOCK_IDS_MAX: usize = 400;
 /// Locks that one release or start may name by their root.
 pub const BULK_LOCKS_MAX: u64 = 100_000;
-/// Grants that one revoke may list.
+/// Grants and enrolments that one revoke may list.
 pub const GRANT_IDS_MAX: usize = 400;
 /// Keys that one suspend may list.
 pub const KEYS_PER_SUSPEND_MAX: usize = 64;

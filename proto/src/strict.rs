@@ -291,6 +291,10 @@ impl Fields {
     }
 
     /// An RFC 3339 instant in UTC, as milliseconds since 1970.
+    pub(crate) fn opt_instant_ms(&mut self, key: &'static str) -> Result<Option<u64>, DocumentError> {
+        if self.has(key) { self.instant_ms(key).map(Some) } else { self.unasked(key) }
+    }
+
     pub(crate) fn instant_ms(&mut self, key: &'static str) -> Result<u64, DocumentError> {
         let expected = "an RFC 3339 instant in UTC such as 2026-11-22T15:00:00Z";
         match self.take(key) {

@@ -6,7 +6,7 @@ use crate::authority::Limits;
 use crate::command::ActionKind;
 use crate::digest::Digest;
 use crate::envelope::Envelope;
-use crate::ledger::{GrantSummary, LockRecord};
+use crate::ledger::{Enrolment, GrantSummary, LockRecord};
 use crate::restore::Epoch;
 use crate::rule::{Terms, Verdict};
 use crate::scope::Scope;
@@ -60,6 +60,22 @@ pub struct Status {
     pub locks: u64,
     /// Unexpired ones, by scope.
     pub grants: Vec<GrantSummary>,
+}
+
+/// `GET /v1/enrolments?scope=…`: those in force on the scope, above it or below it, the oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolments {
+    /// Without a token nobody gets a lease.
+    pub required: bool,
+    pub enrolments: Vec<EnrolmentRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentRecord {
+    /// SHA-256 of the command that enrolled it: what a revoke names.
+    pub id: Digest,
+    #[serde(flatten)]
+    pub enrolment: Enrolment,
 }
 
 /// `GET /v1/cluster`: the nodes, as the one that answers sees them.

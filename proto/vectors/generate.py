@@ -621,13 +621,14 @@ def nodes_cases(add, small):
     add("two nodes without addresses", 178, small(nodes=[node(1, address=None), node(2, address=None)]))
 
 
-def authority_cases():
-    def summary(a):
-        return {"version": a["version"], "digest": a["digest"], "deployment": a["deployment"], "disables": a["disables"],
-                "principals": [p["name"] for p in a["principals"]], "roles": [r["name"] for r in a["roles"]],
-                "root": [s["name"] for s in a["root"]["signers"]], "nodes": [{k: n[k] for k in ("id", "name", "address", "learner")} for n in a["nodes"]], "limits": a["limits"],
-                "retired": [r["principal"] for r in a["retired"]]}
+def summary(a):
+    return {"version": a["version"], "digest": a["digest"], "deployment": a["deployment"], "disables": a["disables"],
+            "principals": [p["name"] for p in a["principals"]], "roles": [r["name"] for r in a["roles"]],
+            "root": [s["name"] for s in a["root"]["signers"]], "nodes": [{k: n[k] for k in ("id", "name", "address", "learner")} for n in a["nodes"]], "limits": a["limits"],
+            "retired": [r["principal"] for r in a["retired"]], **({"enrolment": True} if a["enrolment"] else {})}
 
+
+def authority_cases():
     def add(name, musts, doc, want="bad-document"):
         text = js(doc)
         case("authority", name, musts, {"document": text}, lambda: summary(parse_authority(text.encode())), want)
@@ -1457,6 +1458,12 @@ class History:
         self.step(name, musts, {"log": True}, {"accept": found}, "accept")
 
 
+    def admit(self, token, agent, name, want="accept", after=0):
+        now = self.now + after
+        found = run(lambda: self.ledger.admit(token, agent, now))
+        self.step(name, 182, {"token": token, "agent": agent, "now_ms": now}, found, want)
+
+
 HISTORIES = []
 
 
@@ -1964,6 +1971,69 @@ def random_history(number):
     h.log(f"the log of history {number}", [103, 104, 138, 142])
 
 
+def enrolment_cases():
+    def add(name, musts, doc, want="accept"):
+        case("command", name, musts, {"document": js(doc)}, lambda: shown(parse_command(js(doc).encode())), want)
+
+    token, other = hexdigest(b"tagout_" + b"a" * 64), hexdigest(b"tagout_" + b"b" * 64)
+    add("an enroll", 22, document("enroll", "a/b", token=token))
+    add("an enroll with its end", 22, document("enroll", "*", token=token, expires_at=instant(T0)))
+    add("an enroll without its token", 22, document("enroll", "a"), "bad-document")
+    add("an enroll that holds the token itself", [22, 11], document("enroll", "a", token="tagout_" + "a" * 64), "bad-document")
+    add("an enroll without an end that is null", [22, 9], document("enroll", "a", token=token, expires_at=None), "bad-document")
+    add("an enroll with a case", 22, document("enroll", "a", token=token, case="x"), "bad-document")
+    add("an enroll without a scope", [22, 31], document("enroll", token=token, drop=["scope"]), "bad-document")
+
+    def authority(name, want="accept", musts=60, **changes):
+        text = js(genesis_document(**changes))
+        case("authority", name, musts, {"document": text}, lambda: summary(parse_authority(text.encode())), want)
+
+    roles = GENESIS_DOC["roles"] + [{"name": "enrolment", "principals": ["alice", "dora"], "actions": ["enroll"], "scopes": ["*"], "threshold": 1}]
+    authority("leases for enrolled agents only", roles=roles, enrolment=True)
+    authority("enrolment that is false", "bad-document", enrolment=False)
+    authority("enrolment that is a word", "bad-document", enrolment="required")
+    authority("an automation that may enroll", "bad-document", 66, roles=[{**roles[-1], "principals": ["bot"]}])
+
+    h = History("enrolments")
+    enroll = lambda scope="a", by=(ALICE,), **more: envelope(js(document("enroll", scope, **{"token": token, **more})), *by)
+    h.send(enroll(), "nobody may enroll yet", [71, 73], "no-role")
+    h.admit(None, "a", "no token where none is asked for")
+    h.admit(token, "a", "a token that nobody enrolled, though none is asked for", "not-enrolled")
+    h.send(successor(GENESIS, roles=roles, enrolment=True), "the authority asks for enrolment", 60)
+    h.admit(None, "a", "no token where one is asked for", "not-enrolled")
+    h.send(enroll(by=(BOT,)), "an enroll by an automation", [66, 73], "no-role")
+    h.send(enroll(by=(BOB,)), "an enroll by somebody without the role", 73, "no-role")
+    first = h.send(enroll(), "an enroll", [71, 180])
+    h.again(first, "the enroll again", 106)
+    h.look("a/x", DENIED, "it consents to nothing", 93)
+    for agent, want in (("a", "accept"), ("a/x/1", "accept"), ("ab", "enrolled-elsewhere"), ("b", "enrolled-elsewhere"), ("*", "enrolled-elsewhere")):
+        h.admit(token, agent, f"its token for {agent}", want)
+    h.admit(other, "a", "another token", "not-enrolled")
+    h.send(enroll("b", expires_at=instant(h.now)), "an enroll that ends now", 180, "expired")
+    second = h.send(enroll("b", expires_at=instant(h.now + 1)), "one token for a second scope, for a moment", 180)
+    h.admit(token, "b/y", "it holds")
+    h.admit(token, "b/y", "until it ends", "enrolled-elsewhere", after=1)
+    h.tighten("revoke", "b", grants=[first], name="a revoke of an enrolment from elsewhere", musts=181, want="grant-outside-scope")
+    h.tighten("revoke", "*", grants=[first], by=(BOT,), name="an automation revokes an enrolment", musts=181)
+    h.admit(token, "a", "after the revoke only the other scope is left", "enrolled-elsewhere")
+    h.admit(token, "a", "and then nothing", "not-enrolled", after=1)
+    h.again(first, "the revoked enrolment again", 181, "void")
+    h.tighten("revoke", "b", grants=[first], name="a revoke of what is void already", musts=181)
+    coming, coming_too = enroll("c", token=other), enroll("c", token=other, issued_at=instant(T0))
+    h.tighten("revoke", "b", grants=[digest_of(coming)], name="a revoke of an enrolment to come, for elsewhere", musts=[121, 180])
+    h.tighten("revoke", "c", grants=[digest_of(coming_too)], name="a revoke of an enrolment to come", musts=[121, 180])
+    h.send(coming, "an enrolment that was revoked for elsewhere", 180)
+    h.send(coming_too, "an enrolment that was revoked before it came", 180, "void")
+    h.send(envelope(js(document("suspend", keys=[ALICE.line, ALICE_2.line])), ALICE), "its signer is suspended", 181)
+    h.admit(other, "c", "the enrolment stays")
+    lost = h.ledger.size
+    version = h.ledger.trust.authority
+    text = restore_document(2, "e3" * 32, (version["version"], version["digest"]), lost, h.ledger.root().hex(), lost)
+    h.send(envelope(text, ROOT_1, ROOT_2), "a restore", [132, 181], kind="restore")
+    h.admit(other, "c", "the enrolment is there in the next epoch")
+    h.log("the log of the enrolments", [103, 104])
+
+
 # ---------------------------------------------------------------------------------------------------- all of it
 
 NOTE = "Written by generate.py from SPEC.md; do not edit. Cases are described in README.md."
@@ -1976,6 +2046,7 @@ def main():
         make()
     for number in range(int(sys.argv[2]) if len(sys.argv) > 2 else RANDOM_HISTORIES):
         random_history(number)
+    enrolment_cases()
     files = {topic: {"note": NOTE, "cases": cases} for topic, cases in TOPICS.items()}
     files["history"] = {"note": NOTE, "histories": HISTORIES}
     files["envelopes"] = {"note": NOTE, "pinned": PINNED, "envelopes": ENVELOPES}

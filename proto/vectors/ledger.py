@@ -23,6 +23,7 @@ class Ledger:
         self.pinned, self.trust, self.distrust = pinned, None, 0
         self.entries, self.leaves, self.prev = [], [], "00" * 32
         self.locks, self.grants, self.void, self.used, self.waiting = {}, [], {}, {}, {}
+        self.enrolments = []
         self.rule = 1
 
     @property
@@ -154,10 +155,10 @@ class Ledger:
         by = []
         if action == "grant":
             self.trust.judge_grant(envelope)
-            if digest in self.void:
-                raise Refused("void")
         else:
             by = self.trust.authorise(action, command["scope"], envelope)
+        if action in ("grant", "enroll") and digest in self.void:
+            raise Refused("void")
         first = self.repeated(digest)
         if first:
             return first
@@ -359,10 +360,22 @@ class Ledger:
                             "proven": self.trust.usable(proofs(envelope))})
         return self.receipt(index, time_ms, digest)
 
+    def enroll(self, command, time_ms, envelope):
+        """M180."""
+        digest, ends = digest_of(envelope), command.get("expires_at_ms")
+        if ends is not None and ends <= time_ms:
+            raise Refused("expired")
+        if any(n["action"] == "revoke" and covers(n["scope"], command["scope"]) for n in self.waiting.get(digest, [])):
+            raise Refused("void")
+        index = self.take("command", time_ms, envelope)
+        self.enrolments.append({"digest": digest, **command})
+        return self.receipt(index, time_ms, digest)
+
     def revoke(self, command, time_ms, envelope):
-        """M126."""
+        """M126, M181."""
         named = command["grants"]
-        if any(g["digest"] in named and not covers(command["scope"], g["scope"]) for g in self.grants):
+        held = self.grants + [e for e in self.enrolments if e["digest"] not in self.void]
+        if any(g["digest"] in named and not covers(command["scope"], g["scope"]) for g in held):
             raise Refused("grant-outside-scope")
         unknown = [i for i in named if i not in self.used]
         self.has_room(unknown)
@@ -388,6 +401,19 @@ class Ledger:
 
     def facts(self, agent):
         return [fact(k["kind"], k["released_at"] is not None, k["time_ms"]) for k in self.holding(agent).values()]
+
+    def admit(self, token, agent, now_ms):
+        """M182: refused where who shows this token gets no lease of the agent."""
+        if token is None:
+            if self.trust.authority["enrolment"]:
+                raise Refused("not-enrolled")
+            return
+        live = [e for e in self.enrolments if e["token"] == token and e["digest"] not in self.void
+                and now_ms < e.get("expires_at_ms", now_ms + 1)]
+        if not live:
+            raise Refused("not-enrolled")
+        if not any(covers(e["scope"], agent) for e in live):
+            raise Refused("enrolled-elsewhere")
 
     def verdict(self, agent, now_ms):
         expiries = [g["grant"]["expires_at_ms"] for g in self.grants if covers(g["scope"], agent)]

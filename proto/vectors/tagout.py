@@ -356,7 +356,7 @@ def covers(scope, other):
 
 # ---------------------------------------------------------------------------------------------------- 4 commands
 
-ACTIONS = "stop restrict throttle isolate revoke suspend release start grant authority".split()
+ACTIONS = "stop restrict throttle isolate revoke suspend release start grant enroll authority".split()
 TIGHTEN = ACTIONS[:6]
 NEEDS_START = ("halt", "drain")
 
@@ -435,6 +435,10 @@ def parse_command(data):
             fields.bad("essential")
         command["essential"] = sorted(classes)
         command["limits"] = limits_of(fields.object("limits")) if fields.has("limits") else {}
+    elif action == "enroll":
+        command["token"] = fields.digest("token")
+        if fields.has("expires_at"):
+            command["expires_at_ms"] = fields.instant("expires_at")
     if action in TIGHTEN and fields.has("case"):
         command["case"] = fields.text("case", 128)
     fields.end()
@@ -823,11 +827,11 @@ def parse_authority(data):
     for item in f.list("roles", 64, dict):
         r = Fields(item)
         role = {"name": r.name("name"), "principals": r.list("principals", 128, str)}
-        role["actions"], role["scopes"] = r.list("actions", 10, str), r.list("scopes", 64, str)
+        role["actions"], role["scopes"] = r.list("actions", 11, str), r.list("scopes", 64, str)
         role["threshold"] = r.number("threshold", 1, 128)
         role["presence"], role["verification"] = r.boolean("presence"), r.boolean("verification")
         r.end()
-        if not all(x in ACTIONS[:9] for x in role["actions"]) or not all(map(is_scope, role["scopes"])):
+        if not all(x in ACTIONS[:10] for x in role["actions"]) or not all(map(is_scope, role["scopes"])):
             r.bad("role")
         a["roles"].append(role)
     root = f.object("root")
@@ -857,6 +861,9 @@ def parse_authority(data):
     limits = f.object("limits")
     a["limits"] = {"ttl_ms": limits.number("ttl_ms", 2000, 60000), "lapse_grace_ms": limits.number("lapse_grace_ms", 0, 120000)}
     limits.end()
+    a["enrolment"] = f.has("enrolment")
+    if a["enrolment"] and f.take("enrolment") is not True:
+        f.bad("enrolment")
     f.end()
     check_authority(f, a)
     return a

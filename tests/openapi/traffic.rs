@@ -7,7 +7,9 @@ use reqwest::header::HeaderMap;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Method, Request, RequestBuilder, Response, Url};
 use serde_json::{Value, json};
-use tagout_proto::command::{Action, BulkLocks, Grant, LockCommand, LockSet, Release, Revoke, Seen, Suspend};
+use tagout_proto::command::{
+    Action, BulkLocks, Enroll, Grant, LockCommand, LockSet, Release, Revoke, Seen, Suspend,
+};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::LeaseResponse;
@@ -16,6 +18,7 @@ use tagout_proto::limits::{COMMAND_MAX_BYTES, GRANTS_PER_SCOPE_MAX, REMEMBERED_P
 use tagout_proto::lock::LockKind;
 use tagout_proto::rule::{CallLimits, Terms};
 use tagout_proto::sshsig::PublicKey;
+use tagout_proto::token::Token;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime, stop};
 
 use super::document::{
@@ -42,6 +45,7 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("shutdownAgent", "not-ready"),
     ("askForLease", "no-lease"),
     ("readStatus", "not-ready"),
+    ("listEnrolments", "not-ready"),
     ("tryAuthority", "not-ready"),
     ("isReady", "not-ready"),
     ("submitCommand", "pending"),
@@ -127,6 +131,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         traffic.log().await;
         traffic.guards_and_locks().await;
         traffic.grants().await;
+        traffic.enrolments().await;
         traffic.refused_forms().await;
         traffic.authorities().await;
         let answer = far.await.unwrap().unwrap();
@@ -249,7 +254,8 @@ impl<'a> Traffic<'a> {
         assert_eq!(verdicts, BTreeSet::from(["denied", "enabled", "essential_only"]));
         self.get("listLocks", "/v1/locks?scope=doc", 200).await;
         self.get("readLock", &format!("/v1/locks/{halted}"), 200).await;
-        for (id, path) in [("listAgents", "/v1/agents"), ("listLocks", "/v1/locks")] {
+        let listed = [("listAgents", "/v1/agents"), ("listLocks", "/v1/locks")];
+        for (id, path) in listed.into_iter().chain([("listEnrolments", "/v1/enrolments")]) {
             self.refused(id, self.read(&format!("{path}?scope=a//b")), "bad-scope").await;
             self.refused(id, self.read(&format!("{path}?scope=a&scope=b")), "bad-request").await;
         }
@@ -458,6 +464,36 @@ impl<'a> Traffic<'a> {
         self.get("listLocks", "/v1/locks", 200).await;
     }
 
+    async fn enrolments(&mut self) {
+        let token = Token::of_random([7; 32]);
+        for expires_at_ms in [None, Some(4_000_000_000_000)] {
+            let (scope, token, reason) = (parse("doc/enrolled"), token.digest(), "test".into());
+            let enroll = self.loosen(Action::Enroll(Enroll { scope, token, expires_at_ms, reason }));
+            self.taken(&enroll, 201).await;
+        }
+        let listed = self.get("listEnrolments", "/v1/enrolments?scope=doc", 200).await;
+        assert_eq!(listed["enrolments"].as_array().unwrap().len(), 2);
+        let lease = |agents: &[&str]| {
+            let agents: Vec<_> = agents.iter().map(|agent| json!({"scope": agent})).collect();
+            json!({"nonce": Digest([1; 32]), "instance": "i", "agents": agents})
+        };
+        let both = self.post("/v1/leases").json(&lease(&["doc/enrolled/a", "doc/other"]));
+        let answer = self.asked("askForLease", both.bearer_auth(token.reveal()), 200).await;
+        assert_eq!(answer["unenrolled"][0]["agent"], "doc/other");
+        let confirmation = json!({"lock": Digest([7; 32]), "agent": "doc/other", "instance": "i", "closed_us": 1,
+            "cut_us": 1, "calls_cut": 0, "by": "push"});
+        let unknown = Token::of_random([8; 32]);
+        for (id, path, body) in [
+            ("askForLease", "/v1/leases", lease(&["doc/other"])),
+            ("confirmStop", "/v1/confirmations", confirmation),
+        ] {
+            let request = self.post(path).json(&body).bearer_auth(unknown.reveal());
+            self.refused(id, request, "not-enrolled").await;
+            let request = self.post(path).json(&body).bearer_auth(token.reveal());
+            self.refused(id, request, "enrolled-elsewhere").await;
+        }
+    }
+
     async fn authorities(&mut self) {
         let chain = self.get("readTrustChain", "/v1/authority", 200).await;
         let genesis: Value =
@@ -514,7 +550,7 @@ impl<'a> Traffic<'a> {
         let touch = json!({"name": "touch", "principals": ["bob"], "actions": ["stop"], "scopes": ["touch"],
             "threshold": 1, "presence": true, "verification": false});
         let valid = next(json!({
-            "principals": principals, "roles": [operators, role("restart"), touch], "disables": 100,
+            "principals": principals, "roles": [operators, role("restart"), touch], "disables": 100, "enrolment": true,
             "retired": [{"key": key("bob"), "principal": "bob", "grants": [Digest([7; 32])]}],
         }));
         let bobs = |scope: &str| self.deployment.signed(&["stranger"], self.deployment.stop(scope).document);

@@ -14,6 +14,7 @@ use tagout_proto::command::Deployment;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::{Scope, ScopeError};
+use tagout_proto::token::{NotAToken, Token};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,7 @@ pub struct Builder {
     ca: Option<Source>,
     genesis: Option<Source>,
     pinned: Option<String>,
+    token: Option<Source>,
     instance: Option<String>,
     runtime: Option<tokio::runtime::Handle>,
 }
@@ -83,6 +85,8 @@ pub enum BuildError {
     PinnedName { pinned: String, found: String },
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    #[error("the client's token is none: {0}")]
+    Token(#[from] NotAToken),
     #[error(transparent)]
     Nodes(#[from] NodesError),
     #[error(
@@ -186,6 +190,20 @@ impl Builder {
         self
     }
 
+    /// The token of this process, as `tagout agent enroll` printed it: the client may guard the scope that it is enrolled
+    /// for, and everything below. By default it is that of the environment: `TAGOUT_TOKEN`, or else what stands in the
+    /// file that `TAGOUT_TOKEN_FILE` names.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(Source::Bytes(token.into().into_bytes()));
+        self
+    }
+
+    /// The file that holds the token. It is read once, when the client is built.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(Source::File(path.into()));
+        self
+    }
+
     /// A name for this process in the account of who confirmed a stop. By default host, process id and four random bytes.
     pub fn instance(mut self, name: impl Into<String>) -> Self {
         self.instance = Some(name.into());
@@ -211,7 +229,9 @@ impl Builder {
             return Err(BuildError::PinnedName { pinned, found: deployment.name });
         }
         let ca = self.ca.map(Source::read).transpose()?;
-        let nodes = Nodes::new(&self.nodes, ca.as_deref())?;
+        let token = self.token.or_else(Source::token_of_environment).map(Source::read).transpose()?;
+        let token = token.map(|bytes| read_token(&bytes)).transpose()?;
+        let nodes = Nodes::new(&self.nodes, ca.as_deref(), token.as_ref())?;
         let instance = match self.instance {
             Some(name) => name,
             None => default_instance().map_err(BuildError::Randomness)?,
@@ -267,7 +287,19 @@ fn default_instance() -> Result<String, getrandom::Error> {
     Ok(format!("{host}-{}-{:08x}", std::process::id(), getrandom::u32()?))
 }
 
+/// A file may end with a newline.
+fn read_token(bytes: &[u8]) -> Result<Token, NotAToken> {
+    std::str::from_utf8(bytes).map_err(|_| NotAToken)?.trim_end().parse()
+}
+
 impl Source {
+    /// Set and empty means unset, as in a unit file with a blank value.
+    fn token_of_environment() -> Option<Self> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let token = variable("TAGOUT_TOKEN").map(|token| Self::Bytes(token.into_encoded_bytes()));
+        token.or_else(|| variable("TAGOUT_TOKEN_FILE").map(|path| Self::File(path.into())))
+    }
+
     fn read(self) -> Result<Vec<u8>, BuildError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),

@@ -54,6 +54,9 @@ pub enum Reason {
     Lapsed { last_error: Option<String> },
     #[error("{0}")]
     Stopped(Arc<Lock>),
+    /// The nodes say that this process is not enrolled for it. Other agents of the client are not touched by that.
+    #[error("this process is not enrolled for it: {why}")]
+    NotEnrolled { why: Arc<str> },
     #[error("nobody has consented to it{}; it takes a signed grant that covers it", refusals(.refused))]
     NoConsent { refused: Arc<[GrantRefused]> },
     #[error("its consent ended at {}; it takes a new signed grant", format_instant_ms(*.at_ms))]
@@ -101,6 +104,7 @@ impl Reason {
             | Self::StopsMissed
             | Self::ClockJumped => true,
             Self::Stopped(_)
+            | Self::NotEnrolled { .. }
             | Self::NoConsent { .. }
             | Self::GrantExpired { .. }
             | Self::TooManyLocks

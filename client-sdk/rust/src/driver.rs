@@ -275,6 +275,9 @@ impl Driver {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::warn!(target: "tagout", %error, "no lease");
+                if let Some(why) = &error.unenrolled {
+                    self.trusted.unenrolled(&agents, why);
+                }
                 let NodeError { left, retry_after, .. } = error;
                 return self.failed(agents, Trouble::Unreachable(error.to_string()), left, retry_after, now);
             }

@@ -18,6 +18,7 @@
 //!     .genesis_file("genesis.json")
 //!     // From the people who made the deployment, not from where genesis.json came from.
 //!     .pinned("demo:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")
+//!     .token_file("agent.token") // from `tagout agent enroll`
 //!     .build()?; // waits for nobody
 //!
 //! let guard = client.guard("demo/agent_2")?;
@@ -48,6 +49,8 @@
 //!   that people named in the consent. A class that nobody named is denied, always.
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
 //!   signed start, were verified here. No node can leave one out, and making the guard anew does not help.
+//! - **It guards what it was enrolled for.** The nodes give leases to a process for the scope of its token and all below:
+//!   [`Reason::NotEnrolled`] for every other agent, whose guards deny while those of this client's own agents go on.
 //! - **Consent is verified here**, from the pinned genesis on and by the newest authority: see [`trusted`]. A service that was taken over whole can
 //!   stop agents; it cannot let one run that people did not consent to.
 //!

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use reqwest::{Method, Response, StatusCode, Url, header};
+use reqwest::header::{self, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tagout_proto::lease::{LeaseRequest, LeaseResponse};
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
+use tagout_proto::token::Token;
 use tagout_proto::wire::{Confirmation, Problem, TrustChain};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -24,12 +26,17 @@ pub(crate) struct Nodes {
     /// Without a slash at the end.
     urls: Vec<String>,
     tls: ClientConfig,
+    /// `Bearer` and the token, for what is said in an agent's name.
+    authorization: Option<HeaderValue>,
     http: Mutex<reqwest::Client>,
     /// The node whose turn it is, counted on and on.
     turn: watch::Sender<usize>,
     /// The node that was left last because nothing good comes from it: whoever listens there leaves too.
     left: watch::Sender<Option<usize>>,
 }
+
+/// What nodes answer to a process that is not enrolled for what it asks.
+const UNENROLLED_CODES: [&str; 2] = ["not-enrolled", "enrolled-elsewhere"];
 
 /// Why another node's turn has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +77,17 @@ pub(crate) struct NodeError {
     pub(crate) retry_after: Option<Duration>,
     /// The node has understood, and its answer will not change.
     pub(crate) is_final: bool,
+    /// Why this process gets no lease, where it is not enrolled for what it asks.
+    pub(crate) unenrolled: Option<String>,
     pub(crate) left: Left,
 }
 
 impl Nodes {
-    pub(crate) fn new(nodes: &[String], ca_pem: Option<&[u8]>) -> Result<Self, NodesError> {
+    pub(crate) fn new(
+        nodes: &[String],
+        ca_pem: Option<&[u8]>,
+        token: Option<&Token>,
+    ) -> Result<Self, NodesError> {
         let urls = nodes.iter().map(|node| address(node)).collect::<Result<Vec<_>, _>>()?;
         if urls.is_empty() {
             return Err(NodesError::None);
@@ -98,7 +111,13 @@ impl Nodes {
         // A fleet that starts at once shall not meet at the first node of everybody's list.
         let first = getrandom::u32().map_or(0, |random| random as usize % urls.len());
         let (turn, left) = (watch::Sender::new(first), watch::Sender::new(None));
-        Ok(Self { urls, tls, http: Mutex::new(http), turn, left })
+        let authorization = token.map(|token| {
+            let bearer = format!("Bearer {}", token.reveal());
+            let mut value = HeaderValue::try_from(bearer).expect("a token is printable ASCII");
+            value.set_sensitive(true);
+            value
+        });
+        Ok(Self { urls, tls, authorization, http: Mutex::new(http), turn, left })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -134,6 +153,13 @@ impl Nodes {
         &self.urls[self.at(offset)]
     }
 
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.authorization {
+            Some(value) => request.header(header::AUTHORIZATION, value),
+            None => request,
+        }
+    }
+
     /// `POST /v1/leases` at the node whose turn it is.
     pub(crate) async fn lease(
         &self,
@@ -142,7 +168,7 @@ impl Nodes {
     ) -> Result<LeaseResponse, NodeError> {
         let node = self.node(0);
         let http = self.http.lock().clone();
-        let request = http.post(format!("{node}/v1/leases")).json(request).timeout(within);
+        let request = self.authorized(http.post(format!("{node}/v1/leases"))).json(request).timeout(within);
         let response = accepted(node, request.send().await).await?;
         body(node, response, RESPONSE_MAX_BYTES).await
     }
@@ -162,7 +188,7 @@ impl Nodes {
     pub(crate) async fn confirm(&self, confirmation: &Confirmation, attempt: u32) -> Result<(), NodeError> {
         let node = self.node(attempt as usize);
         let http = self.http.lock().clone();
-        let request = http.post(format!("{node}/v1/confirmations")).json(confirmation);
+        let request = self.authorized(http.post(format!("{node}/v1/confirmations"))).json(confirmation);
         let request = request.timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS));
         accepted(node, request.send().await).await.map(drop)
     }
@@ -190,7 +216,7 @@ impl Nodes {
 impl NodeError {
     fn new(node: &str, what: impl Into<String>) -> Self {
         let (node, what) = (node.into(), what.into());
-        Self { node, what, retry_after: None, is_final: false, left: Left::Unproven }
+        Self { node, what, retry_after: None, is_final: false, unenrolled: None, left: Left::Unproven }
     }
 
     fn late(node: &str) -> Self {
@@ -249,6 +275,8 @@ async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Res
         response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let problem: Option<Problem> =
         bytes(node, response, PROBLEM_MAX_BYTES).await.ok().and_then(|b| serde_json::from_slice(&b).ok());
+    let unenrolled = problem.as_ref().filter(|p| UNENROLLED_CODES.contains(&p.code.as_str()));
+    let unenrolled = unenrolled.map(|problem| sentence(&problem.detail));
     let what = match problem {
         Some(problem) => {
             format!("{status}: {}", sentence(problem.detail))
@@ -260,7 +288,8 @@ async fn accepted(node: &str, response: Result<Response, reqwest::Error>) -> Res
     let again =
         matches!(status, StatusCode::NOT_FOUND | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
     let is_final = status.is_client_error() && !again;
-    Err(NodeError { retry_after, is_final, left: Left::Unable, ..NodeError::new(node, what) })
+    let left = Left::Unable;
+    Err(NodeError { retry_after, is_final, unenrolled, left, ..NodeError::new(node, what) })
 }
 
 async fn body<T: DeserializeOwned>(node: &str, response: Response, max: usize) -> Result<T, NodeError> {
@@ -307,8 +336,8 @@ mod tests {
     #[test]
     fn https_needs_a_ca() {
         let https = ["https://node-1:7470".to_owned()];
-        assert!(matches!(Nodes::new(&[], None), Err(NodesError::None)));
-        assert!(matches!(Nodes::new(&https, None), Err(NodesError::NoCa)));
-        assert!(matches!(Nodes::new(&https, Some(b"no pem")), Err(NodesError::Ca(_))));
+        assert!(matches!(Nodes::new(&[], None, None), Err(NodesError::None)));
+        assert!(matches!(Nodes::new(&https, None, None), Err(NodesError::NoCa)));
+        assert!(matches!(Nodes::new(&https, Some(b"no pem"), None), Err(NodesError::Ca(_))));
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tagout_proto::lease::{LeaseRequest, LeaseResponse};
@@ -13,8 +13,11 @@ use tagout_proto::sentence::sentence;
 use tagout_proto::wire::Confirmation;
 
 use super::Api;
+use super::credential::Credential;
 use super::problem::{Code, Problem};
+use crate::clock;
 use crate::leases::LEASE_TIMEOUT;
+use crate::tls::Peer;
 use crate::way::{WAY, way};
 
 const INSTANCE_MAX_BYTES: usize = 128;
@@ -22,8 +25,12 @@ const INSTANCE_MAX_BYTES: usize = 128;
 /// `POST /v1/leases`.
 pub async fn lease(
     State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    credential: Result<Credential, Problem>,
     request: Result<Json<LeaseRequest>, JsonRejection>,
 ) -> Result<Json<LeaseResponse>, Problem> {
+    let noted = |problem| note_refused(&api, peer.as_ref(), problem);
+    let Credential(token) = credential.map_err(noted)?;
     let Json(request) = request.map_err(unreadable)?;
     check_instance(&request.instance)?;
     if request.agents.is_empty() || request.agents.len() > AGENTS_PER_LEASE_MAX {
@@ -35,24 +42,39 @@ pub async fn lease(
         return Err(Problem::new(Code::BadRequest, detail));
     }
     let began = Instant::now();
-    let answer = tokio::time::timeout(LEASE_TIMEOUT, api.service.leases.ask(request)).await;
+    let answer = tokio::time::timeout(LEASE_TIMEOUT, api.service.leases.ask(request, token)).await;
     metrics::histogram!("tagout_lease_seconds").record(began.elapsed());
     let answer = answer.map_err(|_| {
         Problem::new(Code::NoLease, "no quorum answered in time; try again or ask another node")
     })?;
-    Ok(Json(answer?))
+    Ok(Json(answer.map_err(|failure| noted(failure.into()))?))
+}
+
+/// Whoever shows no good token may be an agent under another name (S8).
+fn note_refused(api: &Api, peer: Option<&Extension<Peer>>, problem: Problem) -> Problem {
+    if matches!(problem.code(), Code::NotEnrolled | Code::EnrolledElsewhere) {
+        metrics::counter!("tagout_not_enrolled_total", "code" => problem.code().name()).increment(1);
+        api.security.refused(peer.map(|Extension(peer)| peer.address.to_string()), None, &problem);
+    }
+    problem
 }
 
 /// `POST /v1/confirmations`. Step ⑧ of a stop arrives here.
 pub async fn confirm(
     State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    credential: Result<Credential, Problem>,
     confirmation: Result<Json<Confirmation>, JsonRejection>,
 ) -> Result<Response, Problem> {
+    let noted = |problem| note_refused(&api, peer.as_ref(), problem);
+    let Credential(token) = credential.map_err(noted)?;
     let Json(confirmation) = confirmation.map_err(unreadable)?;
     check_instance(&confirmation.instance)?;
     let (lock, agent, instance) =
         (confirmation.lock, confirmation.agent.clone(), confirmation.instance.clone());
     let by = confirmation.by;
+    let admitted = api.service.replica.ledger().admits(token.as_ref(), &agent, clock::wall_ms());
+    admitted.map_err(|why| noted(why.into()))?;
     if !api.service.outcomes.confirm(confirmation) {
         let detail = "no stop with this id is being accounted for; its outcome may be in the log already";
         return Err(Problem::new(Code::NoSuchStop, detail));

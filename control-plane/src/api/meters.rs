@@ -75,6 +75,10 @@ pub fn describe() {
         "tagout_pending_refused_total",
         "Pending stops that were refused in the end and are in force nowhere but where they were pushed"
     );
+    describe_counter!(
+        "tagout_not_enrolled_total",
+        "Requests of guards with no token that is enrolled for what they asked"
+    );
     describe_gauge!("tagout_admission_waiting", "Commands that wait to be verified");
     describe_counter!(
         "tagout_admission_refused_total",

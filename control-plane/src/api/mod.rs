@@ -2,6 +2,7 @@
 
 mod cluster;
 mod commands;
+mod credential;
 mod events;
 mod form;
 mod guards;
@@ -77,6 +78,7 @@ fn routes() -> Vec<Route> {
         takes("/v1/confirmations", CONFIRMATION_BODY_MAX_BYTES, guards::confirm),
         shows("/v1/events", events::events),
         shows("/v1/agents", read::agents),
+        shows("/v1/enrolments", read::enrolments),
         shows("/v1/locks", read::locks),
         shows("/v1/locks/{id}", read::lock),
         shows("/v1/locks/{id}/reach", read::reach),

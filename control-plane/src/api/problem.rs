@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use tagout_proto::authority::Unauthorised;
-use tagout_proto::ledger::Refusal;
+use tagout_proto::ledger::{NotEnrolled, Refusal};
 use tagout_proto::trust::TrustError;
 use tagout_proto::wire;
 
@@ -59,9 +59,11 @@ codes! {
     NotAStop BAD_REQUEST "not-a-stop"
 
     NoValidSignature UNAUTHORIZED "no-valid-signature"
+    NotEnrolled UNAUTHORIZED "not-enrolled"
     Unsigned UNAUTHORIZED "unsigned"
 
     BelowThreshold FORBIDDEN "below-threshold"
+    EnrolledElsewhere FORBIDDEN "enrolled-elsewhere"
     NoRole FORBIDDEN "no-role"
     RootKey FORBIDDEN "root-key"
     RootThreshold FORBIDDEN "root-threshold"
@@ -161,11 +163,12 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 9110, section 15.5.2, wants a challenge; this one is no registered scheme, since none signs documents.
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("SSHSIG namespace=\"tagout-command\""),
-            );
+            // RFC 9110, section 15.5.2, wants a challenge. For documents it is no registered scheme, since none signs them.
+            let challenge = match self.code {
+                Code::NotEnrolled => "Bearer realm=\"tagout\"",
+                _ => "SSHSIG namespace=\"tagout-command\"",
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
@@ -269,7 +272,27 @@ impl From<Busy> for Problem {
 
 impl From<Arc<LeaseFailure>> for Problem {
     fn from(failure: Arc<LeaseFailure>) -> Self {
-        Self::new(Code::NoLease, failure.to_string())
+        match &*failure {
+            LeaseFailure::NotEnrolled(why) => why.clone().into(),
+            LeaseFailure::Busy
+            | LeaseFailure::Read(_)
+            | LeaseFailure::Withheld(_)
+            | LeaseFailure::NoGenesis
+            | LeaseFailure::Gone => Self::new(Code::NoLease, failure.to_string()),
+        }
+    }
+}
+
+impl From<NotEnrolled> for Problem {
+    fn from(why: NotEnrolled) -> Self {
+        let code = match &why {
+            NotEnrolled::NoToken { .. }
+            | NotEnrolled::Unknown { .. }
+            | NotEnrolled::Revoked { .. }
+            | NotEnrolled::Ended { .. } => Code::NotEnrolled,
+            NotEnrolled::Elsewhere { .. } => Code::EnrolledElsewhere,
+        };
+        Self::new(code, why.to_string())
     }
 }
 

@@ -14,7 +14,8 @@ use tagout_proto::ledger::{Impact, LockRecord, Refusal};
 use tagout_proto::limits::{COMMAND_MAX_BYTES, LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{
-    Agent, Agents, AuthorityImpact, Instance, Locks, Reach, Status, StopReach, TrustChain,
+    Agent, Agents, AuthorityImpact, EnrolmentRecord, Enrolments, Instance, Locks, Reach, Status, StopReach,
+    TrustChain,
 };
 use tokio::task::JoinHandle;
 
@@ -48,6 +49,20 @@ pub async fn agents(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Ag
     let scope = scope_of(query)?;
     let seen = api.service.cluster.instances_below(&scope, SEEN_WITHIN).await;
     Ok(Json(Agents { agents: agents_below(&api.service, &scope, seen) }))
+}
+
+/// `GET /v1/enrolments?scope=…`.
+pub async fn enrolments(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Enrolments>, Problem> {
+    let scope = scope_of(query)?;
+    let ledger = api.service.replica.ledger();
+    let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
+    let touching = |on: &Scope| on.covers(&scope) || scope.covers(on);
+    let all = ledger.enrolments(clock::wall_ms()).into_iter();
+    let enrolments = all
+        .filter(|(_, enrolment)| touching(&enrolment.scope))
+        .map(|(id, enrolment)| EnrolmentRecord { id, enrolment: enrolment.clone() })
+        .collect();
+    Ok(Json(Enrolments { required: authority.enrolment, enrolments }))
 }
 
 /// `GET /v1/locks?scope=…`.

@@ -15,7 +15,8 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
-    Agents, AuthorityImpact, Cluster, CommandAnswer, Locks, Problem, Status, StopReach, TrustChain,
+    Agents, AuthorityImpact, Cluster, CommandAnswer, Enrolments, Locks, Problem, Status, StopReach,
+    TrustChain,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -208,6 +209,11 @@ impl Client {
     /// Agents on or below `scope`.
     pub fn agents(&self, scope: &Scope) -> Result<Agents, Failure> {
         self.get(&format!("v1/agents?scope={scope}"))
+    }
+
+    /// Enrolments on `scope`, above it and below it.
+    pub fn enrolments(&self, scope: &Scope) -> Result<Enrolments, Failure> {
+        self.get(&format!("v1/enrolments?scope={scope}"))
     }
 
     /// Locks on `scope`, above it and below it.

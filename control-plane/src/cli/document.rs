@@ -56,6 +56,11 @@ enum Body<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         limits: Option<CallLimits>,
     },
+    Enroll {
+        token: Digest,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -129,6 +134,10 @@ pub fn build(
             let limits = Some(grant.terms.limits).filter(|limits| *limits != CallLimits::default());
             (Body::Grant { expires_at, seen, essential, limits }, &grant.reason, None)
         }
+        Action::Enroll(enroll) => {
+            let expires_at = enroll.expires_at_ms.map(format_instant_ms);
+            (Body::Enroll { token: enroll.token, expires_at }, &enroll.reason, None)
+        }
         // Its text is written by whoever proposes it.
         Action::Authority(_) => {
             return Err(DocumentError::Invalid("an authority has a document of its own".into()));
@@ -163,7 +172,9 @@ pub fn new_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tagout_proto::command::{BulkLocks, Grant, LockCommand, Release, Revoke, Seen, Start, Suspend};
+    use tagout_proto::command::{
+        BulkLocks, Enroll, Grant, LockCommand, Release, Revoke, Seen, Start, Suspend,
+    };
     use tagout_proto::rule::Terms;
 
     fn deployment() -> Deployment {
@@ -193,6 +204,12 @@ mod tests {
             reason: reason.clone(),
         };
         let bulk = BulkLocks { count: 1000, root: Digest([4; 32]), before: 7, by: Some("soar".into()) };
+        let enroll = |expires_at_ms| Enroll {
+            scope: Scope::parse("demo/agent_22").unwrap(),
+            token: Digest([6; 32]),
+            expires_at_ms,
+            reason: reason.clone(),
+        };
         let key = ed25519_dalek::SigningKey::from_bytes(&[5; 32]).verifying_key().to_bytes();
         let keys = vec![PublicKey::Ed25519(key)];
         for action in [
@@ -219,6 +236,8 @@ mod tests {
             Action::Start(Start { scope: scope.clone(), locks: LockSet::Bulk(bulk), reason: reason.clone() }),
             Action::Grant(grant(terms(&[], CallLimits::default()))),
             Action::Grant(grant(terms(&["alarm", "handover"], limits))),
+            Action::Enroll(enroll(None)),
+            Action::Enroll(enroll(Some(1_795_359_600_001))),
         ] {
             let text = build(&deployment(), "id-1", 1_795_359_600_000, &action).unwrap();
             let read = Command::parse(text.as_bytes()).unwrap();

@@ -81,6 +81,9 @@ pub struct InitArgs {
     /// localhost]; with --nodes, a name that every node's certificate gets besides
     #[arg(long, value_name = "NAME")]
     san: Vec<String>,
+    /// Give leases to every process that can reach a node, and not to enrolled agents only (`tagout agent enroll`)
+    #[arg(long)]
+    without_enrolment: bool,
     /// How long a guard may go on without hearing from a node: also the bound of a stop
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_ms)]
     ttl: u64,
@@ -102,6 +105,8 @@ pub struct Plan {
     /// The first one begins the log.
     pub nodes: Vec<NodePlan>,
     pub ttl_ms: u64,
+    /// Leases are for enrolled agents only.
+    pub enrolment: bool,
     pub store: StoreKind,
     /// For the profile.
     pub keys: Vec<String>,
@@ -155,6 +160,7 @@ pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
             nodes => several(nodes, &args.san)?,
         },
         ttl_ms: args.ttl,
+        enrolment: !args.without_enrolment,
         store: StoreKind::default(),
         keys: args.keys.iter().map(|key| absolute(key)).collect(),
     };
@@ -355,7 +361,7 @@ fn genesis_document(plan: &Plan, nodes: Vec<Node>, issued_at_ms: u64) -> String 
     let people = principals(&plan.people, PrincipalKind::Person);
     let automation = principals(&plan.automation, PrincipalKind::Automation);
     let (loosening, tightening): (Vec<_>, Vec<_>) =
-        ActionKind::for_roles().partition(|action| action.loosens());
+        ActionKind::for_roles().filter(|action| *action != ActionKind::Enroll).partition(|a| a.loosens());
     let mut roles =
         vec![role("operators", &people, tightening, 1), role("restart", &people, loosening, plan.threshold)];
     if !automation.is_empty() {
@@ -363,6 +369,8 @@ fn genesis_document(plan: &Plan, nodes: Vec<Node>, issued_at_ms: u64) -> String 
         let actions = vec![ActionKind::Stop, ActionKind::Restrict, ActionKind::Throttle, ActionKind::Isolate];
         roles.push(role("automation", &automation, actions, 1));
     }
+    // No consent, and wanted more often: one of them gives it.
+    roles.push(role("enrolment", &people, vec![ActionKind::Enroll], 1));
     let signers = (plan.root_keys.iter())
         .map(|(name, key)| RootSigner { name: name.clone(), key: key.clone() })
         .collect();
@@ -378,6 +386,7 @@ fn genesis_document(plan: &Plan, nodes: Vec<Node>, issued_at_ms: u64) -> String 
         root: Root { signers, threshold: plan.root_threshold },
         nodes,
         limits: Limits { ttl_ms: plan.ttl_ms, lapse_grace_ms: LAPSE_GRACE_DEFAULT_MS },
+        enrolment: plan.enrolment,
     })
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use tagout_proto::lock::LockKind;
 use tracing_subscriber::EnvFilter;
 
+mod agent;
 mod authority;
 mod backup;
 mod chain;
@@ -105,6 +106,9 @@ enum Verb {
     Resume(restart::ResumeArgs),
     /// Consent that agents may run, until a time
     Grant(grant::GrantArgs),
+    /// Give agents' processes the token that they get leases with; list and revoke them
+    #[command(subcommand)]
+    Agent(agent::AgentVerb),
     /// Who may do what: show, propose, sign and submit a change
     #[command(subcommand)]
     Authority(authority::AuthorityVerb),
@@ -173,6 +177,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Start(args) => restart::start(out, globals, args),
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
+        Verb::Agent(verb) => agent::run(out, globals, verb),
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),

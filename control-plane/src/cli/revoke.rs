@@ -49,8 +49,8 @@ pub fn run(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failu
         Err(failure) => return Err(failure),
     };
     let chosen = match &args.scope {
-        Some(scope) => below(scope, &grants)?,
-        None => named(&args.grants, &grants, &args.on)?,
+        Some(scope) => known(&grants).below(scope)?,
+        None => known(&grants).named(&args.grants, &args.on)?,
     };
     let taken: Vec<_> = grants.iter().filter(|g| chosen.iter().any(|(_, ids)| ids.contains(&g.id))).collect();
     out.line(format!("{} in force:", count(taken.len() as u64, "grant")));
@@ -104,51 +104,72 @@ fn say_disabled(session: &Session<'_>, commands: &[Action]) -> Result<(), Failur
 }
 
 /// Per scope, as many as one document names.
-type ByScope = Vec<(Scope, Vec<Digest>)>;
+pub type ByScope = Vec<(Scope, Vec<Digest>)>;
 
-fn below(scope: &Scope, grants: &[GrantSummary]) -> Result<ByScope, Failure> {
-    let ids: Vec<_> = grants.iter().filter(|g| scope.covers(&g.scope)).map(|g| g.id).collect();
-    if ids.is_empty() {
-        let detail = format!(
-            "no grant lies on {scope} or below it; `tagout status {scope}` shows those that cover it"
-        );
-        return Err(Failure::new(Exit::Failed, "no-grants", detail));
-    }
-    Ok(ids.chunks(GRANT_IDS_MAX).map(|ids| (scope.clone(), ids.to_vec())).collect())
+/// What is in force and can be revoked.
+pub struct Known<'a> {
+    /// What one of them is called.
+    pub noun: &'static str,
+    /// The command that lists them.
+    pub listed_by: &'static str,
+    pub all: Vec<(&'a Scope, Digest)>,
 }
 
-/// Finds grants by their ids or by the beginnings that `status` shows; a whole id may be of one that has not come yet.
-fn named(ids: &[String], grants: &[GrantSummary], on: &Scope) -> Result<ByScope, Failure> {
-    let mut named: ByScope = Vec::new();
-    for text in ids {
-        let mut matching = grants.iter().filter(|grant| grant.id.to_string().starts_with(text.as_str()));
-        let short = text.len() < Digest::default().short().len();
-        let (scope, id) = match (matching.next(), matching.next(), text.parse()) {
-            _ if short => {
-                return Err(Failure::usage(format!(
-                    "{text:?} is too short for a grant id: give its first 12 digits or all 64"
-                )));
-            }
-            (Some(_), Some(_), _) => {
-                return Err(Failure::usage(format!("several grants begin with {text}: give all 64 digits")));
-            }
-            (Some(grant), None, _) => (&grant.scope, grant.id),
-            (None, _, Ok(id)) => (on, id),
-            (None, _, Err(_)) => {
-                let detail = format!(
-                    "no grant {text} is in force; `tagout status` lists those that are, and one that has not arrived yet \
-                     is named with all 64 digits"
-                );
-                return Err(Failure::new(Exit::Failed, "no-such-grant", detail));
-            }
-        };
-        match named.iter_mut().find(|(s, ids)| s == scope && ids.len() < GRANT_IDS_MAX) {
-            Some((_, ids)) if ids.contains(&id) => {}
-            Some((_, ids)) => ids.push(id),
-            None => named.push((scope.clone(), vec![id])),
+fn known(grants: &[GrantSummary]) -> Known<'_> {
+    let all = grants.iter().map(|grant| (&grant.scope, grant.id)).collect();
+    Known { noun: "grant", listed_by: "tagout status", all }
+}
+
+impl Known<'_> {
+    /// All on `scope` and below it.
+    pub fn below(&self, scope: &Scope) -> Result<ByScope, Failure> {
+        let ids: Vec<_> = self.all.iter().filter(|(on, _)| scope.covers(on)).map(|(_, id)| *id).collect();
+        if ids.is_empty() {
+            let Self { noun, listed_by, .. } = self;
+            let detail = format!(
+                "no {noun} lies on {scope} or below it; `{listed_by} {scope}` shows those that cover it"
+            );
+            return Err(Failure::new(Exit::Failed, &format!("no-{noun}s"), detail));
         }
+        Ok(ids.chunks(GRANT_IDS_MAX).map(|ids| (scope.clone(), ids.to_vec())).collect())
     }
-    Ok(named)
+
+    /// By their ids or by the beginnings that are listed; a whole id may be of one that has not come yet.
+    pub fn named(&self, ids: &[String], on: &Scope) -> Result<ByScope, Failure> {
+        let Self { noun, listed_by, .. } = self;
+        let mut named: ByScope = Vec::new();
+        for text in ids {
+            let mut matching = self.all.iter().filter(|(_, id)| id.to_string().starts_with(text.as_str()));
+            let short = text.len() < Digest::default().short().len();
+            let (scope, id) = match (matching.next(), matching.next(), text.parse()) {
+                _ if short => {
+                    return Err(Failure::usage(format!(
+                        "{text:?} is too short for the id of a {noun}: give its first 12 digits or all 64"
+                    )));
+                }
+                (Some(_), Some(_), _) => {
+                    return Err(Failure::usage(format!(
+                        "several {noun}s begin with {text}: give all 64 digits"
+                    )));
+                }
+                (Some((scope, id)), None, _) => (*scope, *id),
+                (None, _, Ok(id)) => (on, id),
+                (None, _, Err(_)) => {
+                    let detail = format!(
+                        "no {noun} {text} is in force; `{listed_by}` lists those that are, and one that has not arrived \
+                         yet is named with all 64 digits"
+                    );
+                    return Err(Failure::new(Exit::Failed, &format!("no-such-{noun}"), detail));
+                }
+            };
+            match named.iter_mut().find(|(s, ids)| s == scope && ids.len() < GRANT_IDS_MAX) {
+                Some((_, ids)) if ids.contains(&id) => {}
+                Some((_, ids)) => ids.push(id),
+                None => named.push((scope.clone(), vec![id])),
+            }
+        }
+        Ok(named)
+    }
 }
 
 #[cfg(test)]
@@ -171,8 +192,9 @@ mod tests {
     fn grants_are_named_on_their_own_scopes_and_those_to_come_where_they_are_said_to_lie() {
         let grants = [grant(1, "a"), grant(2, "b"), grant(3, "a")];
         let on = Scope::parse("c").unwrap();
-        let find =
-            |ids: &[&str]| named(&ids.iter().map(ToString::to_string).collect::<Vec<_>>(), &grants, &on);
+        let find = |ids: &[&str]| {
+            known(&grants).named(&ids.iter().map(ToString::to_string).collect::<Vec<_>>(), &on)
+        };
         let coming = Digest([9; 32]);
         let found = find(&["010101010101", "030303030303", "010101010101", &coming.to_string()]).unwrap();
         let a = Scope::parse("a").unwrap();
@@ -184,8 +206,8 @@ mod tests {
     #[test]
     fn a_scope_means_what_lies_on_it_and_below_it() {
         let grants = [grant(1, "*"), grant(2, "a"), grant(3, "a/b"), grant(4, "c")];
-        let found = below(&Scope::parse("a").unwrap(), &grants).unwrap();
+        let found = known(&grants).below(&Scope::parse("a").unwrap()).unwrap();
         assert_eq!(found[0].1, [Digest([2; 32]), Digest([3; 32])]);
-        assert!(below(&Scope::parse("d").unwrap(), &grants).is_err());
+        assert!(known(&grants).below(&Scope::parse("d").unwrap()).is_err());
     }
 }

@@ -185,12 +185,13 @@ impl<'a> Session<'a> {
         let answer = self.send(&signed.envelope)?;
         let done = match signed.action {
             Action::Lock(_) => "locked",
-            Action::Revoke(_) => "revoked grants on",
+            Action::Revoke(_) => "revoked consent or enrolment on",
             Action::Suspend(_) => "suspended keys on",
             Action::Authority(_) => "changed the authority of",
             Action::Release(_) => "released",
             Action::Start(_) => "started",
             Action::Grant(_) => "granted",
+            Action::Enroll(_) => "enrolled",
         };
         let (done, scope) =
             (self.out.ink(Ink::Green, done), self.out.ink(Ink::Bold, answer.scope.to_string()));

@@ -50,6 +50,7 @@ impl Keys {
                 vec!["localhost".into()],
             )],
             ttl_ms: 10_000,
+            enrolment: true,
             store: StoreKind::default(),
             keys: vec![self.dir.path().join("alice").to_string_lossy().into_owned()],
         }

@@ -1,7 +1,7 @@
 //! A demonstration agent: a process of its own that thinks aloud through the SDK, call after call.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +26,9 @@ pub struct AgentArgs {
     /// The agent's scope
     #[arg(long)]
     pub agent: String,
+    /// The token of its enrolment
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Base URL of an OpenAI-compatible server
     #[arg(long)]
     pub model: String,
@@ -39,7 +42,7 @@ pub async fn run(profile: &Path, args: AgentArgs) -> anyhow::Result<()> {
     let profile: ProfileFile = toml::from_str(&text)?;
     let ca_pem =
         std::fs::read_to_string(folder.join(&profile.ca)).context("cannot read the deployment's CA")?;
-    let guard = guard(folder, profile, &ca_pem, &args.agent)?;
+    let guard = guard(folder, profile, &ca_pem, &args)?;
     // The model server speaks plain HTTP, but a client must say whom it would trust.
     let http = reqwest::Client::builder().tls_backend_preconfigured(tls::client_config(&ca_pem)?).build()?;
     let model = Model { http, url: args.model, agent: args.agent };
@@ -51,14 +54,17 @@ pub async fn run(profile: &Path, args: AgentArgs) -> anyhow::Result<()> {
 }
 
 /// The guard of one agent of the deployment that the profile names.
-fn guard(folder: &Path, profile: ProfileFile, ca_pem: &str, agent: &str) -> anyhow::Result<Guard> {
-    let builder = Client::builder()
+fn guard(folder: &Path, profile: ProfileFile, ca_pem: &str, args: &AgentArgs) -> anyhow::Result<Guard> {
+    let mut builder = Client::builder()
         .pinned(profile.deployment)
         .genesis_file(folder.join(profile.genesis))
         .ca_pem(ca_pem)
-        .instance(format!("{}-{}", agent.replace('/', "."), std::process::id()));
+        .instance(format!("{}-{}", args.agent.replace('/', "."), std::process::id()));
+    if let Some(path) = &args.token_file {
+        builder = builder.token_file(path);
+    }
     let client = profile.nodes.into_iter().fold(builder, |builder, node| builder.node(node)).build()?;
-    Ok(client.guard(agent)?)
+    Ok(client.guard(&args.agent)?)
 }
 
 async fn input_ends() {

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use self::model_server::ModelServer;
 use self::nodes::Nodes;
-use crate::cli::dev::consent;
+use crate::cli::dev::agree;
 use crate::cli::init::{Plan, make};
 use crate::cli::node_folder::NodePlan;
 use crate::node::ended;
@@ -142,6 +142,7 @@ fn make_deployment(args: &DevArgs) -> anyhow::Result<()> {
         root_threshold: 1,
         nodes: plans(args)?,
         ttl_ms: tagout_proto::limits::TTL_DEFAULT_MS,
+        enrolment: true,
         store: args.store,
         keys: vec!["keys/alice".into()],
     };
@@ -172,13 +173,17 @@ fn plans(args: &DevArgs) -> anyhow::Result<Vec<NodePlan>> {
     (1..=count).map(plan).collect()
 }
 
-/// Once the nodes serve: Alice and Bob grant `demo`, and every node votes.
+/// Once the nodes serve: Alice and Bob grant `demo` and enroll its agents, and every node votes.
 async fn agreed(dir: &Path) -> anyhow::Result<()> {
     let (profile, keys) = (dir.join("profile.toml"), dir.join("keys"));
     let scope = Scope::parse(DEMO)?;
+    let tokens = dir.join("tokens");
+    std::fs::create_dir_all(&tokens).with_context(|| format!("cannot make {}", tokens.display()))?;
+    let agents = AGENTS.map(|agent| Scope::parse(agent).map(|scope| (scope, token_file(dir, agent))));
+    let agents = agents.into_iter().collect::<Result<Vec<_>, _>>()?;
     let agree = move || {
         let signers = [signer(&keys, "alice")?, signer(&keys, "bob")?];
-        consent(&profile, &scope, &signers).map_err(|failure| anyhow::anyhow!("{failure}"))
+        agree(&profile, &scope, &agents, &signers).map_err(|failure| anyhow::anyhow!("{failure}"))
     };
     // In a thread that nobody waits for: where a node has ended, it would go on asking.
     let (done, agreed) = oneshot::channel();
@@ -186,10 +191,18 @@ async fn agreed(dir: &Path) -> anyhow::Result<()> {
     agreed.await?
 }
 
+fn token_file(dir: &Path, agent: &str) -> PathBuf {
+    dir.join("tokens").join(agent.replace('/', "."))
+}
+
 fn spawn(dir: &Path, agent: &str, model: &ModelServer) -> anyhow::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("dev-agent").arg("--profile").arg(dir.join("profile.toml"));
     command.arg("--agent").arg(agent).arg("--model").arg(model.base_url());
+    let token_file = token_file(dir, agent);
+    if token_file.exists() {
+        command.arg("--token-file").arg(token_file);
+    }
     command.stdin(Stdio::piped()).kill_on_drop(true).spawn().with_context(|| format!("cannot start {agent}"))
 }
 

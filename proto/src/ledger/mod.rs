@@ -5,6 +5,7 @@
 
 mod awaited;
 mod bulk;
+mod enrolment;
 mod read;
 mod refusal;
 
@@ -13,13 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::bulk::{bulk_list, bulk_locks, bulk_root};
+pub use self::enrolment::{Enrolment, NotEnrolled};
 pub use self::read::{GrantSummary, Impact, LockRecord, LockStatus};
 pub use self::refusal::Refusal;
 
 use self::awaited::{Awaited, Name, Role};
+use self::enrolment::Enrolments;
 use crate::authority::Authority;
 use crate::command::{
-    Action, ActionKind, Command, Deployment, Grant, LockCommand, LockSet, Release, Revoke, Start, Suspend,
+    Action, ActionKind, Command, Deployment, Enroll, Grant, LockCommand, LockSet, Release, Revoke, Start,
+    Suspend,
 };
 use crate::digest::Digest;
 use crate::envelope::Envelope;
@@ -62,7 +66,8 @@ pub struct Ledger {
     /// The same locks by scope, strongest first within a kind, so that a view never walks a thousand equal ones.
     by_scope: BTreeMap<Scope, BTreeSet<Order>>,
     grants: BTreeMap<Scope, Vec<GrantRecord>>,
-    /// Grants that are void for ever, with the entry that made them so.
+    enrolments: Enrolments,
+    /// Grants and enrolments that are void for ever, with the entry that made them so.
     void: BTreeMap<Digest, u64>,
     /// Every document that ever took effect: it does so once, for ever.
     used: BTreeMap<Digest, Used>,
@@ -195,6 +200,7 @@ impl Ledger {
             locks: BTreeMap::new(),
             by_scope: BTreeMap::new(),
             grants: BTreeMap::new(),
+            enrolments: Enrolments::default(),
             void: BTreeMap::new(),
             used: BTreeMap::new(),
             awaited: Awaited::default(),
@@ -307,13 +313,15 @@ impl Ledger {
         let by = match &command.action {
             Action::Grant(_) => {
                 proven = trust.judge_grant(envelope)?.1;
-                if let Some(at) = self.void.get(&envelope.digest()) {
-                    return Err(Refusal::Void(*at));
-                }
                 Vec::new()
             }
             action => trust.authorise(action.kind(), &action.scope(), envelope)?,
         };
+        if let Action::Grant(_) | Action::Enroll(_) = command.action
+            && let Some(at) = self.void.get(&envelope.digest())
+        {
+            return Err(Refusal::Void(*at));
+        }
         if let Some(receipt) = self.repeated(envelope)? {
             return Ok(Judged::Repeated(receipt));
         }
@@ -342,6 +350,10 @@ impl Ledger {
             Action::Grant(grant) => {
                 self.judge_grant(&grant, envelope, time_ms)?;
                 Change::Grant(grant, proven)
+            }
+            Action::Enroll(enroll) => {
+                self.judge_enroll(&enroll, envelope, time_ms)?;
+                Change::Enroll(enroll, by)
             }
             Action::Authority(_) => unreachable!("judged above"),
         }))
@@ -479,13 +491,26 @@ impl Ledger {
         Ok(())
     }
 
+    fn judge_enroll(&self, enroll: &Enroll, envelope: &Envelope, time_ms: u64) -> Result<(), Refusal> {
+        if let Some(expires_at_ms) = enroll.expires_at_ms.filter(|at_ms| *at_ms <= time_ms) {
+            return Err(Refusal::expired(expires_at_ms));
+        }
+        match self.awaited.revoked(&envelope.digest(), &enroll.scope) {
+            Some(index) => Err(Refusal::Void(index)),
+            None => Ok(()),
+        }
+    }
+
     fn judge_revoke(&self, revoke: &Revoke) -> Result<(), Refusal> {
         let named: BTreeSet<&Digest> = revoke.grants.iter().collect();
-        for (scope, grants) in &self.grants {
-            if let Some(grant) = grants.iter().find(|g| named.contains(&g.digest))
-                && !revoke.scope.covers(scope)
-            {
-                let (grant, grant_scope, scope) = (grant.digest, scope.clone(), revoke.scope.clone());
+        let grants =
+            self.grants.iter().flat_map(|(scope, grants)| grants.iter().map(move |g| (scope, g.digest)));
+        let in_force = |(id, _): &(Digest, &Enrolment)| !self.void.contains_key(id);
+        let enrolments =
+            self.enrolments.iter().filter(in_force).map(|(id, enrolment)| (&enrolment.scope, id));
+        for (scope, id) in grants.chain(enrolments).filter(|(_, id)| named.contains(id)) {
+            if !revoke.scope.covers(scope) {
+                let (grant, grant_scope, scope) = (id, scope.clone(), revoke.scope.clone());
                 return Err(Refusal::GrantOutsideScope { grant, grant_scope, scope });
             }
         }
@@ -631,6 +656,11 @@ impl Ledger {
                 Some(Effect::Loosened { scope: start.scope })
             }
             Change::Grant(grant, proven) => Some(self.grant(grant, proven, proposal)),
+            Change::Enroll(enroll, by) => {
+                let scope = enroll.scope.clone();
+                self.enrolments.add(enroll, by, &receipt);
+                Some(Effect::Loosened { scope })
+            }
             Change::Authority(next) => {
                 self.trusting().succeed(*next);
                 self.distrusted(index);
@@ -859,6 +889,8 @@ enum Change {
     Release(Release, Vec<Digest>),
     Start(Start, Vec<Digest>),
     Grant(Grant, Vec<Proven>),
+    /// With those who signed it.
+    Enroll(Enroll, Vec<String>),
     Authority(Box<Authority>),
     Restore(Box<Restore>, Vec<String>),
     Outcome(Digest),

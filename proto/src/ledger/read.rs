@@ -202,7 +202,11 @@ impl Ledger {
                 self.without(now_ms, |scope, grant| !after.still_consents(&grant.consent(scope), None))
             }
             Action::Revoke(revoke) => self.without(now_ms, |_, grant| revoke.grants.contains(&grant.digest)),
-            Action::Lock(_) | Action::Release(_) | Action::Start(_) | Action::Grant(_) => Impact::default(),
+            Action::Lock(_)
+            | Action::Release(_)
+            | Action::Start(_)
+            | Action::Grant(_)
+            | Action::Enroll(_) => Impact::default(),
         }
     }
 

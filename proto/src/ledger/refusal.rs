@@ -72,11 +72,11 @@ pub enum Refusal {
     AuthorityAhead { theirs: u64, ours: u64 },
     #[error("the grant was void before it came, by authority version {version} ({error}): sign a new one")]
     VoidBefore { version: u64, error: Unauthorised },
-    #[error("the grant is void since entry {0}, and for ever: sign a new one")]
+    #[error("it is void since entry {0}, and for ever: sign a new one")]
     Void(u64),
-    #[error("grant {grant} is for {grant_scope}, outside {scope}: name {grant_scope} as the scope")]
+    #[error("{grant} is for {grant_scope}, outside {scope}: name {grant_scope} as the scope")]
     GrantOutsideScope { grant: Digest, grant_scope: Scope, scope: Scope },
-    #[error("the grant expired at {0}: sign one that ends later")]
+    #[error("it expired at {0}: sign one that ends later")]
     Expired(String),
     #[error("the outcome of this stop is in the log already, at entry {0}")]
     OutcomeKnown(u64),

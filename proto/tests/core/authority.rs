@@ -99,8 +99,8 @@ fn each_invalid_authority_has_its_sentence() {
     type Change = Box<dyn FnOnce(&mut Value)>;
     let table: Vec<(Change, String)> = vec![
         // S7
-        (Box::new(push("/roles/2/principals", "bot".into())), "role \"consent\" can release, start or grant, and \"bot\" is automation: automation may only tighten".into()),
-        (Box::new(push("/roles/0/actions", "start".into())), "role \"stoppers\" can release, start or grant, and \"bot\" is automation: automation may only tighten".into()),
+        (Box::new(push("/roles/2/principals", "bot".into())), "role \"consent\" can release, start, grant or enroll, and \"bot\" is automation: automation may only tighten".into()),
+        (Box::new(push("/roles/0/actions", "start".into())), "role \"stoppers\" can release, start, grant or enroll, and \"bot\" is automation: automation may only tighten".into()),
         // One person, one key, one count.
         (Box::new(push("/principals/1/keys", key(ALICE))), twice("principal \"alice\"", "principal \"bob\"")),
         (Box::new(push("/principals/0/keys", key(ALICE))), twice("principal \"alice\"", "principal \"alice\"")),
@@ -132,7 +132,7 @@ fn each_invalid_authority_has_its_sentence() {
         // Fields.
         (Box::new(push("/roles/2/principals", "eve".into())), "role \"consent\" names \"eve\", who is no principal".into()),
         (Box::new(set("/roles/2/principals", json!([]))), "\"principals\" in an item of \"roles\" of the authority must be a list of 1 to 128 texts".into()),
-        (Box::new(push("/roles/2/actions", "authority".into())), "\"actions\" in an item of \"roles\" of the authority must be some of: stop, restrict, throttle, isolate, revoke, suspend, release, start, grant".into()),
+        (Box::new(push("/roles/2/actions", "authority".into())), "\"actions\" in an item of \"roles\" of the authority must be some of: stop, restrict, throttle, isolate, revoke, suspend, release, start, grant, enroll".into()),
         (Box::new(push("/roles/2/scopes", "a//b".into())), "scope \"a//b\" has an empty segment; use single slashes between segments and none at the ends".into()),
         (Box::new(set("/principals/0/kind", "robot".into())), "\"kind\" in an item of \"principals\" of the authority must be person or automation".into()),
         (Box::new(set("/principals/0/name", "Alice".into())), "\"name\" in an item of \"principals\" of the authority must be a name of a-z 0-9 . _ -".into()),

@@ -278,6 +278,7 @@ proptest! {
             format!(r#"{{{head},"action":"release","locks":["DD"],"lost_from":7}}"#),
             format!(r#"{{{head},"action":"release","locks":{{"count":9,"root":"DD","before":7,"by":"bot"}}}}"#),
             format!(r#"{{{head},"action":"start","locks":["DD"]}}"#),
+            format!(r#"{{{head},"action":"enroll","token":"DD","expires_at":"2026-11-23T15:00:00Z"}}"#),
             format!(r#"{{{head},"action":"grant","expires_at":"2026-11-23T15:00:00Z","seen":{{"epoch":"DD","size":7,"authority":1}}}}"#),
         ];
         let document = which.get(&documents).replace("DD", &"d0".repeat(32));

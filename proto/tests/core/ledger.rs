@@ -322,10 +322,7 @@ fn grants_are_of_their_epoch_bounded_and_end() {
     world.now_ms = T0 + 10_000;
     assert_eq!((world.verdict("a"), world.ledger.grants(world.now_ms).len()), (Denied, 0));
     let refused = world.grant("a", T0 + 10_000).unwrap_err();
-    assert_eq!(
-        refused.to_string(),
-        "the grant expired at 2026-11-22T15:00:10.000Z: sign one that ends later"
-    );
+    assert_eq!(refused.to_string(), "it expired at 2026-11-22T15:00:10.000Z: sign one that ends later");
 
     for i in 0..GRANTS_PER_SCOPE_MAX as u64 {
         world.grant("a", T0 + 20_000 + i).unwrap();

@@ -65,7 +65,7 @@ fn s5_a_threshold_of_zero_is_invalid() {
 
 #[test]
 fn s7_automation_in_a_loosening_role_makes_the_authority_invalid() {
-    for action in ["release", "start", "grant"] {
+    for action in ["release", "start", "grant", "enroll"] {
         let says = genesis_error(|g| {
             g["roles"].as_array_mut().unwrap().push(json!({
                 "name": "auto", "principals": ["bot", "alice"], "actions": [action], "scopes": ["a"], "threshold": 2,
@@ -73,7 +73,7 @@ fn s7_automation_in_a_loosening_role_makes_the_authority_invalid() {
         });
         assert_eq!(
             says,
-            "role \"auto\" can release, start or grant, and \"bot\" is automation: automation may only tighten"
+            "role \"auto\" can release, start, grant or enroll, and \"bot\" is automation: automation may only tighten"
         );
         // Nor by a later version.
         let mut world = World::new();

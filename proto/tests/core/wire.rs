@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use tagout_proto::command::Listed;
 use tagout_proto::digest::Digest;
-use tagout_proto::lease::{Clearing, Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
+use tagout_proto::lease::{
+    Clearing, Lease, LeaseRequest, LeaseResponse, LockAnswer, Unenrolled, leaf_hash_of,
+};
 use tagout_proto::ledger::{LockRecord, Refusal};
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::view::View;
@@ -55,6 +57,7 @@ fn bodies_read_back_as_they_were_written() {
         path,
         views: vec![None, Some(view)],
         answers,
+        unenrolled: vec![Unenrolled { agent: scope("b"), why: "w".into() }],
     });
     let request = json!({"nonce": "00".repeat(32), "instance": "i", "agents": [{"scope": "a"}]});
     round_trip(&serde_json::from_value::<LeaseRequest>(request.clone()).unwrap());

@@ -6,7 +6,7 @@ use serde_json::json;
 use tagout_fuzz::{Answer, Target, mutate};
 use tagout_proto::command::{ActionKind, Listed};
 use tagout_proto::digest::Digest;
-use tagout_proto::lease::{Clearing, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
+use tagout_proto::lease::{Clearing, LeaseRequest, LeaseResponse, LockAnswer, Unenrolled, leaf_hash_of};
 use tagout_proto::rule::Verdict;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::*;
@@ -59,6 +59,7 @@ fn lease_response() {
             LockAnswer::Held { why: "not released".into() },
             LockAnswer::SendDocument,
         ],
+        unenrolled: vec![Unenrolled { agent: scope("b"), why: "not enrolled".into() }],
     };
     let seed = serde_json::to_string(&response).unwrap();
     let target =

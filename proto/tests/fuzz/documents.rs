@@ -54,6 +54,7 @@ pub(crate) fn commands() -> Vec<String> {
             json!({"expires_at": "2027-01-01T00:00:00Z", "essential": ["alarm", "handover"],
                    "limits": {"calls_per_minute": 5}, "seen": {"epoch": lock, "size": 3, "authority": 1}}),
         ),
+        world.document("enroll", "a", json!({"token": lock, "expires_at": "2027-01-01T00:00:00Z"})),
         successor().to_string(),
     ]
 }

@@ -2,7 +2,7 @@
 
 use tagout_proto::authority::{AuthorityError, Unauthorised};
 use tagout_proto::envelope::EnvelopeError;
-use tagout_proto::ledger::Refusal;
+use tagout_proto::ledger::{NotEnrolled, Refusal};
 use tagout_proto::sshsig::SshsigError;
 use tagout_proto::strict::DocumentError;
 use tagout_proto::trust::{GrantRefused, TrustError};
@@ -98,6 +98,18 @@ impl Code for GrantRefused {
             Self::AuthorityAhead { .. } => "authority-ahead",
             Self::Voided { .. } => "void-before",
             Self::Revoked => "void",
+        }
+        .into()
+    }
+}
+
+impl Code for NotEnrolled {
+    fn code(&self) -> String {
+        match self {
+            Self::NoToken { .. } | Self::Unknown { .. } | Self::Revoked { .. } | Self::Ended { .. } => {
+                "not-enrolled"
+            }
+            Self::Elsewhere { .. } => "enrolled-elsewhere",
         }
         .into()
     }

@@ -87,6 +87,10 @@ fn command(bytes: &[u8]) -> Answer {
             "limits": grant.terms.limits,
             "reason": grant.reason,
         }),
+        Action::Enroll(enroll) => {
+            put_some(&mut found, "expires_at_ms", enroll.expires_at_ms);
+            json!({"token": enroll.token, "reason": enroll.reason})
+        }
         Action::Authority(authority) => json!({"version": authority.version, "digest": authority.digest}),
     };
     let more: Map<String, Value> = read(&more);

@@ -25,6 +25,11 @@ fn histories() {
 }
 
 fn take(ledger: &mut Ledger, step: &Value) -> Value {
+    if let Some(token) = step.get("token") {
+        let token: Option<Digest> = read(token);
+        let admitted = ledger.admits(token.as_ref(), &read(&step["agent"]), number(&step["now_ms"]));
+        return as_expected(admitted.map(|()| Value::Null).map_err(|why| why.code()));
+    }
     if let Some(agent) = step.get("agent") {
         return look(ledger, agent, number(&step["now_ms"]));
     }

@@ -30,7 +30,7 @@ fn authorities_and_who_may_do_what() {
 
 fn summary(authority: Authority) -> Answer {
     let retired: Vec<_> = authority.retired().iter().map(|r| &r.principal).collect();
-    Ok(json!({
+    let mut found = json!({
         "version": authority.version,
         "digest": authority.digest,
         "deployment": authority.deployment.to_string(),
@@ -43,7 +43,11 @@ fn summary(authority: Authority) -> Answer {
         }).collect::<Vec<_>>(),
         "limits": authority.limits,
         "retired": retired,
-    }))
+    });
+    if authority.enrolment {
+        found["enrolment"] = true.into();
+    }
+    Ok(found)
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Deployment {
         let nodes: Vec<_> = nodes.iter().enumerate().map(at).collect();
         let public = |name: &str| keys.join(name).with_extension("pub").display().to_string();
         let made = Command::new(tagout())
-            .args(["init", "--name", "bench", "--dir"])
+            .args(["init", "--without-enrolment", "--name", "bench", "--dir"])
             .arg(&dir)
             .args([
                 "--person",

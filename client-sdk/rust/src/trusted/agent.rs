@@ -20,6 +20,8 @@ use crate::limits::{CLEARED_PER_AGENT_MAX, LOCKS_MAX};
 #[derive(Clone, Default)]
 pub(super) struct Agent {
     pub(super) lease: Option<Held>,
+    /// The newest answer gave no lease for it, since this process is not enrolled for it.
+    pub(super) unenrolled: Option<Arc<str>>,
     pub(super) view: Option<Digest>,
     /// The `Asked` whose answer changed the view.
     pub(super) changed: u64,
@@ -215,6 +217,9 @@ impl Agent {
 
     /// What is missing beside the locks: a lease that counts, or consent.
     fn unsure(&self, now: Now, now_ms: u64, newer_than: Option<&(u64, Reason)>) -> Option<Reason> {
+        if let Some(why) = &self.unenrolled {
+            return Some(Reason::NotEnrolled { why: Arc::clone(why) });
+        }
         let Some(held) = self.lease else { return Some(Reason::NotReady { last_error: None }) };
         match newer_than {
             Some((after_ns, why)) if held.t0_ns <= *after_ns => return Some(why.clone()),

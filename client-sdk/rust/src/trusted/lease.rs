@@ -3,7 +3,8 @@
 use tagout_proto::command::Deployment;
 use tagout_proto::digest::Digest;
 use tagout_proto::lease::{
-    AgentRequest, KnownLock, Lease, LeaseError, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of,
+    AgentRequest, KnownLock, Lease, LeaseError, LeaseRequest, LeaseResponse, LockAnswer, Unenrolled,
+    leaf_hash_of,
 };
 use tagout_proto::limits::{
     CASE_MAX_BYTES, GRANTS_PER_SCOPE_MAX, NAME_MAX_BYTES, REASON_MAX_BYTES, SCOPE_SEGMENTS_MAX,
@@ -130,7 +131,7 @@ impl Trusted {
         let grace_ms = lease.lapse_grace_ms.min(limits.lapse_grace_ms);
         let deadline_ns = asked.t0_ns.saturating_add(ttl_ms * NS_PER_MS);
         let held = Held { t0_ns: asked.t0_ns, deadline_ns, grace_ns: grace_ms * NS_PER_MS };
-        self.take_views(agents, answer.views, &digests, held, now);
+        self.take_views(agents, answer.views, &digests, &answer.unenrolled, held, now);
         let mut accepted = Accepted {
             log_size: lease.log_size,
             ttl_ms,
@@ -224,6 +225,7 @@ impl Trusted {
         agents: &[AgentRequest],
         views: Vec<Option<View>>,
         digests: &[Digest],
+        unenrolled: &[Unenrolled],
         held: Held,
         now: Now,
     ) {
@@ -232,7 +234,11 @@ impl Trusted {
         for ((asked, view), digest) in agents.iter().zip(views).zip(digests) {
             // Given up meanwhile.
             let Some(agent) = self.agents.get_mut(&asked.scope) else { continue };
-            agent.lease = Some(held);
+            agent.unenrolled =
+                unenrolled.iter().find(|u| u.agent == asked.scope).map(|u| sentence(&u.why).into());
+            if agent.unenrolled.is_none() {
+                agent.lease = Some(held);
+            }
             let Some(view) = view else { continue };
             agent.view = Some(*digest);
             agent.changed = self.asks;

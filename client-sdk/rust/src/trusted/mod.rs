@@ -129,9 +129,19 @@ impl Trusted {
         }
     }
 
-    /// Whether a lease for `agent` was accepted, ever.
+    /// Whether a lease for `agent` was accepted or refused, ever.
     pub fn answered(&self, agent: &Scope) -> bool {
-        self.agents.get(agent).is_some_and(|a| a.lease.is_some())
+        self.agents.get(agent).is_some_and(|a| a.lease.is_some() || a.unenrolled.is_some())
+    }
+
+    /// Takes a node's word that this process is not enrolled for `agents`: a node may deny without proof. They stay denied
+    /// until a lease for them is accepted, and calls under way are cut as by a lapse.
+    pub fn unenrolled(&mut self, agents: &[Scope], why: &str) {
+        for agent in agents {
+            if let Some(agent) = self.agents.get_mut(agent) {
+                agent.unenrolled = Some(why.into());
+            }
+        }
     }
 
     /// From here on only leases whose nonce was made after `boot_ns` count.

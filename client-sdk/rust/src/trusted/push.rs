@@ -59,9 +59,11 @@ impl Trusted {
                 Ok(self.agents.keys().filter(|agent| revoke.scope.covers(agent)).cloned().collect())
             }
             Action::Suspend(_) => self.learn_pushed(envelope, came),
-            other @ (Action::Release(_) | Action::Start(_) | Action::Grant(_) | Action::Authority(_)) => {
-                Err(PushRefused::Loosens(other.kind()))
-            }
+            other @ (Action::Release(_)
+            | Action::Start(_)
+            | Action::Grant(_)
+            | Action::Enroll(_)
+            | Action::Authority(_)) => Err(PushRefused::Loosens(other.kind())),
         }
     }
 

@@ -6,7 +6,9 @@ use tagout::Now;
 use tagout::proto::command::{ActionKind, Deployment};
 use tagout::proto::digest::Digest;
 use tagout::proto::envelope::Envelope;
-use tagout::proto::lease::{Clearing, Lease, LeaseRequest, LeaseResponse, LockAnswer, leaf_hash_of};
+use tagout::proto::lease::{
+    Clearing, Lease, LeaseRequest, LeaseResponse, LockAnswer, Unenrolled, leaf_hash_of,
+};
 use tagout::proto::ledger::{Ledger, LockStatus, Proposal, Receipt, Refusal, bulk_list, bulk_root};
 use tagout::proto::lock::LockKind;
 use tagout::proto::log::entry::{Entry, EntryKind};
@@ -327,6 +329,7 @@ impl World {
             nonce: request.nonce,
             views,
             answers: answers.collect(),
+            unenrolled: Vec::new(),
             lease: Lease {
                 deployment: self.deployment.clone(),
                 epoch_number: epoch.number,
@@ -352,6 +355,7 @@ pub(crate) struct Reply {
     pub(crate) nonce: Digest,
     pub(crate) views: Vec<View>,
     pub(crate) answers: Vec<LockAnswer>,
+    pub(crate) unenrolled: Vec<Unenrolled>,
     pub(crate) lease: Lease,
     pub(crate) signer: NoteSigner,
 }
@@ -376,6 +380,7 @@ impl Reply {
             path: tree::prove_all(&leaves)[1].clone(),
             views: self.views.into_iter().enumerate().map(unchanged).collect(),
             answers: self.answers,
+            unenrolled: self.unenrolled,
         }
     }
 }

@@ -27,6 +27,9 @@ struct Document<'a> {
     root: RootPart<'a>,
     nodes: Vec<NodePart<'a>>,
     limits: Limits,
+    /// Written only where it is true.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    enrolment: bool,
 }
 
 #[derive(Serialize)]
@@ -111,6 +114,7 @@ fn document(authority: &Authority) -> Document<'_> {
         root: RootPart { signers: signers.collect(), threshold: authority.root.threshold },
         nodes: authority.nodes.iter().map(node).collect(),
         limits: authority.limits,
+        enrolment: authority.enrolment,
     }
 }
 
@@ -176,6 +180,7 @@ mod tests {
         next.succession =
             Some(Succession { previous: genesis.digest, disables: 0, retired: vec![retired], reason });
         next.roles[0].presence = true;
+        next.enrolment = true;
         let (address, learner) = (Some("[fd00::2]:7471".into()), true);
         let key = NoteSigner::new("demo/node-2", &[2; 32]).unwrap().verifier();
         next.nodes[0].address = Some("node-1.example:7471".into());

@@ -177,6 +177,10 @@ fn say(out: &Out, trust: &Trust, place: Option<(u64, u64)>) {
         span(limits.ttl_ms),
         span(limits.lapse_grace_ms)
     ));
+    out.line(match authority.enrolment {
+        true => "leases: for enrolled agents only",
+        false => "leases: for every agent, enrolled or not",
+    });
 }
 
 pub fn kind_name(kind: PrincipalKind) -> &'static str {

@@ -288,6 +288,10 @@ fn of_command(action: &Action) -> String {
         Action::Grant(grant) => {
             format!("grant {scope} until {} {:?}", instant(grant.expires_at_ms), grant.reason)
         }
+        Action::Enroll(enroll) => {
+            let until = enroll.expires_at_ms.map(|at| format!(" until {}", instant(at))).unwrap_or_default();
+            format!("enroll {scope}{until} {:?}", enroll.reason)
+        }
         Action::Authority(authority) => format!("authority version {}", authority.version),
     }
 }

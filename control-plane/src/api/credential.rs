@@ -1,0 +1,38 @@
+//! What a process shows to be taken for an enrolled agent: `Authorization: Bearer tagout_…`. Only its SHA-256 goes on from here.
+
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
+use tagout_proto::digest::Digest;
+use tagout_proto::token::Token;
+
+use super::problem::{Code, Problem};
+
+/// The SHA-256 of the token, if one was sent.
+pub struct Credential(pub Option<Digest>);
+
+impl<S: Sync> FromRequestParts<S> for Credential {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return match parts.headers.contains_key(header::AUTHORIZATION) {
+                true => Err(unfit("there is more than one of them")),
+                false => Ok(Self(None)),
+            };
+        };
+        // RFC 9110, section 11.1: the name of a scheme is the same in capitals.
+        let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).unwrap_or(("", ""));
+        if !scheme.eq_ignore_ascii_case("Bearer") {
+            return Err(unfit("it is of another scheme"));
+        }
+        let token: Token = token.trim().parse().map_err(|error| unfit(&format!("{error}")))?;
+        Ok(Self(Some(token.digest())))
+    }
+}
+
+fn unfit(what: &str) -> Problem {
+    let detail = format!("the header Authorization is not \"Bearer TOKEN\" with an agent's token: {what}");
+    Problem::new(Code::NotEnrolled, detail)
+}
