@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use reqwest::Url;
 use rustls_pki_types::ServerName;
 use serde::Serialize;
-use tagout::Reason;
+use tagout::{Reason, State};
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{Problem, Status};
@@ -237,6 +237,8 @@ impl Node {
         let began = Instant::now();
         let guard = client.guard(agent.as_str()).map_err(|e| e.to_string())?;
         match guard.ready(PATIENCE).await {
+            // By the token of the environment, as an agent that runs here: TAGOUT_TOKEN or TAGOUT_TOKEN_FILE.
+            Ok(State { denied: Some(Reason::NotEnrolled { why }), .. }) => Err(why.to_string()),
             Ok(_) => Ok(began.elapsed()),
             Err(denied) => Err(match denied.reason {
                 Reason::NotReady { last_error: Some(error) } => error,

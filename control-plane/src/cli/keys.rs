@@ -212,7 +212,7 @@ mod tests {
         let alice = describe(&profile.keys[0], Some(profile.authority())).unwrap();
         assert_eq!(alice.principal.as_deref(), Some("alice"));
         let roles: Vec<_> = alice.roles.iter().map(|r| r.name.as_str()).collect();
-        assert_eq!(roles, ["operators", "restart"]);
+        assert_eq!(roles, ["operators", "restart", "enrolment"]);
         let root = describe(&profile.keys[0].replace("alice", "root"), Some(profile.authority())).unwrap();
         assert_eq!((root.principal, root.root_signer.as_deref()), (None, Some("root")));
         assert_eq!(root.algorithm, "ssh-ed25519");
