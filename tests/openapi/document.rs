@@ -152,7 +152,9 @@ fn the_document_is_whole() {
         // A line of JSON cannot be broken, so a text that nobody wrote would not be seen: none is empty.
         assert!(value != "", "{at} is empty");
     });
-    for (kind, components) in document["components"].as_object().unwrap() {
+    // What `security` names it names without a reference.
+    let components = document["components"].as_object().unwrap().iter();
+    for (kind, components) in components.filter(|(kind, _)| *kind != "securitySchemes") {
         for name in components.as_object().unwrap().keys() {
             let at = format!("/components/{kind}/{name}");
             assert!(referred.contains(&at), "nothing refers to {at}");

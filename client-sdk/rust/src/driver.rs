@@ -276,7 +276,11 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(target: "tagout", %error, "no lease");
                 if let Some(why) = &error.unenrolled {
+                    // An answer, and no failure: these agents are asked for again with the next round, of another node, and
+                    // keep nobody waiting until then.
                     self.trusted.unenrolled(&agents, why);
+                    self.nodes.turn(Left::Unable);
+                    return self.settle_all(now);
                 }
                 let NodeError { left, retry_after, .. } = error;
                 return self.failed(agents, Trouble::Unreachable(error.to_string()), left, retry_after, now);
