@@ -14,15 +14,18 @@ use tagout_proto::command::Deployment;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::{Scope, ScopeError};
+use tagout_proto::wire::StopPath;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cell::Cell;
+use crate::deliver::{self, DeliverError, Delivered, Deliveries};
 use crate::denied::Denied;
 use crate::driver::Driver;
 use crate::guard::{Agent, Guard};
 use crate::limits::{AGENTS_MAX, ESSENTIAL_HANDLES_MAX, INSTANCE_MAX_BYTES};
 use crate::nodes::{Nodes, NodesError};
+use crate::stop_folder::{self, StopFolder};
 use crate::trusted::Trusted;
 
 /// Keeps the leases of its guards. Cloning is cheap; it ends when the last clone and the last guard are gone.
@@ -43,6 +46,9 @@ pub(crate) struct Core {
     pub(crate) closed: CancellationToken,
     /// The driver has ended, or was dropped with its runtime.
     ended: AtomicBool,
+    /// The way of stops that a program or a file brings.
+    deliveries: Deliveries,
+    pub(crate) stop_folder: Option<Arc<stop_folder::Known>>,
     /// Taken by the process that built the client; a forked child finds it wiped.
     witness: Cell,
 }
@@ -54,6 +60,7 @@ pub struct Builder {
     genesis: Option<Source>,
     pinned: Option<String>,
     instance: Option<String>,
+    stop_folder: Option<PathBuf>,
     runtime: Option<tokio::runtime::Handle>,
 }
 
@@ -130,6 +137,30 @@ impl Client {
         &self.0.deployment
     }
 
+    /// Takes a signed stop, or whatever else takes away, that came by a way of its own: an envelope as JSON,
+    /// `{"document": "…", "signatures": ["…"]}`, the exact bytes of the document and of its armored signatures as text
+    /// ([`Envelope`] serialises to it).
+    ///
+    /// One signature makes it a stop, whatever its date, and no node is asked (S6). When this returns, it holds. A lock is
+    /// handed on to the service, which commits it if it did not know it, and it holds agents that get their guards later;
+    /// a revoke or a suspend takes effect here, and has to be sent to a node as well.
+    ///
+    /// # Errors
+    /// [`DeliverError`] says why it stops nobody. Nothing has changed then.
+    pub async fn deliver(&self, envelope: &[u8]) -> Result<Delivered, DeliverError> {
+        let stop = deliver::parse(envelope)?;
+        if self.0.forked() {
+            return Err(DeliverError::ForkedChild);
+        }
+        self.0.core.deliveries.bring(stop, StopPath::Deliver).await
+    }
+
+    /// What was found in the [folder of stops](Builder::stop_folder), if there is one.
+    pub fn stop_folder(&self) -> Option<StopFolder> {
+        // In a forked child its lock may be held by a thread that is not there.
+        if self.0.forked() { None } else { self.0.core.stop_folder.as_ref().map(|known| known.get()) }
+    }
+
     /// Waits until the service has answered for every guard there is now. Needs a tokio runtime with time.
     ///
     /// # Errors
@@ -192,6 +223,16 @@ impl Builder {
         self
     }
 
+    /// A folder of this host in which signed stops take effect: each a `NAME.json` with its signature in `NAME.json.sig`, as
+    /// `tagout stop --copies` and `ssh-keygen -Y sign` write them. It is looked at every 250 ms, may come later, and is
+    /// read only. Taking a file away lifts nothing.
+    ///
+    /// What is no stop, and a stop that was used, is logged as an error and told by [`Client::stop_folder`].
+    pub fn stop_folder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.stop_folder = Some(path.into());
+        self
+    }
+
     /// Runs the client on a runtime of yours instead of a thread of its own: for a great many clients in one process.
     ///
     /// Leases are then renewed only as punctually as that runtime polls its tasks.
@@ -222,14 +263,17 @@ impl Builder {
         {
             return Err(BuildError::Instance(instance));
         }
+        let (deliveries, delivered) = deliver::channel();
         let core = Arc::new(Core {
             agents: Mutex::default(),
             changed: Notify::new(),
             closed: CancellationToken::new(),
             ended: AtomicBool::new(false),
+            deliveries,
+            stop_folder: self.stop_folder.map(|path| Arc::new(stop_folder::Known::new(path))),
             witness: Cell::new(),
         });
-        let driver = Driver::new(Arc::clone(&core), trusted, Arc::new(nodes), instance);
+        let driver = Driver::new(Arc::clone(&core), trusted, Arc::new(nodes), instance, delivered);
         match self.runtime {
             Some(runtime) => drop(runtime.spawn(driver.run())),
             None => start_thread(driver).map_err(BuildError::Thread)?,
@@ -303,6 +347,12 @@ impl Core {
     /// The agents that have guards.
     pub(crate) fn agents(&self) -> Vec<Arc<Agent>> {
         self.agents.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The task that looks at the folder of stops, if there is one.
+    pub(crate) fn follow_stop_folder(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let known = Arc::clone(self.stop_folder.as_ref()?);
+        Some(stop_folder::follow(known, self.deliveries.clone()))
     }
 
     /// Notes that nobody drives any more, and gives the agents that are left.

@@ -18,6 +18,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::client::Core;
 use crate::clock::{self, Now};
 use crate::confirm::Confirmations;
+use crate::deliver::{DeliverError, Delivered, Delivery};
 use crate::denied::{Reason, Unproven};
 use crate::guard::{Agent, Arrival};
 use crate::limits::*;
@@ -34,6 +35,8 @@ pub(crate) struct Driver {
     trusted: Trusted,
     nodes: Arc<Nodes>,
     confirmations: Confirmations,
+    /// Stops that a program or a file brings.
+    delivered: mpsc::Receiver<Delivery>,
     instance: String,
     /// The agents that have guards; the push stream follows them.
     scopes: watch::Sender<Vec<Scope>>,
@@ -91,13 +94,20 @@ enum Answer {
 type Request = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 impl Driver {
-    pub(crate) fn new(core: Arc<Core>, trusted: Trusted, nodes: Arc<Nodes>, instance: String) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        trusted: Trusted,
+        nodes: Arc<Nodes>,
+        instance: String,
+        delivered: mpsc::Receiver<Delivery>,
+    ) -> Self {
         let ttl_ms = trusted.limits().ttl_ms;
         Self {
             core,
             trusted,
             confirmations: Confirmations::new(Arc::clone(&nodes)),
             nodes,
+            delivered,
             instance,
             scopes: watch::Sender::new(Vec::new()),
             due: BTreeSet::new(),
@@ -125,6 +135,8 @@ impl Driver {
         let follow =
             push::follow(Arc::clone(&self.nodes), self.scopes.subscribe(), self.instance.clone(), sender);
         let _push = AbortOnDropHandle::new(tokio::spawn(follow));
+        let _stop_folder =
+            core.follow_stop_folder().map(|follow| AbortOnDropHandle::new(tokio::spawn(follow)));
         let mut request: Option<Request> = None;
         // Suspended time does not count for tokio's timers: the clocks are read anew at every turn, and at least every
         // tick. What has ended by then is denied all the same: the cells hold boot-clock deadlines (S3).
@@ -148,6 +160,7 @@ impl Driver {
                 biased;
                 () = core.closed.cancelled() => return self.finish().await,
                 Some(push) = pushes.recv() => self.pushed(push, Now::read()),
+                Some(delivery) = self.delivered.recv() => self.deliver(delivery, Now::read()),
                 answer = answered(&mut request) => {
                     request = None;
                     match answer {
@@ -297,6 +310,9 @@ impl Driver {
         );
         for (lock, agent) in &accepted.cleared {
             tracing::info!(target: "tagout", %lock, %agent, "lock cleared");
+            if let Some(folder) = self.core.stop_folder.as_ref().filter(|_| self.trusted.has_ended(lock)) {
+                folder.ended(*lock);
+            }
         }
         for (lock, agent, error) in &accepted.uncleared {
             tracing::warn!(target: "tagout", %lock, %agent, %error, "lock stays: its end is not proven");
@@ -391,15 +407,33 @@ impl Driver {
             Ok(covered) => covered,
             Err(refused) => return self.unproven(refused.into(), now),
         };
-        let agents: Vec<_> =
-            self.core.agents().into_iter().filter(|a| covered.binary_search(&a.scope).is_ok()).collect();
-        for agent in agents {
-            let document = event.stop.digest();
-            let next_ns = self.settle(&agent, now);
-            self.next_ns = self.next_ns.min(next_ns);
-            // Without an entry it is pending: no log has it yet.
-            tracing::warn!(target: "tagout", agent = %agent.scope, %document, entry = event.index, "stop received");
-        }
+        // Without an entry it is pending: no log has it yet.
+        let (document, entry) = (event.stop.digest(), event.index);
+        tracing::warn!(target: "tagout", agents = covered.len(), %document, entry, by = "push", "stop received");
+        self.settle_these(&covered, now);
+    }
+
+    /// The same for a stop that came past the service, which gets it with the next lease request.
+    fn deliver(&mut self, delivery: Delivery, now: Now) {
+        let Delivery { stop, by, answer } = delivery;
+        let document = stop.digest();
+        // Guards that were made before it came are under it, also in what is answered.
+        self.look(now);
+        let delivered = match self.trusted.accept_delivered(&stop, by, now) {
+            Ok(covered) if covered.is_empty() && self.trusted.has_ended(&document) => {
+                Err(DeliverError::Used { lock: document })
+            }
+            Ok(agents) => {
+                tracing::warn!(target: "tagout", agents = agents.len(), %document, ?by, "stop received");
+                self.settle_these(&agents, now);
+                self.renew = true;
+                Ok(Delivered { document, agents })
+            }
+            // Nobody is denied for it: unlike a push it need not come from a node.
+            Err(refused) => Err(refused.into()),
+        };
+        // Whoever brought it may not wait for the answer any more; it holds all the same.
+        let _ = answer.send(delivered);
     }
 
     /// It may have been a stop, so it is taken for one until a lease says otherwise (S4).
@@ -412,6 +446,13 @@ impl Driver {
         self.trusted.require_newer(now.boot_ns, why);
         self.renew = true;
         self.settle_all(now);
+    }
+
+    fn settle_these(&mut self, scopes: &[Scope], now: Now) {
+        for agent in self.core.agents().into_iter().filter(|a| scopes.binary_search(&a.scope).is_ok()) {
+            let next_ns = self.settle(&agent, now);
+            self.next_ns = self.next_ns.min(next_ns);
+        }
     }
 
     fn settle_all(&mut self, now: Now) {

@@ -46,6 +46,8 @@
 //!   drain, and when a lapse outlasts its grace. A pause lets them finish.
 //! - **Essential calls go on** during a drain and under a restriction: [`Guard::essential`] guards the calls of one class
 //!   that people named in the consent. A class that nobody named is denied, always.
+//! - **Any path stops.** A signed stop is one by whatever way it comes: from any node, from a file in the
+//!   [folder of stops](Builder::stop_folder), or brought by the program itself ([`Client::deliver`]).
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
 //!   signed start, were verified here. No node can leave one out, and making the guard anew does not help.
 //! - **Consent is verified here**, from the pinned genesis on and by the newest authority: see [`trusted`]. A service that was taken over whole can
@@ -65,6 +67,7 @@ mod cell;
 mod client;
 mod clock;
 mod confirm;
+mod deliver;
 mod denied;
 mod driver;
 mod guard;
@@ -72,6 +75,7 @@ pub mod limits;
 mod nodes;
 mod push;
 mod sse;
+mod stop_folder;
 /// For the nodes and the command, which demand the same of a certificate.
 #[doc(hidden)]
 pub mod tls;
@@ -79,9 +83,11 @@ pub mod trusted;
 
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
+pub use deliver::{DeliverError, Delivered};
 pub use denied::{Denied, Lock, Obstacle, Reason, Stopped, Unproven};
 pub use guard::{Change, Changes, EssentialGuard, Guard, GuardedStream, Permit, State};
 pub use nodes::NodesError;
+pub use stop_folder::{Found, StopFile, StopFileError, StopFolder};
 pub use tagout_proto as proto;
 
 /// The README's example compiles.

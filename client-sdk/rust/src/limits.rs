@@ -6,6 +6,8 @@ pub const AGENTS_MAX: usize = 65_536;
 pub const INSTANCE_MAX_BYTES: usize = 128;
 /// Locks that one client keeps latched, over all its agents. One more denies its agent for good.
 pub const LOCKS_MAX: usize = 65_536;
+/// Locks that came past the service, by files or by the program. One more denies all agents that come later.
+pub const DELIVERED_MAX: usize = 1_024;
 /// Cleared locks remembered per agent, so that a late push of one is no new stop.
 pub const CLEARED_PER_AGENT_MAX: usize = 64;
 /// Locks in one view: a node shows the strongest of each kind.
@@ -28,6 +30,15 @@ pub const DOCUMENTS_PER_REQUEST_MAX: usize = 16;
 pub const RESPONSE_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// The body of an error answer.
 pub const PROBLEM_MAX_BYTES: usize = 64 * 1024;
+
+/// What [`deliver`](crate::Client::deliver) takes: a document with all its signatures, as JSON, is smaller.
+pub const DELIVERY_MAX_BYTES: usize = 64 * 1024;
+/// How often the folder of stops is looked at.
+pub const STOP_FOLDER_LOOK_MS: u64 = 250;
+/// Stops that are read in it: more than `tagout stop --copies` makes at once.
+pub const STOP_FILES_MAX: usize = 1_024;
+/// Names that are looked at in it.
+pub const STOP_FOLDER_NAMES_MAX: usize = 8_192;
 
 /// Scopes of one subscription; more become their common parents.
 pub const SUBSCRIPTION_SCOPES_MAX: usize = 32;

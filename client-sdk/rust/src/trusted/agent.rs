@@ -122,11 +122,16 @@ impl Agent {
 
     fn latch_new(&mut self, id: Digest, lock: Latched, latched: usize) -> bool {
         if latched >= LOCKS_MAX {
-            self.overflowed = true;
+            self.overflow();
             return false;
         }
         self.latched.insert(id, lock);
         true
+    }
+
+    /// Denies for good: there may be a lock that there was no room for.
+    pub(super) fn overflow(&mut self) {
+        self.overflowed = true;
     }
 
     /// Takes off a lock whose end is proven.

@@ -54,6 +54,10 @@ pub struct Trusted {
     revoked: Revoked,
     /// The halt of the restore that began this epoch: agents that come later are under it too.
     restored: Option<(Digest, Latched)>,
+    /// Locks that came past the service: agents that come later are under them too.
+    delivered: BTreeMap<Digest, Latched>,
+    /// One came that there was no room for.
+    delivered_overflowed: bool,
     agents: BTreeMap<Scope, Agent>,
     latched: usize,
     asks: u64,
@@ -86,6 +90,8 @@ impl Trusted {
             newer_than: None,
             revoked: Revoked::default(),
             restored: None,
+            delivered: BTreeMap::new(),
+            delivered_overflowed: false,
             agents: BTreeMap::new(),
             latched: 0,
             asks: 0,
@@ -116,8 +122,12 @@ impl Trusted {
             return;
         }
         let mut new = Agent::default();
-        if let Some((id, lock)) = &self.restored {
+        let delivered = self.delivered.iter().filter(|(_, lock)| lock.scope.covers(&agent));
+        for (id, lock) in delivered.chain(self.restored.iter().map(|(id, lock)| (id, lock))) {
             self.latched += usize::from(new.latch_signed(*id, lock, self.latched));
+        }
+        if self.delivered_overflowed {
+            new.overflow();
         }
         self.agents.insert(agent, new);
     }
@@ -127,6 +137,12 @@ impl Trusted {
         if self.agents.get(agent).is_some_and(Agent::is_free) {
             self.agents.remove(agent);
         }
+    }
+
+    /// Whether `lock` ended for an agent, and holds none any more.
+    pub fn has_ended(&self, lock: &Digest) -> bool {
+        self.agents.values().any(|agent| agent.cleared.contains(lock))
+            && !self.agents.values().any(|agent| agent.latched.contains_key(lock))
     }
 
     /// Whether a lease for `agent` was accepted, ever.
@@ -208,6 +224,14 @@ impl Trusted {
             if refused.len() != agent.refused.len() {
                 agent.refused = refused.into();
             }
+        }
+    }
+
+    fn deliver(&mut self, id: Digest, lock: &Latched) {
+        if self.delivered.len() < DELIVERED_MAX {
+            self.delivered.insert(id, lock.clone());
+        } else if !self.delivered.contains_key(&id) {
+            self.delivered_overflowed = true;
         }
     }
 

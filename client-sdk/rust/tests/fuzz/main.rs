@@ -8,7 +8,7 @@ use tagout::proto::envelope::Envelope;
 use tagout::proto::lease::{LeaseResponse, LockAnswer};
 use tagout::proto::lock::LockKind;
 use tagout::proto::view::View;
-use tagout::proto::wire::StopEvent;
+use tagout::proto::wire::{StopEvent, StopPath};
 use tagout::trusted::Asked;
 use tagout_fuzz::{Answer, Target, check_sentence, mutate};
 
@@ -141,6 +141,34 @@ fn pushed_stops() {
                 after.refusal.iter().for_each(|why| check_sentence(&why.to_string()));
             }
             Err(_) => assert_eq!(before, after),
+        }
+        Answer::of(&accepted)
+    });
+}
+
+/// S5, S6: the same of what a program or a file brings.
+#[test]
+fn delivered_stops() {
+    let mut world = World::running();
+    let stops = [LockKind::Halt, LockKind::Restrict].map(|kind| world.stop(AGENT, kind).stop);
+    let seeds = stops.clone().map(|stop| serde_json::to_string(&stop).unwrap());
+    let scene = Scene::running();
+    let (before, now) = (scene.guard.judge(), scene.guard.now);
+    let target = Target::new("guard-delivery", seeds.clone()).make(|random| {
+        let seed = random.pick(&seeds);
+        mutate::json(random, &seed).into_bytes()
+    });
+    target.check(|bytes| {
+        let Ok(stop) = serde_json::from_slice::<Envelope>(bytes) else { return Answer::Refused };
+        let mut trusted = scene.guard.trusted.clone();
+        let accepted = trusted.accept_delivered(&stop, StopPath::File, now);
+        let after = trusted.judge(&scope(AGENT), now);
+        match &accepted {
+            Ok(_) => assert!(stops.iter().any(|signed| signed.document == stop.document), "forged"),
+            Err(why) => {
+                check_sentence(&why.to_string());
+                assert_eq!(before, after);
+            }
         }
         Answer::of(&accepted)
     });

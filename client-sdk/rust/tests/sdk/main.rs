@@ -4,6 +4,7 @@ mod clearance;
 mod client;
 mod cluster;
 mod consent;
+mod deliver;
 mod fork;
 mod history;
 mod invariant;

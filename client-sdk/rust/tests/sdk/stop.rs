@@ -1,5 +1,6 @@
 //! Stops: pushed or shown, they latch, and they take effect as their mode says.
 
+use tagout::limits::DELIVERED_MAX;
 use tagout::proto::digest::Digest;
 use tagout::proto::lease::LockAnswer;
 use tagout::proto::lock::LockKind;
@@ -273,4 +274,29 @@ fn questions_about_many_locks_take_turns_and_come_to_an_end() {
     assert!(rounds <= 3, "{rounds}");
     assert!(asked.len() >= 299, "every lock that the view does not show: {}", asked.len());
     assert!(!guard.renew(&world).ask_again, "held locks wait for the next renewal");
+}
+
+#[test]
+fn s6_a_delivered_stop_holds_agents_that_come_later_and_too_many_deny_them() {
+    let (mut world, mut guard) = running();
+    let (later, elsewhere) = (scope("demo/team/later"), scope("other/agent"));
+    let stop = |world: &mut World| {
+        let document = world.stop_document("demo/team", LockKind::Pause);
+        envelope(&document, &[Who::Bot])
+    };
+    let first = stop(&mut world);
+    assert_eq!(guard.trusted.accept_delivered(&first, StopPath::File, guard.now), Ok(vec![]));
+    guard.trusted.add(later.clone());
+    guard.trusted.add(elsewhere.clone());
+    let judged = |guard: &Believer, agent| guard.trusted.judge(agent, guard.now);
+    assert_eq!(judged(&guard, &later).locks[0].by, StopPath::File);
+    assert!(judged(&guard, &elsewhere).locks.is_empty());
+    assert!(guard.allowed());
+    for _ in 0..DELIVERED_MAX {
+        let more = stop(&mut world);
+        guard.trusted.accept_delivered(&more, StopPath::Deliver, guard.now).unwrap();
+    }
+    guard.trusted.add(scope("other/too"));
+    assert_eq!(judged(&guard, &scope("other/too")).refusal, Some(Reason::TooManyLocks));
+    assert!(guard.allowed(), "whoever was there before is under them one by one");
 }
