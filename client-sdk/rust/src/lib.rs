@@ -40,7 +40,7 @@
 //! # What it promises
 //!
 //! - **It fails closed.** No lease, a lapsed one, bytes that do not verify, a forked child, a client whose thread has
-//!   died: [`Denied`], with a typed [`Reason`]. There is no default answer and nothing on disk.
+//!   died: [`Denied`], with a typed [`Reason`]. There is no default answer, and nothing on disk ever says "allow".
 //! - **A stop is bounded.** The permission dates from the moment the request's nonce was made and ends `ttl` later, by a
 //!   clock that counts suspended time. Calls under [`Guard::run`] and [`Guard::stream`] are cut by a halt, at the end of a
 //!   drain, and when a lapse outlasts its grace. A pause lets them finish.
@@ -73,8 +73,10 @@ mod driver;
 mod guard;
 pub mod limits;
 mod nodes;
+mod pace;
 mod push;
 mod sse;
+mod state_folder;
 mod stop_folder;
 /// For the nodes and the command, which demand the same of a certificate.
 #[doc(hidden)]
@@ -84,9 +86,10 @@ pub mod trusted;
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
 pub use deliver::{DeliverError, Delivered};
-pub use denied::{Denied, Lock, Obstacle, Reason, Stopped, Unproven};
+pub use denied::{Denied, Gone, Lock, Obstacle, Reason, Stopped, Unproven};
 pub use guard::{Change, Changes, EssentialGuard, Guard, GuardedStream, Permit, State};
 pub use nodes::NodesError;
+pub use state_folder::StateError;
 pub use stop_folder::{Found, StopFile, StopFileError, StopFolder};
 pub use tagout_proto as proto;
 

@@ -40,6 +40,11 @@ pub const STOP_FILES_MAX: usize = 1_024;
 /// Names that are looked at in it.
 pub const STOP_FOLDER_NAMES_MAX: usize = 8_192;
 
+/// What a client keeps in its state folder.
+pub const KEPT_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// What a lease changed is written this much later, several at once; what else stops is written at once.
+pub const KEEP_AFTER_MS: u64 = 1_000;
+
 /// Scopes of one subscription; more become their common parents.
 pub const SUBSCRIPTION_SCOPES_MAX: usize = 32;
 /// One event of the push stream: a document with all its signatures, as JSON, is smaller.
@@ -59,6 +64,8 @@ pub const PUSH_QUEUE_MAX: usize = 64;
 pub const BACK_OFF_FIRST_MS: u64 = 50;
 /// The client looks at its clocks at least this often.
 pub const TICK_MS: u64 = 1_000;
+/// A client that looked at nothing for so long stands still.
+pub const STUCK_MS: u64 = 3_000;
 /// The wall clock and the boot clock may drift apart by so much between two looks.
 pub const CLOCK_JUMP_MS: u64 = 1_000;
 

@@ -104,7 +104,7 @@ fn s3_a_call_that_registers_and_then_checks_is_refused_or_cut() {
 fn s4_a_slot_has_one_owner_and_comes_denied() {
     loom::model(|| {
         let slots = block(1);
-        drop(slot::take(slots, None).map(|last| last.allow_until(FAR_NS)));
+        slot::take(slots, None).expect("it is new").allow_until(FAR_NS);
         let own = move || {
             let Some(cell) = slot::take(slots, None) else { return };
             let reader = cell.reader();

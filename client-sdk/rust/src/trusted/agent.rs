@@ -129,6 +129,10 @@ impl Agent {
         true
     }
 
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.overflowed
+    }
+
     /// Denies for good: there may be a lock that there was no room for.
     pub(super) fn overflow(&mut self) {
         self.overflowed = true;

@@ -8,6 +8,7 @@ mod agent;
 mod chain;
 mod clearance;
 mod consent;
+mod kept;
 mod latch;
 mod lease;
 mod push;
@@ -26,12 +27,14 @@ use tagout_proto::trust::Trust;
 pub use self::agent::{Essential, JudgedLock, Judgement};
 pub use self::chain::ChainRefused;
 pub use self::clearance::ClearanceRefused;
+pub use self::kept::KeptError;
 pub use self::lease::{Accepted, LeaseRefused};
 pub use self::push::PushRefused;
 pub use tagout_proto::trust::GrantRefused;
 
 use self::agent::Agent;
 use self::consent::{Judge, Revoked};
+use self::kept::Floors;
 use self::latch::Latched;
 use crate::clock::Now;
 use crate::denied::Reason;
@@ -47,6 +50,10 @@ pub struct Trusted {
     trust: Trust,
     /// The floor: the newest log that a verified lease was read from, or where a restore began.
     log: Option<Floor>,
+    /// What an earlier process had accepted.
+    kept: Option<Floors>,
+    /// Why nothing counts, as long as this process lives.
+    denied: Option<Reason>,
     /// The newest lease's time at its node, and the moment its nonce was made.
     lease_time: Option<(u64, u64)>,
     /// Only leases with a nonce made after this count, and why.
@@ -86,6 +93,8 @@ impl Trusted {
             trust: genesis.clone(),
             genesis,
             log: None,
+            kept: None,
+            denied: None,
             lease_time: None,
             newer_than: None,
             revoked: Revoked::default(),
@@ -155,6 +164,11 @@ impl Trusted {
         self.newer_than = Some((boot_ns, why));
     }
 
+    /// Denies everything as long as this process lives.
+    pub fn deny_for_good(&mut self, why: Reason) {
+        self.denied = Some(why);
+    }
+
     /// The lease request for `agents`, with the locks to ask about: first those not asked for the longest time.
     pub fn ask(&mut self, nonce: Digest, t0_ns: u64, instance: String, agents: &[Scope]) -> Asked {
         self.asks += 1;
@@ -193,6 +207,9 @@ impl Trusted {
 
     /// What `agent` may do now.
     pub fn judge(&self, agent: &Scope, now: Now) -> Judgement {
+        if let Some(why) = &self.denied {
+            return Judgement::denied(why.clone());
+        }
         match self.agents.get(agent) {
             _ if self.revoked.overflowed => Judgement::denied(Reason::TooManyRevokes),
             Some(agent) => agent.judge(now, self.now_ms(now), self.newer_than.as_ref()),

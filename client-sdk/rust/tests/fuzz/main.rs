@@ -173,3 +173,28 @@ fn delivered_stops() {
         Answer::of(&accepted)
     });
 }
+
+/// S4: whatever stands in a guard's state folder, it denies or says that it is of no use.
+#[test]
+fn kept_states() {
+    let scene = Scene::halted();
+    let (fresh, now) = (Believer::new(&scene.world), scene.guard.now);
+    let kept = String::from_utf8(scene.guard.trusted.keep()).unwrap();
+    let body = kept.split_once('\n').unwrap().1.to_owned();
+    // Under a true digest, so that what comes after it is read.
+    let sealed = |body: &[u8]| {
+        let first = format!("tagout guard state 1 {}\n", tagout::proto::digest::Digest::of(body));
+        [first.into_bytes(), body.to_vec()].concat()
+    };
+    let target = Target::new("guard-state", [kept.clone()])
+        .make(|random| sealed(&mutate::json(random, &body).into_bytes()));
+    target.check(|bytes| {
+        let mut trusted = fresh.trusted.clone();
+        let recalled = trusted.recall(bytes, now);
+        let after = trusted.judge(&scope(AGENT), now);
+        assert!(after.refusal.is_some() && after.allow_until_ns == 0, "S4: the disk never allows");
+        recalled.iter().for_each(|()| drop(trusted.keep()));
+        recalled.as_ref().err().iter().for_each(|why| check_sentence(&why.to_string()));
+        Answer::of(&recalled)
+    });
+}

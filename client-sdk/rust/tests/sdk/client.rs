@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use tagout::proto::lock::LockKind;
 use tagout::proto::rule::CallLimits;
 use tagout::proto::wire::{Renew, StopEvent, StopPath};
-use tagout::{BuildError, Client, Guard, GuardError, NodesError, Reason, State, Stopped};
+use tagout::{BuildError, Client, Gone, Guard, GuardError, NodesError, Reason, State, Stopped};
 
 use crate::node::*;
 use crate::world::*;
@@ -417,11 +417,33 @@ async fn s4_a_client_whose_runtime_ends_denies_and_cuts() {
     }
     runtime.shutdown_background();
     assert!(matches!(within(call).await.unwrap(), Err(Stopped::Cut(_))));
-    assert_eq!(guard.check().unwrap_err().reason, Reason::ClientGone);
+    assert_eq!(guard.check().unwrap_err().reason, Reason::ClientGone { why: Gone::RuntimeEnded });
     let waited = within(guard.wait_enabled()).await.unwrap_err();
-    assert_eq!(waited.reason, Reason::ClientGone, "nobody waits for ever");
+    assert_eq!(waited.reason, Reason::ClientGone { why: Gone::RuntimeEnded }, "nobody waits for ever");
     let late = client.guard("demo/late").unwrap();
-    assert_eq!(late.check().unwrap_err().reason, Reason::ClientGone);
+    assert_eq!(late.check().unwrap_err().reason, Reason::ClientGone { why: Gone::RuntimeEnded });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_a_client_whose_thread_stands_still_denies_says_so_and_heals() {
+    let node = Node::start(2_000, GRACE_MS).await;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = node.builder().node(&node.url).runtime(runtime.handle().clone()).build().unwrap();
+    let guard = client.guard(AGENT).unwrap();
+    let _permit = within(guard.wait_enabled()).await.unwrap();
+    // As a program does that blocks its runtime.
+    let (go_on, blocked) = std::sync::mpsc::channel::<()>();
+    runtime.spawn(async move { blocked.recv().is_err() });
+    let stuck = |reason: Reason| matches!(reason, Reason::ClientStuck { .. }) && reason.is_lapse();
+    within(async {
+        while !guard.check().is_err_and(|denied| stuck(denied.reason)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    drop(go_on);
+    let _permit = within(guard.wait_enabled()).await.unwrap();
+    runtime.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread")]

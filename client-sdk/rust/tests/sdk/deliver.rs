@@ -7,7 +7,7 @@ use tagout::proto::envelope::Envelope;
 use tagout::proto::lock::LockKind;
 use tagout::proto::wire::StopPath;
 use tagout::trusted::PushRefused;
-use tagout::{Client, DeliverError, Found, Guard, Reason, StopFileError, StopFolder};
+use tagout::{Client, DeliverError, Found, Gone, Guard, Reason, StopFileError, StopFolder};
 
 use crate::client::{stopped_by, until};
 use crate::node::*;
@@ -124,7 +124,7 @@ async fn s4_nothing_is_delivered_to_a_client_whose_thread_has_ended() {
     let client = node.builder().node(&node.url).runtime(runtime.handle().clone()).build().unwrap();
     let guard = open(&client, AGENT).await;
     runtime.shutdown_background();
-    until(&guard, |state| state.denied == Some(Reason::ClientGone)).await;
+    until(&guard, |state| state.denied == Some(Reason::ClientGone { why: Gone::RuntimeEnded })).await;
     let delivered = within(client.deliver(&json(&signed(&node, AGENT)))).await;
     assert_eq!(delivered, Err(DeliverError::ClientGone));
 }

@@ -8,6 +8,7 @@ mod deliver;
 mod fork;
 mod history;
 mod invariant;
+mod kept;
 mod lease;
 mod lying;
 mod node;
