@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cell::Cell;
 use crate::clock::{self, Now};
+use crate::counters::{Counters, Counts};
 use crate::deliver::{self, DeliverError, Delivered, Deliveries};
 use crate::denied::{Denied, Gone, Reason};
 use crate::driver::Driver;
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) closed: CancellationToken,
     /// When the driver was last at work, by the boot clock.
     beat_ns: AtomicU64,
+    pub(crate) counts: Counts,
     /// Why the driver has ended, once it has.
     ended: OnceLock<Gone>,
     /// The way of stops that a program or a file brings.
@@ -164,6 +166,11 @@ impl Client {
     pub fn stop_folder(&self) -> Option<StopFolder> {
         // In a forked child its lock may be held by a thread that is not there.
         if self.0.forked() { None } else { self.0.core.stop_folder.as_ref().map(|known| known.get()) }
+    }
+
+    /// What this client has done so far. Checks are not counted: they share nothing that is written.
+    pub fn counters(&self) -> Counters {
+        self.0.core.counts.read()
     }
 
     /// Waits until the service has answered for every guard there is now. Needs a tokio runtime with time.
@@ -287,6 +294,7 @@ impl Builder {
             changed: Notify::new(),
             closed: CancellationToken::new(),
             beat_ns: AtomicU64::new(clock::boot_ns()),
+            counts: Counts::default(),
             ended: OnceLock::new(),
             deliveries,
             stop_folder: self.stop_folder.map(|path| Arc::new(stop_folder::Known::new(path))),
@@ -416,6 +424,10 @@ impl Core {
 }
 
 impl Handle {
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.core.counts
+    }
+
     /// For how long the driver has not been at work, if that is too long.
     pub(crate) fn stuck_ms(&self) -> Option<u64> {
         let beat_ns = self.core.beat_ns.load(Ordering::Relaxed);

@@ -364,6 +364,10 @@ impl Driver {
             tracing::warn!(target: "tagout", %lock, %agent, %error, "lock stays: its end is not proven");
         }
         self.keep_by(now.boot_ns + KEEP_AFTER_MS * NS_PER_MS);
+        let counts = &self.core.counts;
+        counts.leases.add(1);
+        counts.log_size.set(accepted.log_size);
+        counts.lease_ns.set(accepted.deadline_ns);
         self.failures = 0;
         self.lease_ns = accepted.deadline_ns;
         self.trouble = None;
@@ -407,6 +411,10 @@ impl Driver {
 
     /// Tries the next node, after a while if all were tried.
     fn failed(&mut self, agents: Vec<Scope>, trouble: Trouble, left: Left, wish: Option<Duration>, now: Now) {
+        match &trouble {
+            Trouble::Unreachable(_) => self.core.counts.lease_failures.add(1),
+            Trouble::Unproven(_) => self.core.counts.unproven.add(1),
+        }
         self.trouble = Some(trouble);
         self.nodes.turn(left);
         self.due.extend(agents);
@@ -473,6 +481,7 @@ impl Driver {
 
     /// It may have been a stop, so it is taken for one until a lease says otherwise (S4).
     fn unproven(&mut self, what: Unproven, now: Now) {
+        self.core.counts.unproven.add(1);
         tracing::warn!(target: "tagout", error = %what, "push not verified: denying until a newer lease");
         self.require_newer(Reason::Unverifiable(Arc::new(what)), now);
     }
@@ -485,6 +494,7 @@ impl Driver {
 
     fn settle_these(&mut self, scopes: &[Scope], now: Now) {
         self.keep_by(now.boot_ns);
+        self.core.counts.stops.add(1);
         for agent in self.core.agents().into_iter().filter(|a| scopes.binary_search(&a.scope).is_ok()) {
             let next_ns = self.settle(&agent, now);
             self.next_ns = self.next_ns.min(next_ns);
@@ -516,6 +526,7 @@ impl Driver {
                 let answered = self.trusted.answered(&agent.scope);
                 let closed_ns = agent.deny(reason, essential, judgement.limits, arrival, answered);
                 let calls_cut = if judgement.cut { agent.cut() } else { 0 };
+                self.core.counts.calls_cut.add(calls_cut as u64);
                 self.report(agent, &judgement, closed_ns, calls_cut);
             }
         }

@@ -46,6 +46,10 @@ pub struct State {
     pub denied: Option<Reason>,
     /// For how long calls may begin if nothing else arrives.
     pub left: Duration,
+    /// How long the client's newest lease is still good for, whoever is denied.
+    pub lease_left: Duration,
+    /// The size of the log that it was read from.
+    pub log_size: u64,
     /// Classes of essential calls that may begin, which a drain or a restriction leaves.
     pub essential: Vec<String>,
     pub limits: CallLimits,
@@ -224,10 +228,13 @@ impl Guard {
             None => self.cell.deadline_ns().saturating_sub(clock::boot_ns()),
             Some(_) => 0,
         };
+        let counts = self.handle.counts();
         State {
             agent: self.agent.scope.clone(),
             denied,
             left: Duration::from_nanos(left_ns),
+            lease_left: Duration::from_nanos(counts.lease_ns.get().saturating_sub(clock::boot_ns())),
+            log_size: counts.log_size.get(),
             essential: if self.forked() { Vec::new() } else { self.agent.essential_classes() },
             limits: self.limits(),
             calls_under_way: if self.forked() { 0 } else { self.agent.calls.under_way() },

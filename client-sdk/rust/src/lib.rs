@@ -67,6 +67,7 @@ mod cell;
 mod client;
 mod clock;
 mod confirm;
+mod counters;
 mod deliver;
 mod denied;
 mod driver;
@@ -85,6 +86,7 @@ pub mod trusted;
 
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
+pub use counters::Counters;
 pub use deliver::{DeliverError, Delivered};
 pub use denied::{Denied, Gone, Lock, Obstacle, Reason, Stopped, Unproven};
 pub use guard::{Change, Changes, EssentialGuard, Guard, GuardedStream, Permit, State};

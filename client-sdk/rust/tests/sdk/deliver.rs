@@ -60,6 +60,15 @@ async fn s6_a_brought_stop_holds_at_once_and_is_handed_on_to_the_service() {
     assert!(within(call).await.unwrap().is_err(), "the call is cut");
     assert!(!committed(&node, stop.digest()));
 
+    let counted = client.counters();
+    assert_eq!((counted.stops, counted.calls_cut), (1, 1), "{counted:?}");
+    let (leases, state) = (counted.leases, guard.state());
+    assert!(
+        leases > 0 && state.left.is_zero() && !state.lease_left.is_zero(),
+        "stopped, with a lease: {state:?}"
+    );
+    assert_eq!(state.log_size, node.shared.world.lock().ledger.size());
+
     node.shared.hold_leases.send_replace(false);
     reached(&node.shared.confirmations, |all| all.iter().any(|c| c.by == StopPath::Deliver)).await;
     reached(&node.shared.leases, |_| committed(&node, stop.digest())).await;

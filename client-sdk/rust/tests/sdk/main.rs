@@ -12,6 +12,7 @@ mod kept;
 mod lease;
 mod lying;
 mod node;
+mod peers;
 mod stop;
 mod tls;
 mod trust;
