@@ -193,17 +193,10 @@ impl Driver {
 
     /// The last guard is gone; what stops did here is still told.
     async fn finish(mut self) {
-        if let Some(keeping) = self.keeping.take() {
-            let _ = keeping.await;
-        }
-        if self.keep_at_ns != u64::MAX {
-            self.keep_at_ns = 0;
-            self.keep(Now::read());
-            let kept = written(&mut self.keeping).await;
-            self.kept(kept, Now::read());
-        }
         self.confirming.close();
-        let _ = tokio::time::timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS), self.confirming.wait()).await;
+        let confirming = self.confirming.clone();
+        let last = async { tokio::join!(self.keep_last(), confirming.wait()) };
+        let _ = tokio::time::timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS), last).await;
     }
 
     /// Writes what has to outlive the process. One write at a time, and the newest state wins.
@@ -215,6 +208,19 @@ impl Driver {
         self.keep_at_ns = u64::MAX;
         let (folder, bytes) = (Arc::clone(folder), self.trusted.keep());
         self.keeping = Some(tokio::task::spawn_blocking(move || folder.write(&bytes)));
+    }
+
+    async fn keep_last(&mut self) {
+        if self.keeping.is_some() {
+            let kept = written(&mut self.keeping).await;
+            self.kept(kept, Now::read());
+        }
+        if self.keep_at_ns != u64::MAX {
+            self.keep_at_ns = 0;
+            self.keep(Now::read());
+            let kept = written(&mut self.keeping).await;
+            self.kept(kept, Now::read());
+        }
     }
 
     fn keep_by(&mut self, at_ns: u64) {

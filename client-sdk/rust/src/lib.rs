@@ -49,7 +49,8 @@
 //! - **Any path stops.** A signed stop is one by whatever way it comes: from any node, from a file in the
 //!   [folder of stops](Builder::stop_folder), or brought by the program itself ([`Client::deliver`]).
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
-//!   signed start, were verified here. No node can leave one out, and making the guard anew does not help.
+//!   signed start, were verified here. No node can leave one out, and making the guard anew does not
+//!   help; nor does starting the process again where it has a [state folder](Builder::state_folder).
 //! - **Consent is verified here**, from the pinned genesis on and by the newest authority: see [`trusted`]. A service that was taken over whole can
 //!   stop agents; it cannot let one run that people did not consent to.
 //!

@@ -9,7 +9,11 @@ use self::slot::{Cell, Slot};
 use self::sync::{AtomicU64, Ordering};
 
 #[path = "slot.rs"]
-#[allow(dead_code, reason = "the model does not use all of it")]
+#[allow(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "the same file over a model, which does not use all of it"
+)]
 mod slot;
 
 mod sync {

@@ -14,7 +14,6 @@ use tagout_proto::sentence::sentence;
 use tagout_proto::view::Tag;
 use tagout_proto::wire::StopPath;
 
-use super::agent::Agent;
 use super::latch::{Came, Latched};
 use super::{Floor, Trusted};
 use crate::clock::Now;
@@ -143,7 +142,7 @@ impl Trusted {
             }
         }
         for scope in kept.overflowed {
-            self.agents.entry(scope).or_insert_with(Agent::default).overflow();
+            self.agents.entry(scope).or_default().overflow();
         }
         Ok(())
     }
@@ -163,7 +162,9 @@ impl Trusted {
         if kept.authority > floors.authority {
             (floors.authority, floors.authority_digest) = (kept.authority, kept.authority_digest);
         }
-        if kept.epoch > floors.epoch || (kept.epoch == floors.epoch && kept.size > floors.size) {
+        // Where a restore began, the root is not known.
+        let place = |floors: &Floors| (floors.epoch, floors.size, floors.root.is_some());
+        if place(&kept) > place(&floors) {
             (floors.epoch, floors.epoch_id) = (kept.epoch, kept.epoch_id);
             (floors.size, floors.root) = (kept.size, kept.root);
         }

@@ -293,6 +293,14 @@ impl Trusted {
                 let cleared = Clearance { trust: &self.trust, id, agent: &known.agent };
                 match cleared.verify(&placed, &release, start.as_ref()) {
                     Ok(()) => {
+                        // Ended for all that it covers, it holds nobody who comes later.
+                        let whole = lock.scope.clone();
+                        let for_all = Clearance { agent: &whole, ..cleared };
+                        if self.delivered.contains_key(&id)
+                            && for_all.verify(&placed, &release, start.as_ref()).is_ok()
+                        {
+                            self.delivered.remove(&id);
+                        }
                         agent.clear(id);
                         self.latched -= 1;
                         accepted.cleared.push((id, known.agent.clone()));

@@ -55,7 +55,7 @@ async fn a_guard_opens_by_itself_and_calls_run() {
     let items: Vec<_> = guard.stream(stream::iter([1, 2])).unwrap().collect().await;
     assert_eq!(items, [Ok(1), Ok(2)]);
     assert_eq!(guard.state().calls_under_way, 0);
-    reached(&node.shared.scopes, |query| query == "scope=demo/agent_2").await;
+    reached(&node.shared.scopes, |query| query == "scope=demo/agent_2&instance=test-1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,7 +390,7 @@ async fn many_guards_share_requests_and_guards_of_one_agent_share_everything() {
     assert!(guards.iter().all(|guard| guard.check().is_ok()));
     let requests = *node.shared.leases.borrow();
     assert!(requests < 100, "{requests}");
-    reached(&node.shared.scopes, |query| query == "scope=demo/crowd").await;
+    reached(&node.shared.scopes, |query| query == "scope=demo/crowd&instance=test-1").await;
     let twin = client.guard("demo/crowd/0").unwrap();
     let _permit = twin.check().unwrap();
     reached(&node.shared.streams, |streams| *streams > 0).await;

@@ -300,3 +300,28 @@ fn s6_a_delivered_stop_holds_agents_that_come_later_and_too_many_deny_them() {
     assert_eq!(judged(&guard, &scope("other/too")).refusal, Some(Reason::TooManyLocks));
     assert!(guard.allowed(), "whoever was there before is under them one by one");
 }
+
+#[test]
+fn s2_a_delivered_stop_ends_for_agents_that_come_later_by_the_proof_for_all_of_them() {
+    let (mut world, mut guard) = running();
+    let document = world.stop_document("demo", LockKind::Halt);
+    let stop = envelope(&document, &[Who::Bot]);
+    let id = stop.digest();
+    guard.trusted.accept_delivered(&stop, StopPath::File, guard.now).unwrap();
+    world.send(&stop);
+    world.release("demo", id);
+    let late = |guard: &mut Believer, name: &str| {
+        guard.trusted.add(scope(name));
+        guard.trusted.judge(&scope(name), guard.now).locks.len()
+    };
+    // A wave: it runs again for one agent.
+    world.start(AGENT, id);
+    guard.settle(&world).unwrap();
+    assert!(guard.allowed());
+    assert_eq!(late(&mut guard, "demo/late_1"), 1);
+    world.start("demo", id);
+    guard.agents = vec![scope("demo/late_1")];
+    guard.settle(&world).unwrap();
+    assert_eq!(late(&mut guard, "demo/late_1"), 0);
+    assert_eq!(late(&mut guard, "demo/late_2"), 0);
+}

@@ -393,7 +393,7 @@ impl Reply {
 pub(crate) struct Believer {
     pub(crate) trusted: Trusted,
     pub(crate) now: Now,
-    agents: Vec<Scope>,
+    pub(crate) agents: Vec<Scope>,
     nonces: u8,
 }
 
