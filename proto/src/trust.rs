@@ -155,6 +155,16 @@ impl Trust {
         self.suspended.contains(key.raw())
     }
 
+    /// The curve points of every suspended key, in order.
+    pub fn suspended(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.suspended.iter().copied()
+    }
+
+    /// Suspends keys without a document, by their curve points, as a guard remembers them. It only ever takes trust away.
+    pub fn distrust(&mut self, points: impl IntoIterator<Item = [u8; 32]>) {
+        self.suspended.extend(points);
+    }
+
     /// Takes a document of the trust chain, in the log's order: an authority, a suspend or a restore.
     pub fn learn(&mut self, envelope: &Envelope) -> Result<Learned, TrustError> {
         let bytes = envelope.document.as_bytes();

@@ -233,6 +233,10 @@ pub enum ReachState {
 pub enum StopPath {
     Push,
     Lease,
+    /// A file that was dropped on its host.
+    File,
+    /// Its own program brought it.
+    Deliver,
 }
 
 /// `POST /v1/confirmations`. Step ⑧ of a stop.

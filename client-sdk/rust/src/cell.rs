@@ -1,31 +1,35 @@
 //! The cell: one word per guard that says until when calls may begin. All of the SDK's `unsafe` is here.
 //!
-//! A cell holds a deadline in nanoseconds of the boot clock; 0 is denied. It has one writer, the client's thread, and any
-//! number of readers. Cells live in memory that the kernel wipes in a forked child (`MADV_WIPEONFORK`), so that a child
-//! reads 0 whatever its parent may do (S4). Where the kernel cannot do that, a reader compares process ids instead.
+//! What a cell does is in `slot.rs`; here is the memory that cells lie in. The kernel wipes it in a forked child
+//! (`MADV_WIPEONFORK`), so that a child reads 0 whatever its parent may do (S4). Where the kernel cannot do that, a reader
+//! compares process ids instead.
 //!
-//! Blocks of cells are mapped once and never unmapped: a reader's reference is `'static` and cannot dangle. A freed slot
-//! is used again only after it was zeroed. There is no lock here, so a fork at any moment leaves nothing locked.
+//! Blocks of cells are mapped once and never unmapped: a reader's reference is `'static` and cannot dangle. There is no lock
+//! here, so a fork at any moment leaves nothing locked.
 
 #![allow(unsafe_code)]
 
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+#[cfg(test)]
+mod checked;
+mod slot;
 
-use crate::clock;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use self::slot::Slot;
+pub(crate) use self::slot::{Cell, Reader};
+
+/// What `slot.rs` stands on; `checked.rs` puts a model in its place.
+mod sync {
+    pub(super) use std::process::id as process_id;
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+
+    pub(super) use crate::clock::boot_ns;
+}
 
 /// A multiple of every page size in use (4, 16 and 64 KiB).
 const BLOCK_BYTES: usize = 64 * 1024;
 const BLOCK_SLOTS: usize = BLOCK_BYTES / size_of::<Slot>();
-
-/// Two cache lines, since processors fetch lines in pairs: writing one cell never slows the readers of another.
-#[repr(C, align(128))]
-struct Slot {
-    /// In a block's first slot: how many of the others are taken.
-    deadline_ns: AtomicU64,
-    /// 1 while taken. A forked child reads 0: that is how it knows.
-    taken: AtomicU64,
-}
 
 struct Block {
     /// The first slot belongs to the block itself.
@@ -38,19 +42,6 @@ struct Block {
 /// The newest block. Blocks are leaked on purpose and immutable but for their atomics.
 static BLOCKS: AtomicPtr<Block> = AtomicPtr::new(ptr::null_mut());
 
-/// A taken slot; dropping it denies and frees the slot.
-pub(crate) struct Cell {
-    reader: Reader,
-    home: &'static Slot,
-}
-
-/// What `check()` reads. Whoever keeps one keeps its `Cell` too.
-#[derive(Clone, Copy)]
-pub(crate) struct Reader {
-    slot: &'static Slot,
-    pid: Option<u32>,
-}
-
 impl Cell {
     /// Takes a free slot, denied.
     pub(crate) fn new() -> Self {
@@ -59,70 +50,13 @@ impl Cell {
             // SAFETY: a non-null pointer in the list came from `Box::leak` in `Block::publish` and is never freed; the
             // Acquire load pairs with its Release store, and `next` was written before that.
             while let Some(block) = unsafe { at.as_ref() } {
-                if let Some(cell) = block.take() {
+                if let Some(cell) = slot::take(block.slots, block.pid) {
                     return cell;
                 }
                 at = block.next;
             }
             Block::map().publish();
         }
-    }
-
-    pub(crate) fn reader(&self) -> Reader {
-        self.reader
-    }
-
-    /// Lets calls begin until `deadline_ns`.
-    pub(crate) fn allow_until(&self, deadline_ns: u64) {
-        // Code of the parent that goes on in a forked child must not open what the fork has closed.
-        if !self.reader.forked() {
-            self.reader.slot.deadline_ns.store(deadline_ns, Ordering::Release);
-        }
-    }
-
-    pub(crate) fn deny(&self) {
-        self.reader.slot.deadline_ns.store(0, Ordering::Release);
-    }
-}
-
-impl Drop for Cell {
-    fn drop(&mut self) {
-        let forked = self.reader.forked();
-        self.deny();
-        self.reader.slot.taken.store(0, Ordering::Release);
-        if !forked {
-            self.home.deadline_ns.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
-
-impl Reader {
-    /// Whether a call may begin now: load, clock, load, compare.
-    #[inline]
-    pub(crate) fn permits(&self) -> bool {
-        let before = self.slot.deadline_ns.load(Ordering::Acquire);
-        if before == 0 {
-            return false;
-        }
-        let now = clock::boot_ns();
-        // Read again: a stop during the clock read counts.
-        let after = self.slot.deadline_ns.load(Ordering::Acquire);
-        now < before && now < after && self.same_process()
-    }
-
-    /// The deadline as it stands, 0 if denied.
-    pub(crate) fn deadline_ns(&self) -> u64 {
-        if self.forked() { 0 } else { self.slot.deadline_ns.load(Ordering::Acquire) }
-    }
-
-    /// Whether this process is a forked child of the one that took the slot.
-    pub(crate) fn forked(&self) -> bool {
-        self.slot.taken.load(Ordering::Acquire) == 0 || !self.same_process()
-    }
-
-    #[inline]
-    fn same_process(&self) -> bool {
-        self.pid.is_none_or(|pid| pid == std::process::id())
     }
 }
 
@@ -131,8 +65,8 @@ impl Block {
     fn map() -> Self {
         let wiped = map_wiped_on_fork();
         let pid = wiped.is_none().then(std::process::id);
-        let slots = wiped.unwrap_or_else(|| Box::leak(empty_slots()));
-        slots[0].taken.store(1, Ordering::Release);
+        let slots = wiped.unwrap_or_else(|| Box::leak(slot::empty(BLOCK_SLOTS)));
+        slot::open(slots);
         Self { slots, pid, next: ptr::null() }
     }
 
@@ -147,26 +81,6 @@ impl Block {
             }
         }
     }
-
-    /// Takes a free slot of a block of this process. In a forked child the parent's blocks stay unused for ever: inherited
-    /// readers still point at them.
-    fn take(&self) -> Option<Cell> {
-        let (home, slots) = self.slots.split_first()?;
-        let own = home.taken.load(Ordering::Acquire) == 1 && self.pid.is_none_or(|p| p == std::process::id());
-        if !own || home.deadline_ns.load(Ordering::Acquire) >= slots.len() as u64 {
-            return None;
-        }
-        let slot = slots
-            .iter()
-            .find(|slot| slot.taken.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok())?;
-        home.deadline_ns.fetch_add(1, Ordering::AcqRel);
-        slot.deadline_ns.store(0, Ordering::Release);
-        Some(Cell { reader: Reader { slot, pid: self.pid }, home })
-    }
-}
-
-fn empty_slots() -> Box<[Slot]> {
-    (0..BLOCK_SLOTS).map(|_| Slot { deadline_ns: AtomicU64::new(0), taken: AtomicU64::new(0) }).collect()
 }
 
 /// Memory that a forked child finds full of zeros; `None` where the kernel has no such thing.
@@ -215,7 +129,7 @@ mod tests {
     #[test]
     fn cells_do_not_share_cache_lines_and_freed_ones_come_back_denied() {
         let cells: Vec<_> = (0..2 * BLOCK_SLOTS).map(|_| Cell::new()).collect();
-        let mut places: Vec<_> = cells.iter().map(|c| ptr::from_ref(c.reader.slot) as usize).collect();
+        let mut places: Vec<_> = cells.iter().map(|c| ptr::from_ref(c.reader().slot) as usize).collect();
         assert!(places.iter().all(|place| place % 128 == 0));
         places.sort_unstable();
         places.dedup();
@@ -268,20 +182,20 @@ mod tests {
         assert!(in_forked_child(|| {
             let own = Cell::new();
             own.allow_until(FAR_NS);
-            own.reader().permits() && !inherited.permits() && !ptr::eq(own.reader.slot, inherited.slot)
+            own.reader().permits() && !inherited.permits() && !ptr::eq(own.reader().slot, inherited.slot)
         }));
     }
 
     #[test]
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn s4_without_the_kernels_help_the_process_id_tells_a_child() {
-        let slots: &'static [Slot] = Box::leak(empty_slots());
-        slots[0].taken.store(1, Ordering::Release);
-        let block = Block { slots, pid: Some(std::process::id()), next: ptr::null() };
-        let cell = block.take().unwrap();
+        let slots: &'static [Slot] = Box::leak(slot::empty(BLOCK_SLOTS));
+        slot::open(slots);
+        let pid = Some(std::process::id());
+        let cell = slot::take(slots, pid).unwrap();
         cell.allow_until(FAR_NS);
         let reader = cell.reader();
         assert!(reader.permits());
-        assert!(in_forked_child(|| !reader.permits() && reader.forked() && block.take().is_none()));
+        assert!(in_forked_child(|| !reader.permits() && reader.forked() && slot::take(slots, pid).is_none()));
     }
 }

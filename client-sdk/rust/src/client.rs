@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -15,15 +15,21 @@ use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::{Scope, ScopeError};
 use tagout_proto::token::{NotAToken, Token};
+use tagout_proto::wire::StopPath;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cell::Cell;
-use crate::denied::Denied;
+use crate::clock::{self, Now};
+use crate::counters::{Counters, Counts};
+use crate::deliver::{self, DeliverError, Delivered, Deliveries};
+use crate::denied::{Denied, Gone, Reason};
 use crate::driver::Driver;
 use crate::guard::{Agent, Guard};
-use crate::limits::{AGENTS_MAX, ESSENTIAL_HANDLES_MAX, INSTANCE_MAX_BYTES};
+use crate::limits::{AGENTS_MAX, ESSENTIAL_HANDLES_MAX, INSTANCE_MAX_BYTES, STUCK_MS};
 use crate::nodes::{Nodes, NodesError};
+use crate::state_folder::{StateError, StateFolder};
+use crate::stop_folder::{self, StopFolder};
 use crate::trusted::Trusted;
 
 /// Keeps the leases of its guards. Cloning is cheap; it ends when the last clone and the last guard are gone.
@@ -42,8 +48,14 @@ pub(crate) struct Core {
     /// An agent came or the driver has something else to look at.
     pub(crate) changed: Notify,
     pub(crate) closed: CancellationToken,
-    /// The driver has ended, or was dropped with its runtime.
-    ended: AtomicBool,
+    /// When the driver was last at work, by the boot clock.
+    beat_ns: AtomicU64,
+    pub(crate) counts: Counts,
+    /// Why the driver has ended, once it has.
+    ended: OnceLock<Gone>,
+    /// The way of stops that a program or a file brings.
+    deliveries: Deliveries,
+    pub(crate) stop_folder: Option<Arc<stop_folder::Known>>,
     /// Taken by the process that built the client; a forked child finds it wiped.
     witness: Cell,
 }
@@ -56,6 +68,8 @@ pub struct Builder {
     pinned: Option<String>,
     token: Option<Source>,
     instance: Option<String>,
+    stop_folder: Option<PathBuf>,
+    state_folder: Option<PathBuf>,
     runtime: Option<tokio::runtime::Handle>,
 }
 
@@ -134,6 +148,35 @@ impl Client {
         &self.0.deployment
     }
 
+    /// Takes a signed stop, or whatever else takes away, that came by a way of its own: an envelope as JSON,
+    /// `{"document": "…", "signatures": ["…"]}`, the exact bytes of the document and of its armored signatures as text
+    /// ([`Envelope`] serialises to it).
+    ///
+    /// One signature makes it a stop, whatever its date, and no node is asked (S6). When this returns, it holds. A lock is
+    /// handed on to the service, which commits it if it did not know it, and it holds agents that get their guards later;
+    /// a revoke or a suspend takes effect here, and has to be sent to a node as well.
+    ///
+    /// # Errors
+    /// [`DeliverError`] says why it stops nobody. Nothing has changed then.
+    pub async fn deliver(&self, envelope: &[u8]) -> Result<Delivered, DeliverError> {
+        let stop = deliver::parse(envelope)?;
+        if self.0.forked() {
+            return Err(DeliverError::ForkedChild);
+        }
+        self.0.core.deliveries.bring(stop, StopPath::Deliver).await
+    }
+
+    /// What was found in the [folder of stops](Builder::stop_folder), if there is one.
+    pub fn stop_folder(&self) -> Option<StopFolder> {
+        // In a forked child its lock may be held by a thread that is not there.
+        if self.0.forked() { None } else { self.0.core.stop_folder.as_ref().map(|known| known.get()) }
+    }
+
+    /// What this client has done so far. Checks are not counted: they share nothing that is written.
+    pub fn counters(&self) -> Counters {
+        self.0.core.counts.read()
+    }
+
     /// Waits until the service has answered for every guard there is now. Needs a tokio runtime with time.
     ///
     /// # Errors
@@ -210,6 +253,28 @@ impl Builder {
         self
     }
 
+    /// A folder of this host in which signed stops take effect: each a `NAME.json` with its signature in `NAME.json.sig`, as
+    /// `tagout stop --copies` and `ssh-keygen -Y sign` write them. It is looked at every 250 ms, may come later, and is
+    /// read only. Taking a file away lifts nothing.
+    ///
+    /// What is no stop, and a stop that was used, is logged as an error and told by [`Client::stop_folder`].
+    pub fn stop_folder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.stop_folder = Some(path.into());
+        self
+    }
+
+    /// A folder in which this client keeps, across restarts of the process, the locks that it has latched and the log size,
+    /// epoch and authority that it has accepted: it then still denies by those locks until their end is proven, and takes no
+    /// older history, whatever the service says. Nothing in it lets a call begin.
+    ///
+    /// It is made if need be, and each client needs one of its own. Where it cannot be read, belongs to another process or
+    /// deployment, or is damaged, everything is denied with [`Reason::StateLost`](crate::Reason::StateLost), which says what
+    /// to do. It is written within a second.
+    pub fn state_folder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_folder = Some(path.into());
+        self
+    }
+
     /// Runs the client on a runtime of yours instead of a thread of its own: for a great many clients in one process.
     ///
     /// Leases are then renewed only as punctually as that runtime polls its tasks.
@@ -223,7 +288,7 @@ impl Builder {
         let genesis = self.genesis.ok_or(BuildError::NoGenesis)?.read()?;
         let genesis: Envelope = serde_json::from_slice(&genesis).map_err(BuildError::Genesis)?;
         let (name, pinned) = parse_pin(&self.pinned.ok_or(BuildError::NotPinned)?)?;
-        let trusted = Trusted::new(&genesis, pinned)?;
+        let mut trusted = Trusted::new(&genesis, pinned)?;
         let deployment = trusted.deployment().clone();
         if let Some(pinned) = name.filter(|name| *name != deployment.name) {
             return Err(BuildError::PinnedName { pinned, found: deployment.name });
@@ -242,14 +307,20 @@ impl Builder {
         {
             return Err(BuildError::Instance(instance));
         }
+        let state = self.state_folder.and_then(|path| recalled(&path, &mut trusted));
+        let (deliveries, delivered) = deliver::channel();
         let core = Arc::new(Core {
             agents: Mutex::default(),
             changed: Notify::new(),
             closed: CancellationToken::new(),
-            ended: AtomicBool::new(false),
+            beat_ns: AtomicU64::new(clock::boot_ns()),
+            counts: Counts::default(),
+            ended: OnceLock::new(),
+            deliveries,
+            stop_folder: self.stop_folder.map(|path| Arc::new(stop_folder::Known::new(path))),
             witness: Cell::new(),
         });
-        let driver = Driver::new(Arc::clone(&core), trusted, Arc::new(nodes), instance);
+        let driver = Driver::new(Arc::clone(&core), trusted, Arc::new(nodes), instance, delivered, state);
         match self.runtime {
             Some(runtime) => drop(runtime.spawn(driver.run())),
             None => start_thread(driver).map_err(BuildError::Thread)?,
@@ -270,6 +341,20 @@ fn start_thread(driver: Driver) -> io::Result<()> {
             runtime.shutdown_background();
         })
         .map(drop)
+}
+
+/// Opens the state folder and takes over what is in it; without it, nothing is allowed.
+fn recalled(path: &Path, trusted: &mut Trusted) -> Option<StateFolder> {
+    let opened = StateFolder::open(path).and_then(|(folder, kept)| {
+        let recalled = kept.map_or(Ok(()), |kept| trusted.recall(&kept, Now::read()));
+        recalled.map(|()| folder).map_err(|why| StateError::Kept { path: StateFolder::state(path), why })
+    });
+    opened
+        .inspect_err(|error| {
+            tracing::error!(target: "tagout", %error, "the state folder is of no use: denying everything");
+            trusted.deny_for_good(Reason::StateLost(Arc::new(error.clone())));
+        })
+        .ok()
 }
 
 fn parse_pin(pin: &str) -> Result<(Option<String>, Digest), BuildError> {
@@ -324,8 +409,8 @@ impl Core {
         let agent = Arc::new(Agent::new(scope.clone()));
         agents.insert(scope, Arc::downgrade(&agent));
         // Under the lock, so that the driver's end either sees this agent or is seen here.
-        if self.ended.load(Ordering::Acquire) {
-            agent.abandon();
+        if let Some(why) = self.ended.get() {
+            agent.abandon(*why);
         }
         drop(agents);
         self.changed.notify_one();
@@ -337,10 +422,21 @@ impl Core {
         self.agents.lock().values().filter_map(Weak::upgrade).collect()
     }
 
+    /// The task that looks at the folder of stops, if there is one.
+    pub(crate) fn follow_stop_folder(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let known = Arc::clone(self.stop_folder.as_ref()?);
+        Some(stop_folder::follow(known, self.deliveries.clone()))
+    }
+
+    /// The driver is at work.
+    pub(crate) fn beat(&self, now_ns: u64) {
+        self.beat_ns.store(now_ns, Ordering::Relaxed);
+    }
+
     /// Notes that nobody drives any more, and gives the agents that are left.
-    pub(crate) fn end(&self) -> Vec<Arc<Agent>> {
+    pub(crate) fn end(&self, why: Gone) -> Vec<Arc<Agent>> {
         let agents = self.agents.lock();
-        self.ended.store(true, Ordering::Release);
+        let _ = self.ended.set(why);
         agents.values().filter_map(Weak::upgrade).collect()
     }
 
@@ -360,6 +456,16 @@ impl Core {
 }
 
 impl Handle {
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.core.counts
+    }
+
+    /// For how long the driver has not been at work, if that is too long.
+    pub(crate) fn stuck_ms(&self) -> Option<u64> {
+        let beat_ns = self.core.beat_ns.load(Ordering::Relaxed);
+        Some(clock::boot_ns().saturating_sub(beat_ns) / 1_000_000).filter(|ms| *ms >= STUCK_MS)
+    }
+
     /// Asks the driver to look at its agents again.
     pub(crate) fn changed(&self) {
         self.core.changed.notify_one();

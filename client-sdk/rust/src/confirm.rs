@@ -38,7 +38,7 @@ impl Confirmations {
                 Err(error) => {
                     tracing::debug!(target: "tagout", %agent, %lock, %error, attempt, "confirmation not delivered");
                     let longest = Duration::from_millis(BACK_OFF_FIRST_MS << attempt.min(16));
-                    tokio::time::sleep(jitter(Duration::ZERO, longest)).await;
+                    tokio::time::sleep(jitter(Duration::ZERO..=longest)).await;
                 }
             }
         }

@@ -8,6 +8,7 @@ use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::view::Tag;
 
+use crate::state_folder::StateError;
 use crate::trusted::{ChainRefused, ClearanceRefused, GrantRefused, LeaseRefused, PushRefused};
 
 /// A call may not begin.
@@ -78,10 +79,16 @@ pub enum Reason {
         "no grant that holds names {class:?} as a class of essential calls; it takes a new signed grant that does"
     )]
     NotEssential { class: String },
+    /// What an earlier process had stopped is not known: see [`state_folder`](crate::Builder::state_folder).
+    #[error("{0}")]
+    StateLost(Arc<StateError>),
     #[error("this process is a forked child; make a client of its own in it")]
     ForkedChild,
-    #[error("the client's thread has ended; start the process again, or make a new client")]
-    ClientGone,
+    /// Nothing is decided: whatever ran it stands still, as a program does that blocks its runtime.
+    #[error("the client's thread has not moved for {} s; find what blocks it, or start the process again", .for_ms / 1_000)]
+    ClientStuck { for_ms: u64 },
+    #[error("the client has ended: {why}; start the process again, or make a new client")]
+    ClientGone { why: Gone },
 }
 
 impl Reason {
@@ -102,7 +109,8 @@ impl Reason {
             | Self::Lapsed { .. }
             | Self::Unverifiable(_)
             | Self::StopsMissed
-            | Self::ClockJumped => true,
+            | Self::ClockJumped
+            | Self::ClientStuck { .. } => true,
             Self::Stopped(_)
             | Self::NotEnrolled { .. }
             | Self::NoConsent { .. }
@@ -110,10 +118,22 @@ impl Reason {
             | Self::TooManyLocks
             | Self::TooManyRevokes
             | Self::NotEssential { .. }
+            | Self::StateLost(_)
             | Self::ForkedChild
-            | Self::ClientGone => false,
+            | Self::ClientGone { .. } => false,
         }
     }
+}
+
+/// Why a client has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Gone {
+    #[error("its last handle and guard were dropped")]
+    Closed,
+    #[error("the runtime that it was given has ended")]
+    RuntimeEnded,
+    #[error("its thread panicked, which is a fault of this SDK: please report it")]
+    Panicked,
 }
 
 /// What came from the service and was not believed.

@@ -3,26 +3,31 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tagout_proto::digest::Digest;
 use tagout_proto::lease::LeaseResponse;
-use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, TTL_MIN_MS};
+use tagout_proto::limits::AGENTS_PER_LEASE_MAX;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Confirmation, Renew, StopEvent, TrustChain};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::client::Core;
 use crate::clock::{self, Now};
 use crate::confirm::Confirmations;
-use crate::denied::{Reason, Unproven};
+use crate::deliver::{DeliverError, Delivered, Delivery};
+use crate::denied::{Gone, Reason, Unproven};
 use crate::guard::{Agent, Arrival};
 use crate::limits::*;
 use crate::nodes::{Left, NodeError, Nodes};
+use crate::pace::Pace;
 use crate::push::{self, Push, jitter};
+use crate::state_folder::StateFolder;
 use crate::trusted::{Asked, Essential, JudgedLock, Judgement, LeaseRefused, Trusted};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -34,6 +39,13 @@ pub(crate) struct Driver {
     trusted: Trusted,
     nodes: Arc<Nodes>,
     confirmations: Confirmations,
+    /// Stops that a program or a file brings.
+    delivered: mpsc::Receiver<Delivery>,
+    state: Option<Arc<StateFolder>>,
+    /// When to write to it, by the boot clock.
+    keep_at_ns: u64,
+    /// A writing under way.
+    keeping: Option<JoinHandle<io::Result<()>>>,
     instance: String,
     /// The agents that have guards; the push stream follows them.
     scopes: watch::Sender<Vec<Scope>>,
@@ -91,13 +103,25 @@ enum Answer {
 type Request = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 impl Driver {
-    pub(crate) fn new(core: Arc<Core>, trusted: Trusted, nodes: Arc<Nodes>, instance: String) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        trusted: Trusted,
+        nodes: Arc<Nodes>,
+        instance: String,
+        delivered: mpsc::Receiver<Delivery>,
+        state: Option<StateFolder>,
+    ) -> Self {
         let ttl_ms = trusted.limits().ttl_ms;
         Self {
             core,
             trusted,
             confirmations: Confirmations::new(Arc::clone(&nodes)),
             nodes,
+            delivered,
+            // That it can be written shows at once.
+            keep_at_ns: if state.is_some() { 0 } else { u64::MAX },
+            state: state.map(Arc::new),
+            keeping: None,
             instance,
             scopes: watch::Sender::new(Vec::new()),
             due: BTreeSet::new(),
@@ -125,6 +149,8 @@ impl Driver {
         let follow =
             push::follow(Arc::clone(&self.nodes), self.scopes.subscribe(), self.instance.clone(), sender);
         let _push = AbortOnDropHandle::new(tokio::spawn(follow));
+        let _stop_folder =
+            core.follow_stop_folder().map(|follow| AbortOnDropHandle::new(tokio::spawn(follow)));
         let mut request: Option<Request> = None;
         // Suspended time does not count for tokio's timers: the clocks are read anew at every turn, and at least every
         // tick. What has ended by then is denied all the same: the cells hold boot-clock deadlines (S3).
@@ -133,6 +159,7 @@ impl Driver {
                 return;
             }
             let now = Now::read();
+            core.beat(now.boot_ns);
             self.check_skew(now);
             if now.boot_ns >= self.look_at_ns {
                 self.look(now);
@@ -143,11 +170,13 @@ impl Driver {
             if request.is_none() {
                 request = self.next_request(now);
             }
+            self.keep(now);
             let wake = self.wake_in(request.is_none());
             tokio::select! {
                 biased;
                 () = core.closed.cancelled() => return self.finish().await,
                 Some(push) = pushes.recv() => self.pushed(push, Now::read()),
+                Some(delivery) = self.delivered.recv() => self.deliver(delivery, Now::read()),
                 answer = answered(&mut request) => {
                     request = None;
                     match answer {
@@ -155,6 +184,7 @@ impl Driver {
                         Answer::Chain(doubt, chain) => self.learn(doubt, chain, Now::read()),
                     }
                 }
+                kept = written(&mut self.keeping) => self.kept(kept, Now::read()),
                 () = core.changed.notified() => self.look_at_ns = 0,
                 () = tokio::time::sleep(wake) => {}
             }
@@ -162,9 +192,49 @@ impl Driver {
     }
 
     /// The last guard is gone; what stops did here is still told.
-    async fn finish(self) {
+    async fn finish(mut self) {
         self.confirming.close();
-        let _ = tokio::time::timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS), self.confirming.wait()).await;
+        let confirming = self.confirming.clone();
+        let last = async { tokio::join!(self.keep_last(), confirming.wait()) };
+        let _ = tokio::time::timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS), last).await;
+    }
+
+    /// Writes what has to outlive the process. One write at a time, and the newest state wins.
+    fn keep(&mut self, now: Now) {
+        let Some(folder) = &self.state else { return };
+        if self.keeping.is_some() || now.boot_ns < self.keep_at_ns {
+            return;
+        }
+        self.keep_at_ns = u64::MAX;
+        let (folder, bytes) = (Arc::clone(folder), self.trusted.keep());
+        self.keeping = Some(tokio::task::spawn_blocking(move || folder.write(&bytes)));
+    }
+
+    async fn keep_last(&mut self) {
+        if self.keeping.is_some() {
+            let kept = written(&mut self.keeping).await;
+            self.kept(kept, Now::read());
+        }
+        if self.keep_at_ns != u64::MAX {
+            self.keep_at_ns = 0;
+            self.keep(Now::read());
+            let kept = written(&mut self.keeping).await;
+            self.kept(kept, Now::read());
+        }
+    }
+
+    fn keep_by(&mut self, at_ns: u64) {
+        if self.state.is_some() {
+            self.keep_at_ns = self.keep_at_ns.min(at_ns);
+        }
+    }
+
+    fn kept(&mut self, kept: io::Result<()>, now: Now) {
+        if let Err(error) = kept {
+            // What is latched holds all the same, as long as this process lives.
+            tracing::error!(target: "tagout", %error, "the state folder cannot be written: a restart would forget stops");
+            self.keep_by(now.boot_ns + KEEP_AFTER_MS * NS_PER_MS);
+        }
     }
 
     fn check_skew(&mut self, now: Now) {
@@ -203,7 +273,8 @@ impl Driver {
             (true, false) => self.hold_until_ns,
             (true, true) => self.hold_until_ns.max(self.round_at_ns),
         };
-        let at_ns = self.look_at_ns.min(self.next_ns).min(request_ns);
+        let keep_ns = if self.keeping.is_some() { u64::MAX } else { self.keep_at_ns };
+        let at_ns = self.look_at_ns.min(self.next_ns).min(request_ns).min(keep_ns);
         Duration::from_nanos(at_ns.saturating_sub(clock::boot_ns()))
     }
 
@@ -225,8 +296,7 @@ impl Driver {
                 return None;
             }
             self.renew = false;
-            let third = self.pace() / 3;
-            self.round_at_ns = now.boot_ns + nanos(jitter(third.mul_f64(0.8), third));
+            self.round_at_ns = now.boot_ns + nanos(jitter(self.pace().renew_after()));
             self.due.extend(self.scopes.borrow().iter().cloned());
         }
         let agents: Vec<Scope> = self.due.iter().take(AGENTS_PER_LEASE_MAX).cloned().collect();
@@ -252,17 +322,12 @@ impl Driver {
     }
 
     /// The time to live that renewals, time-outs and back-offs are measured by.
-    fn pace(&self) -> Duration {
-        Duration::from_millis(self.ttl_ms.max(TTL_MIN_MS))
+    fn pace(&self) -> Pace {
+        Pace::of(self.ttl_ms)
     }
 
-    /// How long a node may take to answer: never all that is left of the lease, so that another one can be asked too.
     fn patience(&self, now: Now) -> Duration {
-        let pace = self.pace();
-        match self.lease_left(now) {
-            Duration::ZERO => pace / 4,
-            left => (left / 2).clamp(pace / 16, pace / 4),
-        }
+        self.pace().patience(self.lease_left(now))
     }
 
     fn lease_left(&self, now: Now) -> Duration {
@@ -304,10 +369,18 @@ impl Driver {
         );
         for (lock, agent) in &accepted.cleared {
             tracing::info!(target: "tagout", %lock, %agent, "lock cleared");
+            if let Some(folder) = self.core.stop_folder.as_ref().filter(|_| self.trusted.has_ended(lock)) {
+                folder.ended(*lock);
+            }
         }
         for (lock, agent, error) in &accepted.uncleared {
             tracing::warn!(target: "tagout", %lock, %agent, %error, "lock stays: its end is not proven");
         }
+        self.keep_by(now.boot_ns + KEEP_AFTER_MS * NS_PER_MS);
+        let counts = &self.core.counts;
+        counts.leases.add(1);
+        counts.log_size.set(accepted.log_size);
+        counts.lease_ns.set(accepted.deadline_ns);
         self.failures = 0;
         self.lease_ns = accepted.deadline_ns;
         self.trouble = None;
@@ -335,6 +408,7 @@ impl Driver {
                 let (trust, epoch) = (self.trusted.trust(), self.trusted.trust().epoch());
                 let version = trust.authority().version;
                 tracing::info!(target: "tagout", version, epoch = epoch.number, "trust chain learned");
+                self.keep_by(now.boot_ns);
                 self.due.extend(agents);
                 self.settle_all(now);
             }
@@ -348,27 +422,18 @@ impl Driver {
         }
     }
 
-    /// Tries the next node: at once as long as there is one that was not tried, then after a growing, random time, or when
-    /// the node wishes; but as long as a lease is alive, always so soon that several more attempts fit into it.
+    /// Tries the next node, after a while if all were tried.
     fn failed(&mut self, agents: Vec<Scope>, trouble: Trouble, left: Left, wish: Option<Duration>, now: Now) {
+        match &trouble {
+            Trouble::Unreachable(_) => self.core.counts.lease_failures.add(1),
+            Trouble::Unproven(_) => self.core.counts.unproven.add(1),
+        }
         self.trouble = Some(trouble);
         self.nodes.turn(left);
         self.due.extend(agents);
         self.failures += 1;
-        let (first, third) = (Duration::from_millis(BACK_OFF_FIRST_MS), self.pace() / 3);
-        let rounds = self.failures / u32::try_from(self.nodes.count()).unwrap_or(u32::MAX);
-        let wait = match rounds {
-            0 => Duration::ZERO,
-            n => {
-                let back_off = jitter(Duration::ZERO, (first * (1 << n.min(16))).min(third));
-                back_off.max(wish.unwrap_or_default().min(third))
-            }
-        };
-        let wait = match self.lease_left(now) {
-            Duration::ZERO => wait,
-            left => wait.min((left / 8).max(first)),
-        };
-        self.hold_until_ns = now.boot_ns + nanos(wait);
+        let wait = self.pace().back_off(self.failures, self.nodes.count(), wish, self.lease_left(now));
+        self.hold_until_ns = now.boot_ns + nanos(jitter(wait));
         self.settle_all(now);
     }
 
@@ -398,19 +463,38 @@ impl Driver {
             Ok(covered) => covered,
             Err(refused) => return self.unproven(refused.into(), now),
         };
-        let agents: Vec<_> =
-            self.core.agents().into_iter().filter(|a| covered.binary_search(&a.scope).is_ok()).collect();
-        for agent in agents {
-            let document = event.stop.digest();
-            let next_ns = self.settle(&agent, now);
-            self.next_ns = self.next_ns.min(next_ns);
-            // Without an entry it is pending: no log has it yet.
-            tracing::warn!(target: "tagout", agent = %agent.scope, %document, entry = event.index, "stop received");
-        }
+        // Without an entry it is pending: no log has it yet.
+        let (document, entry) = (event.stop.digest(), event.index);
+        tracing::warn!(target: "tagout", agents = covered.len(), %document, entry, by = "push", "stop received");
+        self.settle_these(&covered, now);
+    }
+
+    /// The same for a stop that came past the service, which gets it with the next lease request.
+    fn deliver(&mut self, delivery: Delivery, now: Now) {
+        let Delivery { stop, by, answer } = delivery;
+        let document = stop.digest();
+        // Guards that were made before it came are under it, also in what is answered.
+        self.look(now);
+        let delivered = match self.trusted.accept_delivered(&stop, by, now) {
+            Ok(covered) if covered.is_empty() && self.trusted.has_ended(&document) => {
+                Err(DeliverError::Used { lock: document })
+            }
+            Ok(agents) => {
+                tracing::warn!(target: "tagout", agents = agents.len(), %document, ?by, "stop received");
+                self.settle_these(&agents, now);
+                self.renew = true;
+                Ok(Delivered { document, agents })
+            }
+            // Nobody is denied for it: unlike a push it need not come from a node.
+            Err(refused) => Err(refused.into()),
+        };
+        // Whoever brought it may not wait for the answer any more; it holds all the same.
+        let _ = answer.send(delivered);
     }
 
     /// It may have been a stop, so it is taken for one until a lease says otherwise (S4).
     fn unproven(&mut self, what: Unproven, now: Now) {
+        self.core.counts.unproven.add(1);
         tracing::warn!(target: "tagout", error = %what, "push not verified: denying until a newer lease");
         self.require_newer(Reason::Unverifiable(Arc::new(what)), now);
     }
@@ -419,6 +503,15 @@ impl Driver {
         self.trusted.require_newer(now.boot_ns, why);
         self.renew = true;
         self.settle_all(now);
+    }
+
+    fn settle_these(&mut self, scopes: &[Scope], now: Now) {
+        self.keep_by(now.boot_ns);
+        self.core.counts.stops.add(1);
+        for agent in self.core.agents().into_iter().filter(|a| scopes.binary_search(&a.scope).is_ok()) {
+            let next_ns = self.settle(&agent, now);
+            self.next_ns = self.next_ns.min(next_ns);
+        }
     }
 
     fn settle_all(&mut self, now: Now) {
@@ -446,6 +539,7 @@ impl Driver {
                 let answered = self.trusted.answered(&agent.scope);
                 let closed_ns = agent.deny(reason, essential, judgement.limits, arrival, answered);
                 let calls_cut = if judgement.cut { agent.cut() } else { 0 };
+                self.core.counts.calls_cut.add(calls_cut as u64);
                 self.report(agent, &judgement, closed_ns, calls_cut);
             }
         }
@@ -513,8 +607,18 @@ impl Drop for Driver {
         if self.core.forked() {
             return;
         }
-        for agent in self.core.end() {
-            agent.abandon();
+        let why = match (std::thread::panicking(), self.core.closed.is_cancelled()) {
+            (true, _) => Gone::Panicked,
+            (false, true) => Gone::Closed,
+            (false, false) => Gone::RuntimeEnded,
+        };
+        if why == Gone::Closed {
+            tracing::debug!(target: "tagout", %why, "the client has ended");
+        } else {
+            tracing::error!(target: "tagout", %why, "the client has ended: everything is denied");
+        }
+        for agent in self.core.end(why) {
+            agent.abandon(why);
             agent.cut();
         }
     }
@@ -525,6 +629,13 @@ async fn answered(request: &mut Option<Request>) -> Answer {
         Some(request) => request.await,
         None => pending().await,
     }
+}
+
+async fn written(keeping: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    let Some(writing) = keeping else { return pending().await };
+    let kept = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    *keeping = None;
+    kept
 }
 
 async fn confirm(

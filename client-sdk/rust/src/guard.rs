@@ -18,7 +18,7 @@ use crate::calls::{Call, Calls};
 use crate::cell::{Cell, Reader};
 use crate::client::{GuardError, Handle};
 use crate::clock;
-use crate::denied::{Denied, Reason, Stopped};
+use crate::denied::{Denied, Gone, Reason, Stopped};
 use crate::limits::ESSENTIAL_HANDLES_MAX;
 use crate::trusted::Essential;
 
@@ -46,6 +46,10 @@ pub struct State {
     pub denied: Option<Reason>,
     /// For how long calls may begin if nothing else arrives.
     pub left: Duration,
+    /// How long the client's newest lease is still good for, whoever is denied.
+    pub lease_left: Duration,
+    /// The size of the log that it was read from.
+    pub log_size: u64,
     /// Classes of essential calls that may begin, which a drain or a restriction leaves.
     pub essential: Vec<String>,
     pub limits: CallLimits,
@@ -224,10 +228,13 @@ impl Guard {
             None => self.cell.deadline_ns().saturating_sub(clock::boot_ns()),
             Some(_) => 0,
         };
+        let counts = self.handle.counts();
         State {
             agent: self.agent.scope.clone(),
             denied,
             left: Duration::from_nanos(left_ns),
+            lease_left: Duration::from_nanos(counts.lease_ns.get().saturating_sub(clock::boot_ns())),
+            log_size: counts.log_size.get(),
             essential: if self.forked() { Vec::new() } else { self.agent.essential_classes() },
             limits: self.limits(),
             calls_under_way: if self.forked() { 0 } else { self.agent.calls.under_way() },
@@ -270,8 +277,15 @@ impl Guard {
             return Reason::ForkedChild;
         }
         let denied = self.agent.standing.lock().denied.clone();
-        // The cell ended by itself and the client's thread has not looked at it yet.
-        denied.unwrap_or(Reason::Lapsed { last_error: None })
+        denied.unwrap_or_else(|| self.unattended())
+    }
+
+    /// The cell ended by itself and the client's thread has not looked at it yet.
+    fn unattended(&self) -> Reason {
+        match self.handle.stuck_ms() {
+            Some(for_ms) => Reason::ClientStuck { for_ms },
+            None => Reason::Lapsed { last_error: None },
+        }
     }
 
     fn essential_refusal(&self, class: &str) -> Option<Reason> {
@@ -284,8 +298,7 @@ impl Guard {
             (Some(reason), _) => Some(reason.clone()),
             (None, None) => Some(Reason::NotEssential { class: class.into() }),
             (None, Some(until_ns)) if clock::boot_ns() < *until_ns => None,
-            // It ended by itself and the client's thread has not looked at it yet.
-            (None, Some(_)) => Some(standing.denied.clone().unwrap_or(Reason::Lapsed { last_error: None })),
+            (None, Some(_)) => Some(standing.denied.clone().unwrap_or_else(|| self.unattended())),
         }
     }
 
@@ -308,7 +321,7 @@ impl Guard {
 
     async fn next_version(&self, versions: &mut watch::Receiver<u64>) -> Result<(), Denied> {
         match self.reason() {
-            Reason::ForkedChild | Reason::ClientGone => Err(self.denied()),
+            Reason::ForkedChild | Reason::ClientGone { .. } => Err(self.denied()),
             _ => versions.changed().await.map_err(|_| self.denied()),
         }
     }
@@ -528,8 +541,8 @@ impl Agent {
     }
 
     /// Denies everything for good: nobody drives this guard any more.
-    pub(crate) fn abandon(&self) {
-        let gone = || Reason::ClientGone;
+    pub(crate) fn abandon(&self, why: Gone) {
+        let gone = || Reason::ClientGone { why };
         let essential = Essential { until_ns: BTreeMap::new(), refusal: Some(gone()) };
         self.deny(gone(), essential, CallLimits::default(), None, false);
     }

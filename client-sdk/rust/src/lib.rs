@@ -41,14 +41,17 @@
 //! # What it promises
 //!
 //! - **It fails closed.** No lease, a lapsed one, bytes that do not verify, a forked child, a client whose thread has
-//!   died: [`Denied`], with a typed [`Reason`]. There is no default answer and nothing on disk.
+//!   died: [`Denied`], with a typed [`Reason`]. There is no default answer, and nothing on disk ever says "allow".
 //! - **A stop is bounded.** The permission dates from the moment the request's nonce was made and ends `ttl` later, by a
 //!   clock that counts suspended time. Calls under [`Guard::run`] and [`Guard::stream`] are cut by a halt, at the end of a
 //!   drain, and when a lapse outlasts its grace. A pause lets them finish.
 //! - **Essential calls go on** during a drain and under a restriction: [`Guard::essential`] guards the calls of one class
 //!   that people named in the consent. A class that nobody named is denied, always.
+//! - **Any path stops.** A signed stop is one by whatever way it comes: from any node, from a file in the
+//!   [folder of stops](Builder::stop_folder), or brought by the program itself ([`Client::deliver`]).
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
-//!   signed start, were verified here. No node can leave one out, and making the guard anew does not help.
+//!   signed start, were verified here. No node can leave one out, and making the guard anew does not
+//!   help; nor does starting the process again where it has a [state folder](Builder::state_folder).
 //! - **It guards what it was enrolled for.** The nodes give leases to a process for the scope of its token and all below:
 //!   [`Reason::NotEnrolled`] for every other agent, whose guards deny while those of this client's own agents go on.
 //! - **Consent is verified here**, from the pinned genesis on and by the newest authority: see [`trusted`]. A service that was taken over whole can
@@ -68,13 +71,18 @@ mod cell;
 mod client;
 mod clock;
 mod confirm;
+mod counters;
+mod deliver;
 mod denied;
 mod driver;
 mod guard;
 pub mod limits;
 mod nodes;
+mod pace;
 mod push;
 mod sse;
+mod state_folder;
+mod stop_folder;
 /// For the nodes and the command, which demand the same of a certificate.
 #[doc(hidden)]
 pub mod tls;
@@ -82,9 +90,13 @@ pub mod trusted;
 
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
-pub use denied::{Denied, Lock, Obstacle, Reason, Stopped, Unproven};
+pub use counters::Counters;
+pub use deliver::{DeliverError, Delivered};
+pub use denied::{Denied, Gone, Lock, Obstacle, Reason, Stopped, Unproven};
 pub use guard::{Change, Changes, EssentialGuard, Guard, GuardedStream, Permit, State};
 pub use nodes::NodesError;
+pub use state_folder::StateError;
+pub use stop_folder::{Found, StopFile, StopFileError, StopFolder};
 pub use tagout_proto as proto;
 
 /// The README's example compiles.

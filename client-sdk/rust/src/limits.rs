@@ -6,6 +6,8 @@ pub const AGENTS_MAX: usize = 65_536;
 pub const INSTANCE_MAX_BYTES: usize = 128;
 /// Locks that one client keeps latched, over all its agents. One more denies its agent for good.
 pub const LOCKS_MAX: usize = 65_536;
+/// Locks that came past the service, by files or by the program. One more denies all agents that come later.
+pub const DELIVERED_MAX: usize = 1_024;
 /// Cleared locks remembered per agent, so that a late push of one is no new stop.
 pub const CLEARED_PER_AGENT_MAX: usize = 64;
 /// Locks in one view: a node shows the strongest of each kind.
@@ -29,6 +31,20 @@ pub const RESPONSE_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// The body of an error answer.
 pub const PROBLEM_MAX_BYTES: usize = 64 * 1024;
 
+/// What [`deliver`](crate::Client::deliver) takes: a document with all its signatures, as JSON, is smaller.
+pub const DELIVERY_MAX_BYTES: usize = 64 * 1024;
+/// How often the folder of stops is looked at.
+pub const STOP_FOLDER_LOOK_MS: u64 = 250;
+/// Stops that are read in it: more than `tagout stop --copies` makes at once.
+pub const STOP_FILES_MAX: usize = 1_024;
+/// Names that are looked at in it.
+pub const STOP_FOLDER_NAMES_MAX: usize = 8_192;
+
+/// What a client keeps in its state folder.
+pub const KEPT_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// What a lease changed is written this much later, several at once; what else stops is written at once.
+pub const KEEP_AFTER_MS: u64 = 1_000;
+
 /// Scopes of one subscription; more become their common parents.
 pub const SUBSCRIPTION_SCOPES_MAX: usize = 32;
 /// One event of the push stream: a document with all its signatures, as JSON, is smaller.
@@ -48,6 +64,8 @@ pub const PUSH_QUEUE_MAX: usize = 64;
 pub const BACK_OFF_FIRST_MS: u64 = 50;
 /// The client looks at its clocks at least this often.
 pub const TICK_MS: u64 = 1_000;
+/// A client that looked at nothing for so long stands still.
+pub const STUCK_MS: u64 = 3_000;
 /// The wall clock and the boot clock may drift apart by so much between two looks.
 pub const CLOCK_JUMP_MS: u64 = 1_000;
 

@@ -3,6 +3,7 @@
 //! Nothing rests on it: whatever is lost here, the next lease shows.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tagout_proto::wire::{Renew, StopEvent};
 use tokio::sync::{mpsc, watch};
 
 use crate::limits::*;
-use crate::nodes::Nodes;
+use crate::nodes::{NodeError, Nodes};
 use crate::sse::{Event, Parser, SseError};
 
 #[derive(Clone, Debug)]
@@ -58,15 +59,16 @@ pub(crate) async fn follow(
             Ended::Left => {
                 // Leases come from another node now; so do pushes.
                 attempt = 0;
-                tokio::time::sleep(jitter(Duration::ZERO, Duration::from_millis(PUSH_BACK_OFF_FIRST_MS)))
+                tokio::time::sleep(jitter(Duration::ZERO..=Duration::from_millis(PUSH_BACK_OFF_FIRST_MS)))
                     .await;
             }
             Ended::Lost(why) => {
                 tracing::debug!(target: "tagout", %why, "push stream lost");
                 attempt += 1;
                 let most_ms = PUSH_BACK_OFF_MAX_MS.min(PUSH_BACK_OFF_FIRST_MS << failures.min(16));
+                let wish = why.retry_after().min(Duration::from_millis(PUSH_BACK_OFF_MAX_MS));
                 failures += 1;
-                tokio::time::sleep(jitter(Duration::ZERO, Duration::from_millis(most_ms))).await;
+                tokio::time::sleep(jitter(wish..=wish + Duration::from_millis(most_ms))).await;
             }
         }
     }
@@ -79,7 +81,7 @@ enum Ended {
     Nobody,
     /// Its node gives no leases that can be believed, or says nothing: long before its silence shows here.
     Left,
-    Lost(String),
+    Lost(Lost),
 }
 
 async fn outgrown(scopes: &mut watch::Receiver<Vec<Scope>>, subscription: &[Scope]) {
@@ -108,14 +110,14 @@ async fn read(
 ) -> Ended {
     let response = match nodes.events(subscription, instance, node).await {
         Ok(response) => response,
-        Err(error) => return Ended::Lost(error.to_string()),
+        Err(error) => return Ended::Lost(error.into()),
     };
     let mut pushes = Box::pin(pushes(response.bytes_stream()));
     loop {
         let push = match pushes.next().await {
             Some(Ok(push)) => push,
-            Some(Err(error)) => return Ended::Lost(error.to_string()),
-            None => return Ended::Lost("the node closed it".into()),
+            Some(Err(why)) => return Ended::Lost(why),
+            None => return Ended::Lost(Lost::Closed),
         };
         *failures = 0;
         if events.send(push).await.is_err() {
@@ -124,8 +126,13 @@ async fn read(
     }
 }
 
+/// Why a stream is none any more.
 #[derive(Debug, thiserror::Error)]
-enum PushError {
+enum Lost {
+    #[error(transparent)]
+    Refused(#[from] NodeError),
+    #[error("the node closed it")]
+    Closed,
     #[error("nothing came for {} s", PUSH_SILENCE_MS / 1000)]
     Silent,
     #[error(transparent)]
@@ -134,10 +141,20 @@ enum PushError {
     Transport(#[from] reqwest::Error),
 }
 
+impl Lost {
+    /// The node's own wish.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused(error) => error.retry_after.unwrap_or_default(),
+            Self::Closed | Self::Silent | Self::Sse(_) | Self::Transport(_) => Duration::ZERO,
+        }
+    }
+}
+
 /// The events in a stream of bytes, and why it ends where it breaks off or falls silent.
 fn pushes<B: AsRef<[u8]>>(
     bytes: impl Stream<Item = Result<B, reqwest::Error>>,
-) -> impl Stream<Item = Result<Push, PushError>> {
+) -> impl Stream<Item = Result<Push, Lost>> {
     let state = (Box::pin(bytes), Parser::default(), VecDeque::new());
     stream::unfold(state, |(mut bytes, mut parser, mut ready)| async move {
         while ready.is_empty() {
@@ -146,10 +163,10 @@ fn pushes<B: AsRef<[u8]>>(
                 Ok(None) => return None,
                 Ok(Some(Ok(piece))) => {
                     let event = |event| ready.push_back(Ok(understood(&event)));
-                    parser.read(piece.as_ref(), event).map_err(PushError::from)
+                    parser.read(piece.as_ref(), event).map_err(Lost::from)
                 }
                 Ok(Some(Err(error))) => Err(error.into()),
-                Err(_elapsed) => Err(PushError::Silent),
+                Err(_elapsed) => Err(Lost::Silent),
             };
             ready.extend(read.err().map(Err));
         }
@@ -188,8 +205,9 @@ fn subscription(scopes: &[Scope]) -> Vec<Scope> {
     }
 }
 
-/// A random duration between both, evenly; the longer one if there is no randomness.
-pub(crate) fn jitter(shortest: Duration, longest: Duration) -> Duration {
+/// A random duration of these, evenly; the longest one if there is no randomness.
+pub(crate) fn jitter(between: RangeInclusive<Duration>) -> Duration {
+    let (shortest, longest) = between.into_inner();
     let part = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
     shortest + longest.saturating_sub(shortest).mul_f64(part)
 }

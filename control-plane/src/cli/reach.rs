@@ -98,6 +98,8 @@ fn line(out: &Out, instance: &InstanceReach) -> String {
             let by = match by {
                 StopPath::Push => "push",
                 StopPath::Lease => "lease",
+                StopPath::File => "file",
+                StopPath::Deliver => "delivery",
             };
             let cut =
                 if *calls_cut > 0 { format!(", {} cut", count(*calls_cut, "call")) } else { String::new() };

@@ -124,11 +124,20 @@ impl Agent {
 
     fn latch_new(&mut self, id: Digest, lock: Latched, latched: usize) -> bool {
         if latched >= LOCKS_MAX {
-            self.overflowed = true;
+            self.overflow();
             return false;
         }
         self.latched.insert(id, lock);
         true
+    }
+
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    /// Denies for good: there may be a lock that there was no room for.
+    pub(super) fn overflow(&mut self) {
+        self.overflowed = true;
     }
 
     /// Takes off a lock whose end is proven.

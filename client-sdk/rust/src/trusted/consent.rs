@@ -17,11 +17,11 @@ pub(super) struct Consent {
     pub(super) grant: Grant,
 }
 
-/// Grants that are void as long as this process lives, also those that come later.
+/// Grants that are void for this guard for good, also those that come later.
 #[derive(Clone, Default)]
 pub(super) struct Revoked {
     /// By the grant's digest, each with the scope of a revoke that names it: it voids what lies there.
-    named: BTreeSet<(Digest, Scope)>,
+    pub(super) named: BTreeSet<(Digest, Scope)>,
     /// A revoke came that there was no room for.
     pub(super) overflowed: bool,
 }

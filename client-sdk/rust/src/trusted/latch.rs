@@ -65,6 +65,18 @@ impl Latched {
         Self::new(Scope::fleet(), LockKind::Halt, tag, came, Some(Arc::new(signed.clone())))
     }
 
+    /// As an earlier process had it.
+    pub(super) fn kept(
+        scope: Scope,
+        kind: LockKind,
+        tag: Tag,
+        came: Came,
+        signed: Option<Arc<Envelope>>,
+        released: bool,
+    ) -> Self {
+        Self { released, ..Self::new(scope, kind, tag, came, signed) }
+    }
+
     fn new(scope: Scope, kind: LockKind, tag: Tag, came: Came, signed: Option<Arc<Envelope>>) -> Self {
         let Came { by, received_ns, index, time_ms } = came;
         Self {

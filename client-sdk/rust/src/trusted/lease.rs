@@ -184,12 +184,43 @@ impl Trusted {
         if (found, lease.authority) != (floor, authority.digest) {
             return Err(LeaseRefused::AuthorityUnproven { found, digest: lease.authority });
         }
+        self.check_kept(lease)?;
         let Some(Floor { size, root }) = self.log else { return Ok(()) };
         if lease.log_size < size {
             return Err(LeaseRefused::LogRollback { found: lease.log_size, floor: size });
         }
         if lease.log_size == size && root.is_some_and(|root| root != lease.log_root) {
             return Err(LeaseRefused::LogForked { size });
+        }
+        Ok(())
+    }
+
+    /// Whether the lease is no step back behind what an earlier process had accepted.
+    fn check_kept(&self, lease: &Lease) -> Result<(), LeaseRefused> {
+        let Some(kept) = self.kept else { return Ok(()) };
+        let (found, floor) = (lease.epoch_number, kept.epoch);
+        if found < floor {
+            return Err(LeaseRefused::EpochRollback { found, floor });
+        }
+        if found == floor && lease.epoch != kept.epoch_id {
+            return Err(LeaseRefused::EpochUnproven { found, id: lease.epoch });
+        }
+        let (found, floor) = (lease.authority_version, kept.authority);
+        if found < floor {
+            return Err(LeaseRefused::AuthorityRollback { found, floor });
+        }
+        if found == floor && lease.authority != kept.authority_digest {
+            return Err(LeaseRefused::AuthorityUnproven { found, digest: lease.authority });
+        }
+        // A restore resets the size.
+        if lease.epoch_number > kept.epoch {
+            return Ok(());
+        }
+        if lease.log_size < kept.size {
+            return Err(LeaseRefused::LogRollback { found: lease.log_size, floor: kept.size });
+        }
+        if lease.log_size == kept.size && kept.root.is_some_and(|root| root != lease.log_root) {
+            return Err(LeaseRefused::LogForked { size: kept.size });
         }
         Ok(())
     }
@@ -268,6 +299,14 @@ impl Trusted {
                 let cleared = Clearance { trust: &self.trust, id, agent: &known.agent };
                 match cleared.verify(&placed, &release, start.as_ref()) {
                     Ok(()) => {
+                        // Ended for all that it covers, it holds nobody who comes later.
+                        let whole = lock.scope.clone();
+                        let for_all = Clearance { agent: &whole, ..cleared };
+                        if self.delivered.contains_key(&id)
+                            && for_all.verify(&placed, &release, start.as_ref()).is_ok()
+                        {
+                            self.delivered.remove(&id);
+                        }
                         agent.clear(id);
                         self.latched -= 1;
                         accepted.cleared.push((id, known.agent.clone()));

@@ -8,6 +8,7 @@ mod agent;
 mod chain;
 mod clearance;
 mod consent;
+mod kept;
 mod latch;
 mod lease;
 mod push;
@@ -26,12 +27,14 @@ use tagout_proto::trust::Trust;
 pub use self::agent::{Essential, JudgedLock, Judgement};
 pub use self::chain::ChainRefused;
 pub use self::clearance::ClearanceRefused;
+pub use self::kept::KeptError;
 pub use self::lease::{Accepted, LeaseRefused};
 pub use self::push::PushRefused;
 pub use tagout_proto::trust::GrantRefused;
 
 use self::agent::Agent;
 use self::consent::{Judge, Revoked};
+use self::kept::Floors;
 use self::latch::Latched;
 use crate::clock::Now;
 use crate::denied::Reason;
@@ -47,6 +50,10 @@ pub struct Trusted {
     trust: Trust,
     /// The floor: the newest log that a verified lease was read from, or where a restore began.
     log: Option<Floor>,
+    /// What an earlier process had accepted.
+    kept: Option<Floors>,
+    /// Why nothing counts, as long as this process lives.
+    denied: Option<Reason>,
     /// The newest lease's time at its node, and the moment its nonce was made.
     lease_time: Option<(u64, u64)>,
     /// Only leases with a nonce made after this count, and why.
@@ -54,6 +61,10 @@ pub struct Trusted {
     revoked: Revoked,
     /// The halt of the restore that began this epoch: agents that come later are under it too.
     restored: Option<(Digest, Latched)>,
+    /// Locks that came past the service: agents that come later are under them too.
+    delivered: BTreeMap<Digest, Latched>,
+    /// One came that there was no room for.
+    delivered_overflowed: bool,
     agents: BTreeMap<Scope, Agent>,
     latched: usize,
     asks: u64,
@@ -82,10 +93,14 @@ impl Trusted {
             trust: genesis.clone(),
             genesis,
             log: None,
+            kept: None,
+            denied: None,
             lease_time: None,
             newer_than: None,
             revoked: Revoked::default(),
             restored: None,
+            delivered: BTreeMap::new(),
+            delivered_overflowed: false,
             agents: BTreeMap::new(),
             latched: 0,
             asks: 0,
@@ -116,8 +131,12 @@ impl Trusted {
             return;
         }
         let mut new = Agent::default();
-        if let Some((id, lock)) = &self.restored {
+        let delivered = self.delivered.iter().filter(|(_, lock)| lock.scope.covers(&agent));
+        for (id, lock) in delivered.chain(self.restored.iter().map(|(id, lock)| (id, lock))) {
             self.latched += usize::from(new.latch_signed(*id, lock, self.latched));
+        }
+        if self.delivered_overflowed {
+            new.overflow();
         }
         self.agents.insert(agent, new);
     }
@@ -127,6 +146,12 @@ impl Trusted {
         if self.agents.get(agent).is_some_and(Agent::is_free) {
             self.agents.remove(agent);
         }
+    }
+
+    /// Whether `lock` ended for an agent, and holds none any more.
+    pub fn has_ended(&self, lock: &Digest) -> bool {
+        self.agents.values().any(|agent| agent.cleared.contains(lock))
+            && !self.agents.values().any(|agent| agent.latched.contains_key(lock))
     }
 
     /// Whether a lease for `agent` was accepted or refused, ever.
@@ -147,6 +172,11 @@ impl Trusted {
     /// From here on only leases whose nonce was made after `boot_ns` count.
     pub fn require_newer(&mut self, boot_ns: u64, why: Reason) {
         self.newer_than = Some((boot_ns, why));
+    }
+
+    /// Denies everything as long as this process lives.
+    pub fn deny_for_good(&mut self, why: Reason) {
+        self.denied = Some(why);
     }
 
     /// The lease request for `agents`, with the locks to ask about: first those not asked for the longest time.
@@ -187,6 +217,9 @@ impl Trusted {
 
     /// What `agent` may do now.
     pub fn judge(&self, agent: &Scope, now: Now) -> Judgement {
+        if let Some(why) = &self.denied {
+            return Judgement::denied(why.clone());
+        }
         match self.agents.get(agent) {
             _ if self.revoked.overflowed => Judgement::denied(Reason::TooManyRevokes),
             Some(agent) => agent.judge(now, self.now_ms(now), self.newer_than.as_ref()),
@@ -218,6 +251,14 @@ impl Trusted {
             if refused.len() != agent.refused.len() {
                 agent.refused = refused.into();
             }
+        }
+    }
+
+    fn deliver(&mut self, id: Digest, lock: &Latched) {
+        if self.delivered.len() < DELIVERED_MAX {
+            self.delivered.insert(id, lock.clone());
+        } else if !self.delivered.contains_key(&id) {
+            self.delivered_overflowed = true;
         }
     }
 

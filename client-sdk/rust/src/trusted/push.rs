@@ -1,4 +1,5 @@
-//! Pushed documents: whatever people signed to take away, believed by one signature (S6). Step ⑦ of a stop, first half.
+//! Pushed and delivered documents: whatever people signed to take away, believed by one signature (S6). Step ⑦ of a stop,
+//! first half.
 
 use tagout_proto::authority::Unauthorised;
 use tagout_proto::command::{Action, ActionKind, Command, Deployment};
@@ -13,7 +14,7 @@ use super::Trusted;
 use super::latch::{Came, Latched};
 use crate::clock::Now;
 
-/// Why a pushed document takes nothing away.
+/// Why a pushed or delivered document takes nothing away.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushRefused {
     #[error(transparent)]
@@ -35,10 +36,26 @@ impl Trusted {
     ///
     /// It needs one signature (a restore those of the roots), no date and no knowledge of the log (S6).
     pub fn accept_push(&mut self, event: &StopEvent, now: Now) -> Result<Vec<Scope>, PushRefused> {
-        let StopEvent { stop: envelope, index, time_ms } = event;
+        let StopEvent { stop, index, time_ms } = event;
+        let came = Came { by: StopPath::Push, received_ns: now.boot_ns, index: *index, time_ms: *time_ms };
+        self.accept_signed(stop, came)
+    }
+
+    /// The same for a document that came past the service: the service may not have it, so a lock goes to it with the next
+    /// lease request, and agents that come later are under it too.
+    pub fn accept_delivered(
+        &mut self,
+        stop: &Envelope,
+        by: StopPath,
+        now: Now,
+    ) -> Result<Vec<Scope>, PushRefused> {
+        let came = Came { by, received_ns: now.boot_ns, index: None, time_ms: self.now_ms(now) };
+        self.accept_signed(stop, came)
+    }
+
+    fn accept_signed(&mut self, envelope: &Envelope, came: Came) -> Result<Vec<Scope>, PushRefused> {
         envelope.check_bounds()?;
         let bytes = envelope.document.as_bytes();
-        let came = Came { by: StopPath::Push, received_ns: now.boot_ns, index: *index, time_ms: *time_ms };
         if let Ok(Placed { lost_from: Some(_), .. }) = parse_placing(bytes) {
             return self.learn_pushed(envelope, came);
         }
@@ -49,8 +66,12 @@ impl Trusted {
         match command.action {
             Action::Lock(lock) => {
                 let by = self.trust.authorise(lock.kind.action(), &lock.scope, envelope)?;
-                let lock = Latched::command(lock, by, envelope, came);
-                Ok(self.latch(envelope.digest(), &lock))
+                let (id, lock) = (envelope.digest(), Latched::command(lock, by, envelope, came));
+                match came.by {
+                    StopPath::File | StopPath::Deliver => self.deliver(id, &lock),
+                    StopPath::Push | StopPath::Lease => {}
+                }
+                Ok(self.latch(id, &lock))
             }
             Action::Revoke(revoke) => {
                 self.trust.authorise(ActionKind::Revoke, &revoke.scope, envelope)?;

@@ -8,7 +8,7 @@ use tagout::proto::envelope::Envelope;
 use tagout::proto::lease::{LeaseResponse, LockAnswer};
 use tagout::proto::lock::LockKind;
 use tagout::proto::view::View;
-use tagout::proto::wire::StopEvent;
+use tagout::proto::wire::{StopEvent, StopPath};
 use tagout::trusted::Asked;
 use tagout_fuzz::{Answer, Target, check_sentence, mutate};
 
@@ -143,5 +143,58 @@ fn pushed_stops() {
             Err(_) => assert_eq!(before, after),
         }
         Answer::of(&accepted)
+    });
+}
+
+/// S5, S6: the same of what a program or a file brings.
+#[test]
+fn delivered_stops() {
+    let mut world = World::running();
+    let stops = [LockKind::Halt, LockKind::Restrict].map(|kind| world.stop(AGENT, kind).stop);
+    let seeds = stops.clone().map(|stop| serde_json::to_string(&stop).unwrap());
+    let scene = Scene::running();
+    let (before, now) = (scene.guard.judge(), scene.guard.now);
+    let target = Target::new("guard-delivery", seeds.clone()).make(|random| {
+        let seed = random.pick(&seeds);
+        mutate::json(random, &seed).into_bytes()
+    });
+    target.check(|bytes| {
+        let Ok(stop) = serde_json::from_slice::<Envelope>(bytes) else { return Answer::Refused };
+        let mut trusted = scene.guard.trusted.clone();
+        let accepted = trusted.accept_delivered(&stop, StopPath::File, now);
+        let after = trusted.judge(&scope(AGENT), now);
+        match &accepted {
+            Ok(_) => assert!(stops.iter().any(|signed| signed.document == stop.document), "forged"),
+            Err(why) => {
+                check_sentence(&why.to_string());
+                assert_eq!(before, after);
+            }
+        }
+        Answer::of(&accepted)
+    });
+}
+
+/// S4: whatever stands in a guard's state folder, it denies or says that it is of no use.
+#[test]
+fn kept_states() {
+    let scene = Scene::halted();
+    let (fresh, now) = (Believer::new(&scene.world), scene.guard.now);
+    let kept = String::from_utf8(scene.guard.trusted.keep()).unwrap();
+    let body = kept.split_once('\n').unwrap().1.to_owned();
+    // Under a true digest, so that what comes after it is read.
+    let sealed = |body: &[u8]| {
+        let first = format!("tagout guard state 1 {}\n", tagout::proto::digest::Digest::of(body));
+        [first.into_bytes(), body.to_vec()].concat()
+    };
+    let target = Target::new("guard-state", [kept.clone()])
+        .make(|random| sealed(&mutate::json(random, &body).into_bytes()));
+    target.check(|bytes| {
+        let mut trusted = fresh.trusted.clone();
+        let recalled = trusted.recall(bytes, now);
+        let after = trusted.judge(&scope(AGENT), now);
+        assert!(after.refusal.is_some() && after.allow_until_ns == 0, "S4: the disk never allows");
+        recalled.iter().for_each(|()| drop(trusted.keep()));
+        recalled.as_ref().err().iter().for_each(|why| check_sentence(&why.to_string()));
+        Answer::of(&recalled)
     });
 }

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use tagout::proto::lock::LockKind;
 use tagout::proto::rule::CallLimits;
 use tagout::proto::wire::{Renew, StopEvent, StopPath};
-use tagout::{BuildError, Client, Guard, GuardError, NodesError, Reason, State, Stopped};
+use tagout::{BuildError, Client, Gone, Guard, GuardError, NodesError, Reason, State, Stopped};
 
 use crate::node::*;
 use crate::world::*;
@@ -18,7 +18,7 @@ const TTL_MS: u64 = 10_000;
 const GRACE_MS: u64 = 20_000;
 
 /// Waits until the guard's state is as `wanted`.
-async fn until(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
+pub(crate) async fn until(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
     let mut changes = guard.changes();
     loop {
         let state = guard.state();
@@ -29,7 +29,7 @@ async fn until(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
     }
 }
 
-fn stopped_by(state: &State, lock: tagout::proto::digest::Digest) -> bool {
+pub(crate) fn stopped_by(state: &State, lock: tagout::proto::digest::Digest) -> bool {
     matches!(&state.denied, Some(Reason::Stopped(told)) if told.id == lock)
 }
 
@@ -55,7 +55,7 @@ async fn a_guard_opens_by_itself_and_calls_run() {
     let items: Vec<_> = guard.stream(stream::iter([1, 2])).unwrap().collect().await;
     assert_eq!(items, [Ok(1), Ok(2)]);
     assert_eq!(guard.state().calls_under_way, 0);
-    reached(&node.shared.scopes, |query| query == "scope=demo/agent_2").await;
+    reached(&node.shared.scopes, |query| query == "scope=demo/agent_2&instance=test-1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,7 +390,7 @@ async fn many_guards_share_requests_and_guards_of_one_agent_share_everything() {
     assert!(guards.iter().all(|guard| guard.check().is_ok()));
     let requests = *node.shared.leases.borrow();
     assert!(requests < 100, "{requests}");
-    reached(&node.shared.scopes, |query| query == "scope=demo/crowd").await;
+    reached(&node.shared.scopes, |query| query == "scope=demo/crowd&instance=test-1").await;
     let twin = client.guard("demo/crowd/0").unwrap();
     let _permit = twin.check().unwrap();
     reached(&node.shared.streams, |streams| *streams > 0).await;
@@ -417,11 +417,33 @@ async fn s4_a_client_whose_runtime_ends_denies_and_cuts() {
     }
     runtime.shutdown_background();
     assert!(matches!(within(call).await.unwrap(), Err(Stopped::Cut(_))));
-    assert_eq!(guard.check().unwrap_err().reason, Reason::ClientGone);
+    assert_eq!(guard.check().unwrap_err().reason, Reason::ClientGone { why: Gone::RuntimeEnded });
     let waited = within(guard.wait_enabled()).await.unwrap_err();
-    assert_eq!(waited.reason, Reason::ClientGone, "nobody waits for ever");
+    assert_eq!(waited.reason, Reason::ClientGone { why: Gone::RuntimeEnded }, "nobody waits for ever");
     let late = client.guard("demo/late").unwrap();
-    assert_eq!(late.check().unwrap_err().reason, Reason::ClientGone);
+    assert_eq!(late.check().unwrap_err().reason, Reason::ClientGone { why: Gone::RuntimeEnded });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_a_client_whose_thread_stands_still_denies_says_so_and_heals() {
+    let node = Node::start(2_000, GRACE_MS).await;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = node.builder().node(&node.url).runtime(runtime.handle().clone()).build().unwrap();
+    let guard = client.guard(AGENT).unwrap();
+    let _permit = within(guard.wait_enabled()).await.unwrap();
+    // As a program does that blocks its runtime.
+    let (go_on, blocked) = std::sync::mpsc::channel::<()>();
+    runtime.spawn(async move { blocked.recv().is_err() });
+    let stuck = |reason: Reason| matches!(reason, Reason::ClientStuck { .. }) && reason.is_lapse();
+    within(async {
+        while !guard.check().is_err_and(|denied| stuck(denied.reason)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    drop(go_on);
+    let _permit = within(guard.wait_enabled()).await.unwrap();
+    runtime.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -206,6 +206,7 @@ async fn lease(State(node): State<Arc<Shared>>, Json(request): Json<LeaseRequest
         let (mut world, mut behind) = (node.world.lock(), node.behind.lock());
         let world = behind.as_mut().unwrap_or(&mut world);
         world.now_ms = wall_ms();
+        world.take_over(&request);
         let mut reply = world.reply(&request);
         if let Some(lie) = &mut *node.lie.lock() {
             lie(&request, &mut reply);

@@ -1,5 +1,6 @@
 //! Stops: pushed or shown, they latch, and they take effect as their mode says.
 
+use tagout::limits::DELIVERED_MAX;
 use tagout::proto::digest::Digest;
 use tagout::proto::lease::LockAnswer;
 use tagout::proto::lock::LockKind;
@@ -273,4 +274,54 @@ fn questions_about_many_locks_take_turns_and_come_to_an_end() {
     assert!(rounds <= 3, "{rounds}");
     assert!(asked.len() >= 299, "every lock that the view does not show: {}", asked.len());
     assert!(!guard.renew(&world).ask_again, "held locks wait for the next renewal");
+}
+
+#[test]
+fn s6_a_delivered_stop_holds_agents_that_come_later_and_too_many_deny_them() {
+    let (mut world, mut guard) = running();
+    let (later, elsewhere) = (scope("demo/team/later"), scope("other/agent"));
+    let stop = |world: &mut World| {
+        let document = world.stop_document("demo/team", LockKind::Pause);
+        envelope(&document, &[Who::Bot])
+    };
+    let first = stop(&mut world);
+    assert_eq!(guard.trusted.accept_delivered(&first, StopPath::File, guard.now), Ok(vec![]));
+    guard.trusted.add(later.clone());
+    guard.trusted.add(elsewhere.clone());
+    let judged = |guard: &Believer, agent| guard.trusted.judge(agent, guard.now);
+    assert_eq!(judged(&guard, &later).locks[0].by, StopPath::File);
+    assert!(judged(&guard, &elsewhere).locks.is_empty());
+    assert!(guard.allowed());
+    for _ in 0..DELIVERED_MAX {
+        let more = stop(&mut world);
+        guard.trusted.accept_delivered(&more, StopPath::Deliver, guard.now).unwrap();
+    }
+    guard.trusted.add(scope("other/too"));
+    assert_eq!(judged(&guard, &scope("other/too")).refusal, Some(Reason::TooManyLocks));
+    assert!(guard.allowed(), "whoever was there before is under them one by one");
+}
+
+#[test]
+fn s2_a_delivered_stop_ends_for_agents_that_come_later_by_the_proof_for_all_of_them() {
+    let (mut world, mut guard) = running();
+    let document = world.stop_document("demo", LockKind::Halt);
+    let stop = envelope(&document, &[Who::Bot]);
+    let id = stop.digest();
+    guard.trusted.accept_delivered(&stop, StopPath::File, guard.now).unwrap();
+    world.send(&stop);
+    world.release("demo", id);
+    let late = |guard: &mut Believer, name: &str| {
+        guard.trusted.add(scope(name));
+        guard.trusted.judge(&scope(name), guard.now).locks.len()
+    };
+    // A wave: it runs again for one agent.
+    world.start(AGENT, id);
+    guard.settle(&world).unwrap();
+    assert!(guard.allowed());
+    assert_eq!(late(&mut guard, "demo/late_1"), 1);
+    world.start("demo", id);
+    guard.agents = vec![scope("demo/late_1")];
+    guard.settle(&world).unwrap();
+    assert_eq!(late(&mut guard, "demo/late_1"), 0);
+    assert_eq!(late(&mut guard, "demo/late_2"), 0);
 }

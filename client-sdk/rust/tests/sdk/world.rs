@@ -307,6 +307,15 @@ impl World {
         envelope
     }
 
+    /// Commits what a guard brings and no log had.
+    pub(crate) fn take_over(&mut self, request: &LeaseRequest) {
+        for brought in request.known.iter().filter_map(|known| known.document.as_ref()) {
+            if self.ledger.lock_status(&brought.digest(), &scope(AGENT)) == LockStatus::Unknown {
+                self.send(brought);
+            }
+        }
+    }
+
     /// What an honest node answers.
     pub(crate) fn reply(&self, request: &LeaseRequest) -> Reply {
         let views = request.agents.iter().map(|a| self.ledger.view(&a.scope, self.now_ms)).collect();
@@ -389,7 +398,7 @@ impl Reply {
 pub(crate) struct Believer {
     pub(crate) trusted: Trusted,
     pub(crate) now: Now,
-    agents: Vec<Scope>,
+    pub(crate) agents: Vec<Scope>,
     nonces: u8,
 }
 
