@@ -1,9 +1,7 @@
 //! The guard: what stands before one agent's calls.
 
 use std::collections::BTreeMap;
-use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -12,9 +10,9 @@ use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::StopPath;
 use tokio::sync::watch;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::calls::{Call, Calls};
+use crate::call::{Call, GuardedStream};
+use crate::calls::Calls;
 use crate::cell::{Cell, Reader};
 use crate::client::{GuardError, Handle};
 use crate::clock;
@@ -166,16 +164,26 @@ impl Guard {
     /// # Errors
     /// [`Stopped::Denied`] if it did not begin, [`Stopped::Cut`] if it was dropped.
     pub async fn run<F: Future>(&self, call: F) -> Result<F::Output, Stopped> {
-        self.carry(self.enter(Self::check)?, call).await
+        self.call()?.run(call).await
     }
 
-    async fn carry<F: Future>(&self, entered: Call, call: F) -> Result<F::Output, Stopped> {
-        // Dropped before `entered`, so that a cut is reported done only when the call is gone.
-        let mut call = pin!(call);
-        tokio::select! {
-            biased;
-            () = entered.cut() => Err(self.cut(&entered)),
-            output = &mut call => Ok(output),
+    /// As [`run`](Self::run), for a call that the agent can do without: refused or cut, it gives what `fallback` makes of
+    /// that. What `fallback` does is under no guard, so let it call no model.
+    ///
+    /// ```no_run
+    /// # async fn summary(text: &str) -> String { text.into() }
+    /// # async fn example(guard: &tagout::Guard, text: &str) {
+    /// let title = guard.run_or_else(summary(text), async |_stopped| text.chars().take(40).collect()).await;
+    /// # }
+    /// ```
+    pub async fn run_or_else<F: Future>(
+        &self,
+        call: F,
+        fallback: impl AsyncFnOnce(Stopped) -> F::Output,
+    ) -> F::Output {
+        match self.run(call).await {
+            Ok(output) => output,
+            Err(stopped) => fallback(stopped).await,
         }
     }
 
@@ -184,12 +192,15 @@ impl Guard {
     /// # Errors
     /// [`Denied`] if it may not begin.
     pub fn stream<S: Stream>(&self, stream: S) -> Result<GuardedStream<S>, Denied> {
-        Ok(self.carry_stream(self.enter(Self::check)?, stream))
+        Ok(self.call()?.stream(stream))
     }
 
-    fn carry_stream<S: Stream>(&self, call: Call, stream: S) -> GuardedStream<S> {
-        let open = Open { stream: Box::pin(stream), cut: Box::pin(call.cut()), call, guard: self.clone() };
-        GuardedStream(Some(open))
+    /// Begins a call, for code that is neither a future nor a stream. It is under way until it is dropped.
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn call(&self) -> Result<Call, Denied> {
+        self.begin(Self::check)
     }
 
     /// Waits until the service has answered for this agent, whatever the answer is. Needs a tokio runtime with time.
@@ -246,21 +257,17 @@ impl Guard {
     }
 
     /// Registers first and checks after: see `calls.rs`.
-    fn enter(&self, check: impl FnOnce(&Self) -> Result<Permit, Denied>) -> Result<Call, Denied> {
+    fn begin(&self, check: impl FnOnce(&Self) -> Result<Permit, Denied>) -> Result<Call, Denied> {
         if self.forked() {
             return Err(self.denied());
         }
-        let call = self.agent.calls.register();
+        let registered = self.agent.calls.register();
         let _permit = check(self)?;
-        Ok(call)
-    }
-
-    fn cut(&self, call: &Call) -> Stopped {
-        Stopped::Cut(call.why().unwrap_or_else(|| self.denied()))
+        Ok(Call::begun(registered, self.clone()))
     }
 
     #[cold]
-    fn denied(&self) -> Denied {
+    pub(crate) fn denied(&self) -> Denied {
         Denied { agent: self.agent.scope.clone(), reason: self.reason() }
     }
 
@@ -289,7 +296,11 @@ impl Guard {
         }
     }
 
-    fn forked(&self) -> bool {
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.agent.calls
+    }
+
+    pub(crate) fn forked(&self) -> bool {
         self.cell.forked() || self.handle.forked()
     }
 
@@ -353,7 +364,7 @@ impl EssentialGuard {
     /// # Errors
     /// [`Stopped::Denied`] if it did not begin, [`Stopped::Cut`] if it was dropped.
     pub async fn run<F: Future>(&self, call: F) -> Result<F::Output, Stopped> {
-        self.guard.carry(self.guard.enter(|_| self.check())?, call).await
+        self.call()?.run(call).await
     }
 
     /// As [`Guard::stream`].
@@ -361,7 +372,15 @@ impl EssentialGuard {
     /// # Errors
     /// [`Denied`] if it may not begin.
     pub fn stream<S: Stream>(&self, stream: S) -> Result<GuardedStream<S>, Denied> {
-        Ok(self.guard.carry_stream(self.guard.enter(|_| self.check())?, stream))
+        Ok(self.call()?.stream(stream))
+    }
+
+    /// As [`Guard::call`].
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn call(&self) -> Result<Call, Denied> {
+        self.guard.begin(|_| self.check())
     }
 }
 
@@ -385,35 +404,6 @@ impl Changes {
         }
         self.versions.mark_unchanged();
         Some(self.guard.state())
-    }
-}
-
-/// A stream under a guard: items as they come, and one [`Stopped::Cut`] as the last one if it was cut.
-pub struct GuardedStream<S: Stream>(Option<Open<S>>);
-
-struct Open<S> {
-    // In the order of dropping: the call is over only when its stream is gone.
-    stream: Pin<Box<S>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    call: Call,
-    guard: Guard,
-}
-
-impl<S: Stream> Stream for GuardedStream<S> {
-    type Item = Result<S::Item, Stopped>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        if open.cut.as_mut().poll(context).is_ready() {
-            let stopped = open.guard.cut(&open.call);
-            self.0 = None;
-            return Poll::Ready(Some(Err(stopped)));
-        }
-        let item = std::task::ready!(open.stream.as_mut().poll_next(context));
-        if item.is_none() {
-            self.0 = None;
-        }
-        Poll::Ready(item.map(Ok))
     }
 }
 

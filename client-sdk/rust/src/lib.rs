@@ -42,8 +42,8 @@
 //! - **It fails closed.** No lease, a lapsed one, bytes that do not verify, a forked child, a client whose thread has
 //!   died: [`Denied`], with a typed [`Reason`]. There is no default answer and nothing on disk.
 //! - **A stop is bounded.** The permission dates from the moment the request's nonce was made and ends `ttl` later, by a
-//!   clock that counts suspended time. Calls under [`Guard::run`] and [`Guard::stream`] are cut by a halt, at the end of a
-//!   drain, and when a lapse outlasts its grace. A pause lets them finish.
+//!   clock that counts suspended time. Calls under [`Guard::run`], [`Guard::stream`] and [`Guard::call`] are cut by a halt
+//!   or an isolation, at the end of a drain, and when a lapse outlasts its grace. A pause lets them finish.
 //! - **Essential calls go on** during a drain and under a restriction: [`Guard::essential`] guards the calls of one class
 //!   that people named in the consent. A class that nobody named is denied, always.
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
@@ -56,10 +56,12 @@
 //! - Ask before *every* call, with [`Guard::check`] (about the time of reading the clock), [`Guard::run`] or
 //!   [`Guard::stream`]; and never retry on [`Denied`] or [`Stopped`]: they are answers.
 //! - A cut drops the future or stream when its task is next polled, which the cut itself brings about. One that blocks its
-//!   thread, or that nobody polls, cannot be dropped; its stop is then not confirmed, and people see that.
+//!   thread, or that nobody polls, cannot be dropped; its stop is then not confirmed, and people see that. For such code
+//!   [`Guard::call`] gives a token, and [`Call::socket`] has the socket shut that it blocks on.
 //! - It is cooperative: code that the agent itself may rewrite can leave it out, unless the keys to the model are elsewhere.
 //! - After `fork`, make a new client in the child.
 
+mod call;
 mod calls;
 mod cell;
 mod client;
@@ -71,17 +73,20 @@ mod guard;
 pub mod limits;
 mod nodes;
 mod push;
+mod sockets;
 mod sse;
 /// For the nodes and the command, which demand the same of a certificate.
 #[doc(hidden)]
 pub mod tls;
 pub mod trusted;
 
+pub use call::{Call, GuardedStream};
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
 pub use denied::{Denied, Lock, Obstacle, Reason, Stopped, Unproven};
-pub use guard::{Change, Changes, EssentialGuard, Guard, GuardedStream, Permit, State};
+pub use guard::{Change, Changes, EssentialGuard, Guard, Permit, State};
 pub use nodes::NodesError;
+pub use sockets::{GuardedSocket, SocketError};
 pub use tagout_proto as proto;
 
 /// The README's example compiles.

@@ -18,7 +18,7 @@ const TTL_MS: u64 = 10_000;
 const GRACE_MS: u64 = 20_000;
 
 /// Waits until the guard's state is as `wanted`.
-async fn until(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
+pub(crate) async fn until(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
     let mut changes = guard.changes();
     loop {
         let state = guard.state();
@@ -29,7 +29,7 @@ async fn until(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
     }
 }
 
-fn stopped_by(state: &State, lock: tagout::proto::digest::Digest) -> bool {
+pub(crate) fn stopped_by(state: &State, lock: tagout::proto::digest::Digest) -> bool {
     matches!(&state.denied, Some(Reason::Stopped(told)) if told.id == lock)
 }
 

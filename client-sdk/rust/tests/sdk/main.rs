@@ -4,6 +4,7 @@ mod clearance;
 mod client;
 mod cluster;
 mod consent;
+mod cut;
 mod fork;
 mod history;
 mod invariant;
