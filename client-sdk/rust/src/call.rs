@@ -122,6 +122,11 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    #[cfg(any(feature = "reqwest-middleware", feature = "tower"))]
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
+    }
+
     pub(crate) fn poll_cut(&mut self, context: &mut Context<'_>) -> Poll<Stopped> {
         self.cut.as_mut().poll(context).map(|()| self.call.stopped())
     }

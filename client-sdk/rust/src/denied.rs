@@ -43,6 +43,12 @@ impl Stopped {
     pub fn reason(&self) -> &Reason {
         &self.denied().reason
     }
+
+    /// The refusal or cut among the causes of an error that a framework gives, if that is what it comes from.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(error), |error| error.source())
+            .find_map(<dyn std::error::Error>::downcast_ref)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

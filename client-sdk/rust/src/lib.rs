@@ -60,6 +60,11 @@
 //!   [`Guard::call`] gives a token, and [`Call::socket`] has the socket shut that it blocks on.
 //! - It is cooperative: code that the agent itself may rewrite can leave it out, unless the keys to the model are elsewhere.
 //! - After `fork`, make a new client in the child.
+//!
+//! # Features
+//!
+//! - `reqwest-middleware`: a [`Guard`] is a middleware of `reqwest_middleware`'s, and guards each request of a client.
+//! - `tower`: it is a layer, for services whose answers are those of `http` or `reqwest`.
 
 mod call;
 mod calls;
@@ -70,6 +75,8 @@ mod confirm;
 mod denied;
 mod driver;
 mod guard;
+#[cfg(any(feature = "reqwest-middleware", feature = "tower"))]
+pub mod http;
 pub mod limits;
 mod nodes;
 mod push;

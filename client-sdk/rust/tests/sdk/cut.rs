@@ -173,7 +173,9 @@ fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (peer, _) = listener.accept().unwrap();
-    [&stream, &peer].map(|one| one.set_read_timeout(Some(PATIENCE)).unwrap());
+    for one in [&stream, &peer] {
+        one.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
     (stream, peer)
 }
 

@@ -7,6 +7,7 @@ mod consent;
 mod cut;
 mod fork;
 mod history;
+mod http;
 mod invariant;
 mod lease;
 mod lying;
