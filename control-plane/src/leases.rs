@@ -16,6 +16,7 @@ use tagout_proto::ledger::{Ledger, LockStatus};
 use tagout_proto::limits::LEASE_BATCH_MAX;
 use tagout_proto::log::tree;
 use tagout_proto::note::NoteSigner;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::view::View;
 use tokio::sync::{mpsc, oneshot};
 
@@ -143,6 +144,9 @@ impl LeaseServer {
         let views: Vec<Vec<View>> = (batch.iter())
             .map(|w| w.request.agents.iter().map(|agent| ledger.view(&agent.scope, time_ms)).collect())
             .collect();
+        let sharers: Vec<Vec<u32>> = (batch.iter())
+            .map(|w| self.sharers(&w.request, &ledger, time_ms, authority.limits.ttl_ms))
+            .collect();
         let statuses: Vec<Vec<KnownStatus>> = (batch.iter())
             .map(|w| w.request.known.iter().map(|known| KnownStatus::of(known, &ledger)).collect())
             .collect();
@@ -165,7 +169,8 @@ impl LeaseServer {
 
         let mut leaves = Vec::with_capacity(batch.len());
         let mut responses = Vec::with_capacity(batch.len());
-        for ((waiting, views), statuses) in batch.iter().zip(views).zip(statuses) {
+        let answers = batch.iter().zip(views).zip(statuses).zip(sharers);
+        for (((waiting, views), statuses), instances) in answers {
             let request = &waiting.request;
             let answers = (request.known.iter().zip(statuses))
                 .map(|(known, status)| self.answer_known(known, status))
@@ -183,6 +188,7 @@ impl LeaseServer {
                 path: Vec::new(),
                 views: changed,
                 answers,
+                instances,
             });
         }
         lease.batch_root = tree::root(&leaves);
@@ -191,6 +197,18 @@ impl LeaseServer {
             (response.lease, response.leaf_index, response.path) = (note.clone(), index as u64, path);
         }
         Ok(responses)
+    }
+
+    /// How many instances share each agent's limits; nothing where each has one.
+    fn sharers(&self, request: &LeaseRequest, ledger: &Ledger, time_ms: u64, ttl_ms: u64) -> Vec<u32> {
+        // One that asks for no lease any more has none to call by.
+        let within = Duration::from_millis(ttl_ms);
+        let sharers = request.agents.iter().map(|agent| match ledger.terms(&agent.scope, time_ms).limits {
+            limits if limits == CallLimits::default() => 1,
+            _ => self.instances.sharers(&agent.scope, within),
+        });
+        let sharers: Vec<u32> = sharers.collect();
+        if sharers.iter().all(|instances| *instances == 1) { Vec::new() } else { sharers }
     }
 
     /// What is known of a lock that a guard holds. Where the proof of its end cannot be read, it holds: one damaged file

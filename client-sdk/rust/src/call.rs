@@ -8,7 +8,7 @@ use futures_util::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::calls::Registered;
-use crate::denied::Stopped;
+use crate::denied::{Denied, Stopped};
 use crate::guard::Guard;
 use crate::sockets::{GuardedSocket, SocketError};
 
@@ -59,6 +59,14 @@ impl Call {
     /// A token that is cancelled when the call is cut, for what takes one. To cancel it cancels nothing else.
     pub fn token(&self) -> CancellationToken {
         self.registered.token()
+    }
+
+    /// Counts tokens of the call, where people have limited them: best before it is sent, by how many it may take.
+    ///
+    /// # Errors
+    /// [`Denied`] with [`Reason::Throttled`](crate::Reason::Throttled): they are more than is left, and not counted.
+    pub fn spend(&self, tokens: u64) -> Result<(), Denied> {
+        self.guard.spend(0, tokens)
     }
 
     /// Runs a part of the call, and drops it where it stands if the call is cut.

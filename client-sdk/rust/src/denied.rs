@@ -1,9 +1,11 @@
 //! Why a call may not begin or go on. Each text says what lifts it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tagout_proto::digest::Digest;
 use tagout_proto::lock::LockKind;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::view::Tag;
@@ -81,6 +83,16 @@ pub enum Reason {
         "no grant that holds names {class:?} as a class of essential calls; it takes a new signed grant that does"
     )]
     NotEssential { class: String },
+    /// Of a call that would be one too many in a minute.
+    #[error(
+        "it has used up its share of what people allow, {}; {}", per_minute(.share), retry(.retry_after)
+    )]
+    Throttled {
+        /// What this instance may use.
+        share: CallLimits,
+        /// When it fits; `None` if it never does, being more than the share of a whole minute.
+        retry_after: Option<Duration>,
+    },
     #[error("this process is a forked child; make a client of its own in it")]
     ForkedChild,
     #[error("the client's thread has ended; start the process again, or make a new client")]
@@ -98,7 +110,7 @@ impl Reason {
         }
     }
 
-    /// Whether it ends by itself, without a person's decision.
+    /// Whether the guard cannot know what people want: it ends by itself, without a decision of theirs.
     pub fn is_lapse(&self) -> bool {
         match self {
             Self::NotReady { .. }
@@ -112,6 +124,7 @@ impl Reason {
             | Self::TooManyLocks
             | Self::TooManyRevokes
             | Self::NotEssential { .. }
+            | Self::Throttled { .. }
             | Self::ForkedChild
             | Self::ClientGone => false,
         }
@@ -192,6 +205,19 @@ impl std::fmt::Display for Lock {
 
 fn because(last_error: &Option<String>) -> String {
     last_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default()
+}
+
+fn per_minute(share: &CallLimits) -> String {
+    let named = [(share.calls_per_minute, "calls"), (share.tokens_per_minute, "tokens")];
+    let limits = named.into_iter().filter_map(|(limit, what)| Some(format!("{} {what}", limit?)));
+    format!("{} a minute", limits.collect::<Vec<_>>().join(" and "))
+}
+
+fn retry(retry_after: &Option<Duration>) -> String {
+    match retry_after {
+        Some(after) => format!("try again in {} ms", after.as_millis() + 1),
+        None => "this never fits: ask for less, run fewer instances, or let people allow more".into(),
+    }
 }
 
 fn refusals(refused: &[GrantRefused]) -> String {

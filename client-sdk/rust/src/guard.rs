@@ -18,7 +18,8 @@ use crate::client::{GuardError, Handle};
 use crate::clock;
 use crate::denied::{Denied, Reason, Stopped};
 use crate::limits::ESSENTIAL_HANDLES_MAX;
-use crate::trusted::Essential;
+use crate::throttle::{Full, Throttle};
+use crate::trusted::{Essential, Judgement};
 
 /// The circuit breaker before one agent's calls. Cloning is cheap, and clones are one guard.
 ///
@@ -46,7 +47,13 @@ pub struct State {
     pub left: Duration,
     /// Classes of essential calls that may begin, which a drain or a restriction leaves.
     pub essential: Vec<String>,
+    /// What it may call per minute, all its instances together.
     pub limits: CallLimits,
+    /// What of that this instance may use.
+    pub share: CallLimits,
+    /// Whether people have isolated the agent: for what cuts its network, until this is false again. A lapse changes
+    /// nothing of it.
+    pub isolated: bool,
     pub calls_under_way: usize,
     /// The newest change, once there was one.
     pub last_change: Option<Change>,
@@ -72,6 +79,8 @@ pub(crate) struct Agent {
     pub(crate) scope: Scope,
     pub(crate) cell: Cell,
     pub(crate) calls: Calls,
+    /// Its calls and tokens of the last minute, where they are limited.
+    throttle: Mutex<Throttle>,
     /// One cell for each class of essential calls that somebody has a handle for. They come and never go, so that no lock
     /// stands between a stop and a cell.
     essential: [OnceLock<EssentialCell>; ESSENTIAL_HANDLES_MAX],
@@ -90,10 +99,18 @@ struct EssentialCell {
 struct Standing {
     denied: Option<Reason>,
     essential: Essential,
-    limits: CallLimits,
+    bounds: Bounds,
     /// The service has answered for this agent.
     answered: bool,
     last_change: Option<Change>,
+}
+
+/// What holds for an agent's calls beside whether they may begin.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    limits: CallLimits,
+    share: CallLimits,
+    isolated: bool,
 }
 
 impl State {
@@ -151,11 +168,21 @@ impl Guard {
     }
 
     /// What the agent may call per minute, all its instances together, by its grants and every throttle on it.
-    ///
-    /// It is for information in this version: nothing here counts calls or tokens yet. While the agent is denied it says
-    /// nothing of what it may do.
+    /// [`State::share`] is what this instance may use of it.
     pub fn limits(&self) -> CallLimits {
-        if self.forked() { CallLimits::default() } else { self.agent.standing.lock().limits }
+        self.bounds().limits
+    }
+
+    /// As [`check`](Self::check), and counts the call and its tokens, for code that asks by itself before each call. A call
+    /// under [`run`](Self::run), [`stream`](Self::stream) or [`call`](Self::call) is counted there, and
+    /// [`Call::spend`] counts its tokens.
+    ///
+    /// # Errors
+    /// [`Denied`]; with [`Reason::Throttled`] nothing was counted.
+    pub fn acquire(&self, tokens: u64) -> Result<Permit, Denied> {
+        let permit = self.check()?;
+        self.spend(1, tokens)?;
+        Ok(permit)
     }
 
     /// Runs `call` unless the agent is denied, and drops it where it stands if a halt, the end of a drain or a lapse past
@@ -215,7 +242,7 @@ impl Guard {
         }
     }
 
-    /// Waits until calls may begin.
+    /// Waits until calls may begin. It waits for no throttle: the refusal says how long that takes.
     ///
     /// # Errors
     /// [`Denied`] where nothing can enable this guard any more: in a forked child, or when its client is gone.
@@ -235,12 +262,15 @@ impl Guard {
             None => self.cell.deadline_ns().saturating_sub(clock::boot_ns()),
             Some(_) => 0,
         };
+        let Bounds { limits, share, isolated } = self.bounds();
         State {
             agent: self.agent.scope.clone(),
             denied,
             left: Duration::from_nanos(left_ns),
             essential: if self.forked() { Vec::new() } else { self.agent.essential_classes() },
-            limits: self.limits(),
+            limits,
+            share,
+            isolated,
             calls_under_way: if self.forked() { 0 } else { self.agent.calls.under_way() },
             last_change: self.last_change(),
         }
@@ -263,7 +293,28 @@ impl Guard {
         }
         let registered = self.agent.calls.register();
         let _permit = check(self)?;
+        self.spend(1, 0)?;
         Ok(Call::begun(registered, self.clone()))
+    }
+
+    /// Counts against this instance's share of the limits, if there are any.
+    pub(crate) fn spend(&self, calls: u64, tokens: u64) -> Result<(), Denied> {
+        if self.forked() {
+            return Err(self.denied());
+        }
+        let share = self.bounds().share;
+        if share == CallLimits::default() {
+            return Ok(());
+        }
+        let spent = self.agent.throttle.lock().spend(calls, tokens, share, clock::boot_ns());
+        spent.map_err(|Full { retry_after }| Denied {
+            agent: self.agent.scope.clone(),
+            reason: Reason::Throttled { share, retry_after },
+        })
+    }
+
+    fn bounds(&self) -> Bounds {
+        if self.forked() { Bounds::default() } else { self.agent.standing.lock().bounds }
     }
 
     #[cold]
@@ -359,6 +410,16 @@ impl EssentialGuard {
         if self.cell.permits() { Ok(Permit(())) } else { self.guard.check_essential(&self.class) }
     }
 
+    /// As [`Guard::acquire`].
+    ///
+    /// # Errors
+    /// [`Denied`]; with [`Reason::Throttled`] nothing was counted.
+    pub fn acquire(&self, tokens: u64) -> Result<Permit, Denied> {
+        let permit = self.check()?;
+        self.guard.spend(1, tokens)?;
+        Ok(permit)
+    }
+
     /// As [`Guard::run`].
     ///
     /// # Errors
@@ -420,13 +481,13 @@ impl Agent {
         let standing = Standing {
             denied: not_ready.clone(),
             essential: Essential { until_ns: BTreeMap::new(), refusal: not_ready },
-            limits: CallLimits::default(),
+            bounds: Bounds::default(),
             answered: false,
             last_change: None,
         };
         let essential = std::array::from_fn(|_| OnceLock::new());
-        let (calls, version) = (Calls::default(), watch::Sender::new(0));
-        Self { scope, cell: Cell::new(), calls, essential, standing: Mutex::new(standing), version }
+        let (calls, throttle, version) = (Calls::default(), Mutex::default(), watch::Sender::new(0));
+        Self { scope, cell: Cell::new(), calls, throttle, essential, standing: Mutex::new(standing), version }
     }
 
     /// The cell of `class`, and whether it is new: then the client's thread is to write it. `None` if there is no room.
@@ -466,7 +527,7 @@ impl Agent {
     }
 
     /// Opens the cell until `deadline_ns`.
-    pub(crate) fn allow_until(&self, deadline_ns: u64, essential: Essential, limits: CallLimits) {
+    pub(crate) fn allow_until(&self, deadline_ns: u64, essential: Essential, bounds: Bounds) {
         let changed = {
             let mut standing = self.standing.lock();
             standing.answered = true;
@@ -478,7 +539,7 @@ impl Agent {
             if changed {
                 standing.last_change = Some(Change::now(None));
             }
-            standing.take_terms(essential, limits) || changed
+            standing.take_terms(essential, bounds) || changed
         };
         if changed {
             self.version.send_modify(|version| *version += 1);
@@ -490,7 +551,7 @@ impl Agent {
         &self,
         reason: Reason,
         essential: Essential,
-        limits: CallLimits,
+        bounds: Bounds,
         arrival: Option<Arrival>,
         answered: bool,
     ) -> u64 {
@@ -500,7 +561,7 @@ impl Agent {
         self.write_essential(&essential);
         let mut standing = free.unwrap_or_else(|| self.standing.lock());
         let news = standing.denied.as_ref().is_none_or(|old| !old.same_kind(&reason));
-        let changed = standing.take_terms(essential, limits) || news || (answered && !standing.answered);
+        let changed = standing.take_terms(essential, bounds) || news || (answered && !standing.answered);
         // From here on `check_essential` denies too.
         let closed_ns = clock::boot_ns();
         if news || (answered && !standing.answered) {
@@ -521,7 +582,9 @@ impl Agent {
     pub(crate) fn abandon(&self) {
         let gone = || Reason::ClientGone;
         let essential = Essential { until_ns: BTreeMap::new(), refusal: Some(gone()) };
-        self.deny(gone(), essential, CallLimits::default(), None, false);
+        // What is isolated stays so.
+        let bounds = self.standing.lock().bounds;
+        self.deny(gone(), essential, bounds, None, false);
     }
 
     /// Cuts the calls under way, notes it as part of the newest change, and says how many they were.
@@ -542,13 +605,20 @@ impl Agent {
     }
 }
 
+impl Bounds {
+    pub(crate) fn of(judgement: &Judgement) -> Self {
+        let Judgement { limits, share, isolated, .. } = *judgement;
+        Self { limits, share, isolated }
+    }
+}
+
 impl Standing {
     /// Whether people would want to know: deadlines move with every lease, classes and limits seldom do.
-    fn take_terms(&mut self, essential: Essential, limits: CallLimits) -> bool {
-        let changed = self.limits != limits
+    fn take_terms(&mut self, essential: Essential, bounds: Bounds) -> bool {
+        let changed = self.bounds != bounds
             || self.essential.refusal.is_some() != essential.refusal.is_some()
             || !self.essential.until_ns.keys().eq(essential.until_ns.keys());
-        (self.essential, self.limits) = (essential, limits);
+        (self.essential, self.bounds) = (essential, bounds);
         changed
     }
 }

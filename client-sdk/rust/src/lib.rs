@@ -46,6 +46,8 @@
 //!   or an isolation, at the end of a drain, and when a lapse outlasts its grace. A pause lets them finish.
 //! - **Essential calls go on** during a drain and under a restriction: [`Guard::essential`] guards the calls of one class
 //!   that people named in the consent. A class that nobody named is denied, always.
+//! - **Limits are kept**: no minute has more calls, nor more tokens that the code tells of ([`Guard::acquire`],
+//!   [`Call::spend`]), than this instance's share of what people allow. The refusal says when to try again.
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
 //!   signed start, were verified here. No node can leave one out, and making the guard anew does not help.
 //! - **Consent is verified here**, from the pinned genesis on and by the newest authority: see [`trusted`]. A service that was taken over whole can
@@ -82,6 +84,7 @@ mod nodes;
 mod push;
 mod sockets;
 mod sse;
+mod throttle;
 /// For the nodes and the command, which demand the same of a certificate.
 #[doc(hidden)]
 pub mod tls;

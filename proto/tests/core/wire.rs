@@ -55,6 +55,7 @@ fn bodies_read_back_as_they_were_written() {
         path,
         views: vec![None, Some(view)],
         answers,
+        instances: vec![1, 2],
     });
     let request = json!({"nonce": "00".repeat(32), "instance": "i", "agents": [{"scope": "a"}]});
     round_trip(&serde_json::from_value::<LeaseRequest>(request.clone()).unwrap());

@@ -59,6 +59,7 @@ fn lease_response() {
             LockAnswer::Held { why: "not released".into() },
             LockAnswer::SendDocument,
         ],
+        instances: vec![1, 3],
     };
     let seed = serde_json::to_string(&response).unwrap();
     let target =

@@ -21,6 +21,8 @@ use crate::limits::{CLEARED_PER_AGENT_MAX, LOCKS_MAX};
 pub(super) struct Agent {
     pub(super) lease: Option<Held>,
     pub(super) view: Option<Digest>,
+    /// How many instances share its limits, as the newest lease says; 0 is not known.
+    pub(super) instances: u32,
     /// The `Asked` whose answer changed the view.
     pub(super) changed: u64,
     pub(super) consents: Vec<Arc<Consent>>,
@@ -50,7 +52,12 @@ pub struct Judgement {
     /// Why not, if not.
     pub refusal: Option<Reason>,
     pub essential: Essential,
+    /// Of all instances together.
     pub limits: CallLimits,
+    /// What this instance may use of them.
+    pub share: CallLimits,
+    /// Nothing may go in or out of its network.
+    pub isolated: bool,
     /// Calls under way end now.
     pub cut: bool,
     /// When this may change though nothing arrives.
@@ -88,6 +95,8 @@ impl Judgement {
             refusal: Some(reason.clone()),
             essential: Essential { until_ns: BTreeMap::new(), refusal: Some(reason) },
             limits: CallLimits::default(),
+            share: CallLimits::default(),
+            isolated: false,
             cut: true,
             next_ns: None,
             locks: Vec::new(),
@@ -207,10 +216,17 @@ impl Agent {
             refusal,
             essential,
             limits: terms.limits,
+            share: terms.limits.shared(self.instances),
+            isolated: isolates(&facts, now_ms),
             cut,
             next_ns,
             locks: locks.collect(),
         }
+    }
+
+    /// Whether a lock says so; it outlives every lapse.
+    pub(super) fn isolated(&self, now: Now, now_ms: u64) -> bool {
+        isolates(&self.latched.values().map(|lock| lock.fact(now, now_ms)).collect::<Vec<_>>(), now_ms)
     }
 
     /// What is missing beside the locks: a lease that counts, or consent.
@@ -248,4 +264,8 @@ impl Agent {
             held: lock.held.clone(),
         })
     }
+}
+
+fn isolates(facts: &[LockFact], now_ms: u64) -> bool {
+    facts.iter().any(|fact| fact.kind == LockKind::Isolate && fact.verdict(now_ms) == Verdict::Denied)
 }

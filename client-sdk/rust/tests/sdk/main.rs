@@ -13,6 +13,7 @@ mod lease;
 mod lying;
 mod node;
 mod stop;
+mod throttle;
 mod tls;
 mod trust;
 mod verdict;

@@ -376,6 +376,7 @@ impl Reply {
             path: tree::prove_all(&leaves)[1].clone(),
             views: self.views.into_iter().enumerate().map(unchanged).collect(),
             answers: self.answers,
+            instances: Vec::new(),
         }
     }
 }
