@@ -221,7 +221,7 @@ impl<'a> Traffic<'a> {
         let (halted, paused) = (halt.digest(), locks[2].digest());
 
         let reach = self.get("followStop", &format!("/v1/locks/{halted}/reach?after=0"), 200).await;
-        assert_eq!(reach["instances"][0]["state"], json!({"state": "waiting"}));
+        assert_eq!(reach["instances"][0]["state"], json!({"state": "waiting", "connected": false}));
         let confirmation = |lock: Digest| {
             json!({"lock": lock, "agent": "doc/halt", "instance": "i", "closed_us": 125, "cut_us": 325,
                 "calls_cut": 1, "by": "push"})
@@ -282,7 +282,7 @@ impl<'a> Traffic<'a> {
             }
             version = reach["version"].as_u64().unwrap();
         };
-        assert_eq!(settled["instances"][0]["state"], json!({"state": "bounded"}));
+        assert_eq!(settled["instances"][0]["state"], json!({"state": "bounded", "connected": false}));
 
         self.releases_and_starts(halt, &paused).await;
         self.hears(&mut events, ["hello", "renew", "stop"]).await;
