@@ -19,7 +19,7 @@ fn built(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.is_file(),
-        "{} is missing: run `cargo build --release --workspace --all-targets` first",
+        "{} is missing: run `cargo build --release --workspace --exclude tagout-frameworks --all-targets` first",
         path.display()
     );
     path

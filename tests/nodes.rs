@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use tagout::{Client, Guard};
 use tagout_control_plane::sign::generate;
 use tagout_tests::bin;
 use tagout_tests::process::Process;
@@ -75,6 +76,19 @@ impl Nodes {
         self.running.remove(at).1.kill();
     }
 
+    /// A guard of an instance of its own, which asks this node only.
+    fn guard(&self, node: u64, agent: &str) -> Guard {
+        let profile = std::fs::read_to_string(self.dir().join("profile.toml")).expect("the profile");
+        let pin = profile.lines().find_map(|line| line.strip_prefix("deployment = ")).expect("a deployment");
+        let client = Client::builder()
+            .node(format!("https://{}.{node}:7470", self.subnet))
+            .ca_file(self.dir().join("ca.pem"))
+            .genesis_file(self.dir().join("genesis.json"))
+            .pinned(pin.trim_matches('"'))
+            .build();
+        client.expect("a client of the SDK").guard(agent).expect("a guard")
+    }
+
     fn list(&self) -> Option<Value> {
         let ran = self.tagout(&["node", "list", "--json"]);
         (ran.code == Some(0)).then(|| ran.json())
@@ -113,8 +127,17 @@ fn three_nodes_lose_one_and_get_another_and_grow() {
         nodes.start(name);
     }
     nodes.wait_for_voters(&[1, 2, 3]);
-    let grant = ["grant", "demo", "--for", "1h", "--reason", "test", "--key", "alice", "--key", "bob"];
-    nodes.tagout(&grant).exits(0);
+    let grant = "grant demo --for 1h --reason test --calls-per-minute 10 --key alice --key bob";
+    nodes.tagout(&grant.split(' ').collect::<Vec<_>>()).exits(0);
+
+    // Instances that ask different nodes share a limit.
+    let mut guards = [1, 2].map(|node| nodes.guard(node, "demo/sharing")).to_vec();
+    let shares =
+        |guards: &[Guard], share| guards.iter().all(|g| g.state().share.calls_per_minute == Some(share));
+    wait_until("each to have half of the limit", || shares(&guards, 5));
+    guards.pop();
+    wait_until("the one that is left to have all of it", || shares(&guards, 10));
+    drop(guards);
 
     // One is lost, with its store: the others go on, and it never comes back under its number.
     nodes.kill("node-3");

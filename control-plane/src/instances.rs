@@ -21,6 +21,14 @@ pub struct Instances {
     by_agent: Mutex<ByAgent>,
     /// How many streams of stops each of them has open.
     listening: Mutex<HashMap<String, usize>>,
+    /// What the other nodes last said of theirs, by node.
+    elsewhere: Mutex<BTreeMap<u64, Told>>,
+}
+
+/// How many instances each agent with limits has at another node.
+struct Told {
+    at: Instant,
+    counts: BTreeMap<Scope, u32>,
 }
 
 /// An instance that listens for stops, for as long as this is kept.
@@ -89,6 +97,36 @@ impl Instances {
         self.listening.lock().contains_key(name)
     }
 
+    /// How many instances each agent has here that asked for a lease within the last `within`, of those that `limited`
+    /// says have limits to share.
+    pub fn sharing(&self, within: Duration, limited: impl Fn(&Scope) -> bool) -> Vec<(Scope, u32)> {
+        let now = Instant::now();
+        let by_agent = self.by_agent.lock();
+        let counts = by_agent.seen.iter().map(|(agent, seen)| (agent, living(seen, now, within)));
+        let sharing = counts.filter(|(agent, count)| *count > 0 && limited(agent));
+        sharing.map(|(agent, count)| (agent.clone(), count)).collect()
+    }
+
+    /// Another node has told what `sharing` is there.
+    pub fn learn(&self, node: u64, sharing: Vec<(Scope, u32)>) {
+        self.elsewhere
+            .lock()
+            .insert(node, Told { at: Instant::now(), counts: sharing.into_iter().collect() });
+    }
+
+    /// How many instances share the limits of `agent`, on all nodes. One that went from one node to another counts twice
+    /// for a while: that only lowers what each may do.
+    pub fn sharers(&self, agent: &Scope, within: Duration) -> u32 {
+        let now = Instant::now();
+        let here = self.by_agent.lock().seen.get(agent).map_or(0, |seen| living(seen, now, within));
+        let elsewhere = self.elsewhere.lock();
+        // A node that fell silent gives no leases either.
+        let heard = elsewhere.values().filter(|told| now.saturating_duration_since(told.at) <= within);
+        heard
+            .filter_map(|told| told.counts.get(agent))
+            .fold(here.max(1), |sum, count| sum.saturating_add(*count))
+    }
+
     /// Whether there may be more than are remembered.
     pub fn is_full(&self) -> bool {
         self.by_agent.lock().count >= INSTANCES_MAX
@@ -137,6 +175,11 @@ pub struct Ages {
     pub older: usize,
 }
 
+fn living(seen: &BTreeMap<String, Instant>, now: Instant, within: Duration) -> u32 {
+    let living = seen.values().filter(|seen| now.saturating_duration_since(**seen) <= within);
+    living.count().try_into().unwrap_or(u32::MAX)
+}
+
 impl ByAgent {
     fn forget(&mut self, now: Instant) {
         for instances in self.seen.values_mut() {
@@ -175,6 +218,28 @@ mod tests {
         assert_eq!(below("a"), ["a", "a/b", "a/b-c", "a/b/c", "a/b/c/d", "a/bc"]);
         assert_eq!(below("*").len(), all.len());
         assert!(below("c").is_empty());
+    }
+
+    #[test]
+    fn the_instances_of_all_nodes_share_an_agents_limits() {
+        let (instances, ttl) = (Instances::default(), Duration::from_secs(10));
+        let agents = ["a", "a/b", "c"].map(|agent| Scope::parse(agent).unwrap());
+        let sharers = || agents.each_ref().map(|agent| instances.sharers(agent, ttl));
+        assert_eq!(sharers(), [1, 1, 1], "whoever asks is one");
+        instances.note("one", agents.iter());
+        instances.note("two", agents[..1].iter());
+        let gone = Instant::now() - 2 * ttl;
+        instances.by_agent.lock().seen.entry(agents[1].clone()).or_default().insert("gone".into(), gone);
+        assert_eq!(sharers(), [2, 1, 1]);
+        let limited = instances.sharing(ttl, |agent| agent.as_str() != "c");
+        assert_eq!(limited, [(agents[0].clone(), 2), (agents[1].clone(), 1)]);
+        instances.learn(2, limited.clone());
+        instances.learn(3, vec![(agents[2].clone(), 5)]);
+        assert_eq!(sharers(), [4, 2, 6]);
+        instances.learn(3, Vec::new());
+        assert_eq!(sharers(), [4, 2, 1]);
+        instances.elsewhere.lock().insert(2, Told { at: gone, counts: limited.into_iter().collect() });
+        assert_eq!(sharers(), [2, 1, 1], "a node that fell silent");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tagout_proto::ledger::{Ledger, LockStatus, NotEnrolled};
 use tagout_proto::limits::LEASE_BATCH_MAX;
 use tagout_proto::log::tree;
 use tagout_proto::note::NoteSigner;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::view::View;
 use tokio::sync::{mpsc, oneshot};
@@ -178,6 +179,9 @@ impl LeaseServer {
             );
             admitted.push(unenrolled(&request.agents, refusals));
         }
+        let sharers: Vec<Vec<u32>> = (batch.iter())
+            .map(|w| self.sharers(&w.request, &ledger, time_ms, authority.limits.ttl_ms))
+            .collect();
         let statuses: Vec<Vec<KnownStatus>> = (batch.iter())
             .map(|w| w.request.known.iter().map(|known| KnownStatus::of(known, &ledger)).collect())
             .collect();
@@ -200,7 +204,8 @@ impl LeaseServer {
 
         let mut leaves = Vec::with_capacity(batch.len());
         let mut responses = Vec::with_capacity(batch.len());
-        for (((waiting, views), statuses), admitted) in batch.iter().zip(views).zip(statuses).zip(admitted) {
+        let answers = batch.iter().zip(views).zip(statuses).zip(admitted).zip(sharers);
+        for ((((waiting, views), statuses), admitted), instances) in answers {
             let request = &waiting.request;
             let answers = (request.known.iter().zip(statuses))
                 .map(|(known, status)| self.answer_known(known, status))
@@ -220,6 +225,7 @@ impl LeaseServer {
                 views: changed,
                 answers,
                 unenrolled,
+                instances,
             }));
         }
         lease.batch_root = tree::root(&leaves);
@@ -230,6 +236,18 @@ impl LeaseServer {
             }
         }
         Ok(responses)
+    }
+
+    /// How many instances share each agent's limits; nothing where each has one.
+    fn sharers(&self, request: &LeaseRequest, ledger: &Ledger, time_ms: u64, ttl_ms: u64) -> Vec<u32> {
+        // One that asks for no lease any more has none to call by.
+        let within = Duration::from_millis(ttl_ms);
+        let sharers = request.agents.iter().map(|agent| match ledger.terms(&agent.scope, time_ms).limits {
+            limits if limits == CallLimits::default() => 1,
+            _ => self.instances.sharers(&agent.scope, within),
+        });
+        let sharers: Vec<u32> = sharers.collect();
+        if sharers.iter().all(|instances| *instances == 1) { Vec::new() } else { sharers }
     }
 
     /// What is known of a lock that a guard holds. Where the proof of its end cannot be read, it holds: one damaged file

@@ -201,6 +201,7 @@ impl Node {
         }
         // From here on the leader also makes Raft's members those of the authority.
         tokio::spawn(cluster.clone().exchange(shutdown.clone()));
+        tokio::spawn(cluster.clone().follow_sharing(shutdown.clone()));
         tokio::spawn(service.clone().append_outcomes(opened));
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
         tokio::spawn(service.clone().commit_pending(security.clone()));

@@ -63,6 +63,10 @@ pub struct LeaseResponse {
     pub views: Vec<Option<View>>,
     /// In the order of the request's `known`.
     pub answers: Vec<LockAnswer>,
+    /// In the order of the request's agents, how many instances share each one's limits; left out where each has one. It
+    /// is in no signature: a guard never takes more than the limits that people signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<u32>,
     /// Agents of the request that the one who asks is not enrolled for: this is no lease of theirs, and their views have no
     /// grants. Unsigned, since a node may deny without proof.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -136,6 +136,15 @@ impl CallLimits {
         }
     }
 
+    /// What each of so many instances may use of them: all shares together are never more than the limits.
+    pub fn shared(self, instances: u32) -> Self {
+        let share = |limit: Option<u64>| limit.map(|limit| limit / u64::from(instances.max(1)));
+        Self {
+            calls_per_minute: share(self.calls_per_minute),
+            tokens_per_minute: share(self.tokens_per_minute),
+        }
+    }
+
     /// Either suffices.
     fn either(self, other: Self) -> Self {
         let higher = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.max(b));
@@ -228,5 +237,18 @@ mod tests {
         let narrowed = terms([&a, &b], [throttle(Some(5), None), throttle(Some(20), Some(7))]);
         assert_eq!(narrowed.limits, limits(Some(5), Some(7)));
         assert_eq!(terms([&a], [lock(LockKind::Halt, false, None)]), a);
+    }
+
+    #[test]
+    fn s7_shares_are_never_more_than_the_limits() {
+        let limits = CallLimits { calls_per_minute: Some(10), tokens_per_minute: None };
+        for instances in 0..20 {
+            let share = limits.shared(instances);
+            let calls = share.calls_per_minute.expect("limited");
+            assert!(calls * u64::from(instances) <= 10 && calls <= 10, "{instances}");
+            assert_eq!(share.tokens_per_minute, None);
+        }
+        assert_eq!(limits.shared(1), limits);
+        assert_eq!(limits.shared(3).calls_per_minute, Some(3));
     }
 }

@@ -11,10 +11,14 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::denied::Denied;
+use crate::sockets::Sockets;
 
 /// The calls of one agent.
 #[derive(Default)]
-pub(crate) struct Calls(Mutex<Batches>);
+pub(crate) struct Calls {
+    batches: Mutex<Batches>,
+    pub(crate) sockets: Sockets,
+}
 
 #[derive(Default)]
 struct Batches {
@@ -31,26 +35,33 @@ struct Batch {
     why: OnceLock<Denied>,
 }
 
-/// One call under way. Drop it after the call itself.
-pub(crate) struct Call {
+/// One call as it is counted. Drop it after the call itself.
+pub(crate) struct Registered {
     batch: Arc<Batch>,
     _counted: TaskTrackerToken,
 }
 
 impl Calls {
-    pub(crate) fn register(&self) -> Call {
-        let batches = self.0.lock();
-        Call { batch: Arc::clone(&batches.open), _counted: batches.open.calls.token() }
+    pub(crate) fn register(&self) -> Registered {
+        let batches = self.batches.lock();
+        Registered { batch: Arc::clone(&batches.open), _counted: batches.open.calls.token() }
     }
 
     pub(crate) fn under_way(&self) -> usize {
-        self.0.lock().open.calls.len()
+        self.batches.lock().open.calls.len()
     }
 
-    /// Cuts every call that is registered now, and says how many that are.
+    /// Cuts every call that is registered now, and says how many that are. When it returns all sockets are shut.
     pub(crate) fn cut(&self, why: impl FnOnce() -> Denied) -> usize {
+        let calls = self.cut_open(why);
+        // After the calls: see `Call::socket`. Also those that outlive their call.
+        self.sockets.shut();
+        calls
+    }
+
+    fn cut_open(&self, why: impl FnOnce() -> Denied) -> usize {
         let batch = {
-            let mut batches = self.0.lock();
+            let mut batches = self.batches.lock();
             batches.cut.retain(|batch| !batch.calls.is_empty());
             if batches.open.calls.is_empty() {
                 return 0;
@@ -68,7 +79,7 @@ impl Calls {
 
     /// Resolves when every call that was cut until now has been dropped.
     pub(crate) fn all_dropped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let cut = self.0.lock().cut.clone();
+        let cut = self.batches.lock().cut.clone();
         async move {
             for batch in cut {
                 batch.calls.wait().await;
@@ -77,10 +88,19 @@ impl Calls {
     }
 }
 
-impl Call {
+impl Registered {
     /// Resolves when the call is cut.
     pub(crate) fn cut(&self) -> WaitForCancellationFutureOwned {
         self.batch.cut.clone().cancelled_owned()
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.batch.cut.is_cancelled()
+    }
+
+    /// A token that the cut cancels, and that cancels nothing else.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.batch.cut.child_token()
     }
 
     /// Why it was cut, once it was.

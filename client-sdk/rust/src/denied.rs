@@ -1,9 +1,11 @@
 //! Why a call may not begin or go on. Each text says what lifts it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tagout_proto::digest::Digest;
 use tagout_proto::lock::LockKind;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::view::Tag;
@@ -44,6 +46,12 @@ impl Stopped {
     pub fn reason(&self) -> &Reason {
         &self.denied().reason
     }
+
+    /// The refusal or cut among the causes of an error that a framework gives, if that is what it comes from.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(error), |error| error.source())
+            .find_map(<dyn std::error::Error>::downcast_ref)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +90,16 @@ pub enum Reason {
     /// What an earlier process had stopped is not known: see [`state_folder`](crate::Builder::state_folder).
     #[error("{0}")]
     StateLost(Arc<StateError>),
+    /// Of a call that would be one too many in a minute.
+    #[error(
+        "it has used up its share of what people allow, {}; {}", per_minute(.share), retry(.retry_after)
+    )]
+    Throttled {
+        /// What this instance may use.
+        share: CallLimits,
+        /// When it fits; `None` if it never does, being more than the share of a whole minute.
+        retry_after: Option<Duration>,
+    },
     #[error("this process is a forked child; make a client of its own in it")]
     ForkedChild,
     /// Nothing is decided: whatever ran it stands still, as a program does that blocks its runtime.
@@ -102,7 +120,7 @@ impl Reason {
         }
     }
 
-    /// Whether it ends by itself, without a person's decision.
+    /// Whether the guard cannot know what people want: it ends by itself, without a decision of theirs.
     pub fn is_lapse(&self) -> bool {
         match self {
             Self::NotReady { .. }
@@ -119,6 +137,7 @@ impl Reason {
             | Self::TooManyRevokes
             | Self::NotEssential { .. }
             | Self::StateLost(_)
+            | Self::Throttled { .. }
             | Self::ForkedChild
             | Self::ClientGone { .. } => false,
         }
@@ -210,6 +229,19 @@ impl std::fmt::Display for Lock {
 
 fn because(last_error: &Option<String>) -> String {
     last_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default()
+}
+
+fn per_minute(share: &CallLimits) -> String {
+    let named = [(share.calls_per_minute, "calls"), (share.tokens_per_minute, "tokens")];
+    let limits = named.into_iter().filter_map(|(limit, what)| Some(format!("{} {what}", limit?)));
+    format!("{} a minute", limits.collect::<Vec<_>>().join(" and "))
+}
+
+fn retry(retry_after: &Option<Duration>) -> String {
+    match retry_after {
+        Some(after) => format!("try again in {} ms", after.as_millis() + 1),
+        None => "this never fits: ask for less, run fewer instances, or let people allow more".into(),
+    }
 }
 
 fn refusals(refused: &[GrantRefused]) -> String {

@@ -22,7 +22,7 @@ use crate::clock::{self, Now};
 use crate::confirm::Confirmations;
 use crate::deliver::{DeliverError, Delivered, Delivery};
 use crate::denied::{Gone, Reason, Unproven};
-use crate::guard::{Agent, Arrival};
+use crate::guard::{Agent, Arrival, Bounds};
 use crate::limits::*;
 use crate::nodes::{Left, NodeError, Nodes};
 use crate::pace::Pace;
@@ -530,14 +530,14 @@ impl Driver {
         let essential = Essential { until_ns, refusal: refusal.map(|reason| self.explained(reason)) };
         match judgement.refusal.clone() {
             None => {
-                agent.allow_until(judgement.allow_until_ns, essential, judgement.limits);
+                agent.allow_until(judgement.allow_until_ns, essential, Bounds::of(&judgement));
                 self.reports.remove(&agent.scope);
             }
             Some(reason) => {
                 let arrival = arrival(&reason, &judgement);
                 let reason = self.explained(reason);
                 let answered = self.trusted.answered(&agent.scope);
-                let closed_ns = agent.deny(reason, essential, judgement.limits, arrival, answered);
+                let closed_ns = agent.deny(reason, essential, Bounds::of(&judgement), arrival, answered);
                 let calls_cut = if judgement.cut { agent.cut() } else { 0 };
                 self.core.counts.calls_cut.add(calls_cut as u64);
                 self.report(agent, &judgement, closed_ns, calls_cut);

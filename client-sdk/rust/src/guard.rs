@@ -1,9 +1,7 @@
 //! The guard: what stands before one agent's calls.
 
 use std::collections::BTreeMap;
-use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -12,15 +10,16 @@ use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::StopPath;
 use tokio::sync::watch;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::calls::{Call, Calls};
+use crate::call::{Call, GuardedStream};
+use crate::calls::Calls;
 use crate::cell::{Cell, Reader};
 use crate::client::{GuardError, Handle};
 use crate::clock;
 use crate::denied::{Denied, Gone, Reason, Stopped};
 use crate::limits::ESSENTIAL_HANDLES_MAX;
-use crate::trusted::Essential;
+use crate::throttle::{Full, Throttle};
+use crate::trusted::{Essential, Judgement};
 
 /// The circuit breaker before one agent's calls. Cloning is cheap, and clones are one guard.
 ///
@@ -52,7 +51,13 @@ pub struct State {
     pub log_size: u64,
     /// Classes of essential calls that may begin, which a drain or a restriction leaves.
     pub essential: Vec<String>,
+    /// What it may call per minute, all its instances together.
     pub limits: CallLimits,
+    /// What of that this instance may use.
+    pub share: CallLimits,
+    /// Whether people have isolated the agent: for what cuts its network, until this is false again. A lapse changes
+    /// nothing of it.
+    pub isolated: bool,
     pub calls_under_way: usize,
     /// The newest change, once there was one.
     pub last_change: Option<Change>,
@@ -78,6 +83,8 @@ pub(crate) struct Agent {
     pub(crate) scope: Scope,
     pub(crate) cell: Cell,
     pub(crate) calls: Calls,
+    /// Its calls and tokens of the last minute, where they are limited.
+    throttle: Mutex<Throttle>,
     /// One cell for each class of essential calls that somebody has a handle for. They come and never go, so that no lock
     /// stands between a stop and a cell.
     essential: [OnceLock<EssentialCell>; ESSENTIAL_HANDLES_MAX],
@@ -96,10 +103,18 @@ struct EssentialCell {
 struct Standing {
     denied: Option<Reason>,
     essential: Essential,
-    limits: CallLimits,
+    bounds: Bounds,
     /// The service has answered for this agent.
     answered: bool,
     last_change: Option<Change>,
+}
+
+/// What holds for an agent's calls beside whether they may begin.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    limits: CallLimits,
+    share: CallLimits,
+    isolated: bool,
 }
 
 impl State {
@@ -157,11 +172,21 @@ impl Guard {
     }
 
     /// What the agent may call per minute, all its instances together, by its grants and every throttle on it.
-    ///
-    /// It is for information in this version: nothing here counts calls or tokens yet. While the agent is denied it says
-    /// nothing of what it may do.
+    /// [`State::share`] is what this instance may use of it.
     pub fn limits(&self) -> CallLimits {
-        if self.forked() { CallLimits::default() } else { self.agent.standing.lock().limits }
+        self.bounds().limits
+    }
+
+    /// As [`check`](Self::check), and counts the call and its tokens, for code that asks by itself before each call. A call
+    /// under [`run`](Self::run), [`stream`](Self::stream) or [`call`](Self::call) is counted there, and
+    /// [`Call::spend`] counts its tokens.
+    ///
+    /// # Errors
+    /// [`Denied`]; with [`Reason::Throttled`] nothing was counted.
+    pub fn acquire(&self, tokens: u64) -> Result<Permit, Denied> {
+        let permit = self.check()?;
+        self.spend(1, tokens)?;
+        Ok(permit)
     }
 
     /// Runs `call` unless the agent is denied, and drops it where it stands if a halt, the end of a drain or a lapse past
@@ -170,16 +195,26 @@ impl Guard {
     /// # Errors
     /// [`Stopped::Denied`] if it did not begin, [`Stopped::Cut`] if it was dropped.
     pub async fn run<F: Future>(&self, call: F) -> Result<F::Output, Stopped> {
-        self.carry(self.enter(Self::check)?, call).await
+        self.call()?.run(call).await
     }
 
-    async fn carry<F: Future>(&self, entered: Call, call: F) -> Result<F::Output, Stopped> {
-        // Dropped before `entered`, so that a cut is reported done only when the call is gone.
-        let mut call = pin!(call);
-        tokio::select! {
-            biased;
-            () = entered.cut() => Err(self.cut(&entered)),
-            output = &mut call => Ok(output),
+    /// As [`run`](Self::run), for a call that the agent can do without: refused or cut, it gives what `fallback` makes of
+    /// that. What `fallback` does is under no guard, so let it call no model.
+    ///
+    /// ```no_run
+    /// # async fn summary(text: &str) -> String { text.into() }
+    /// # async fn example(guard: &tagout::Guard, text: &str) {
+    /// let title = guard.run_or_else(summary(text), async |_stopped| text.chars().take(40).collect()).await;
+    /// # }
+    /// ```
+    pub async fn run_or_else<F: Future>(
+        &self,
+        call: F,
+        fallback: impl AsyncFnOnce(Stopped) -> F::Output,
+    ) -> F::Output {
+        match self.run(call).await {
+            Ok(output) => output,
+            Err(stopped) => fallback(stopped).await,
         }
     }
 
@@ -188,12 +223,15 @@ impl Guard {
     /// # Errors
     /// [`Denied`] if it may not begin.
     pub fn stream<S: Stream>(&self, stream: S) -> Result<GuardedStream<S>, Denied> {
-        Ok(self.carry_stream(self.enter(Self::check)?, stream))
+        Ok(self.call()?.stream(stream))
     }
 
-    fn carry_stream<S: Stream>(&self, call: Call, stream: S) -> GuardedStream<S> {
-        let open = Open { stream: Box::pin(stream), cut: Box::pin(call.cut()), call, guard: self.clone() };
-        GuardedStream(Some(open))
+    /// Begins a call, for code that is neither a future nor a stream. It is under way until it is dropped.
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn call(&self) -> Result<Call, Denied> {
+        self.begin(Self::check)
     }
 
     /// Waits until the service has answered for this agent, whatever the answer is. Needs a tokio runtime with time.
@@ -208,7 +246,7 @@ impl Guard {
         }
     }
 
-    /// Waits until calls may begin.
+    /// Waits until calls may begin. It waits for no throttle: the refusal says how long that takes.
     ///
     /// # Errors
     /// [`Denied`] where nothing can enable this guard any more: in a forked child, or when its client is gone.
@@ -229,6 +267,7 @@ impl Guard {
             Some(_) => 0,
         };
         let counts = self.handle.counts();
+        let Bounds { limits, share, isolated } = self.bounds();
         State {
             agent: self.agent.scope.clone(),
             denied,
@@ -236,7 +275,9 @@ impl Guard {
             lease_left: Duration::from_nanos(counts.lease_ns.get().saturating_sub(clock::boot_ns())),
             log_size: counts.log_size.get(),
             essential: if self.forked() { Vec::new() } else { self.agent.essential_classes() },
-            limits: self.limits(),
+            limits,
+            share,
+            isolated,
             calls_under_way: if self.forked() { 0 } else { self.agent.calls.under_way() },
             last_change: self.last_change(),
         }
@@ -253,21 +294,38 @@ impl Guard {
     }
 
     /// Registers first and checks after: see `calls.rs`.
-    fn enter(&self, check: impl FnOnce(&Self) -> Result<Permit, Denied>) -> Result<Call, Denied> {
+    fn begin(&self, check: impl FnOnce(&Self) -> Result<Permit, Denied>) -> Result<Call, Denied> {
         if self.forked() {
             return Err(self.denied());
         }
-        let call = self.agent.calls.register();
+        let registered = self.agent.calls.register();
         let _permit = check(self)?;
-        Ok(call)
+        self.spend(1, 0)?;
+        Ok(Call::begun(registered, self.clone()))
     }
 
-    fn cut(&self, call: &Call) -> Stopped {
-        Stopped::Cut(call.why().unwrap_or_else(|| self.denied()))
+    /// Counts against this instance's share of the limits, if there are any.
+    pub(crate) fn spend(&self, calls: u64, tokens: u64) -> Result<(), Denied> {
+        if self.forked() {
+            return Err(self.denied());
+        }
+        let share = self.bounds().share;
+        if share == CallLimits::default() {
+            return Ok(());
+        }
+        let spent = self.agent.throttle.lock().spend(calls, tokens, share, clock::boot_ns());
+        spent.map_err(|Full { retry_after }| Denied {
+            agent: self.agent.scope.clone(),
+            reason: Reason::Throttled { share, retry_after },
+        })
+    }
+
+    fn bounds(&self) -> Bounds {
+        if self.forked() { Bounds::default() } else { self.agent.standing.lock().bounds }
     }
 
     #[cold]
-    fn denied(&self) -> Denied {
+    pub(crate) fn denied(&self) -> Denied {
         Denied { agent: self.agent.scope.clone(), reason: self.reason() }
     }
 
@@ -302,7 +360,11 @@ impl Guard {
         }
     }
 
-    fn forked(&self) -> bool {
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.agent.calls
+    }
+
+    pub(crate) fn forked(&self) -> bool {
         self.cell.forked() || self.handle.forked()
     }
 
@@ -361,12 +423,22 @@ impl EssentialGuard {
         if self.cell.permits() { Ok(Permit(())) } else { self.guard.check_essential(&self.class) }
     }
 
+    /// As [`Guard::acquire`].
+    ///
+    /// # Errors
+    /// [`Denied`]; with [`Reason::Throttled`] nothing was counted.
+    pub fn acquire(&self, tokens: u64) -> Result<Permit, Denied> {
+        let permit = self.check()?;
+        self.guard.spend(1, tokens)?;
+        Ok(permit)
+    }
+
     /// As [`Guard::run`].
     ///
     /// # Errors
     /// [`Stopped::Denied`] if it did not begin, [`Stopped::Cut`] if it was dropped.
     pub async fn run<F: Future>(&self, call: F) -> Result<F::Output, Stopped> {
-        self.guard.carry(self.guard.enter(|_| self.check())?, call).await
+        self.call()?.run(call).await
     }
 
     /// As [`Guard::stream`].
@@ -374,7 +446,15 @@ impl EssentialGuard {
     /// # Errors
     /// [`Denied`] if it may not begin.
     pub fn stream<S: Stream>(&self, stream: S) -> Result<GuardedStream<S>, Denied> {
-        Ok(self.guard.carry_stream(self.guard.enter(|_| self.check())?, stream))
+        Ok(self.call()?.stream(stream))
+    }
+
+    /// As [`Guard::call`].
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn call(&self) -> Result<Call, Denied> {
+        self.guard.begin(|_| self.check())
     }
 }
 
@@ -401,35 +481,6 @@ impl Changes {
     }
 }
 
-/// A stream under a guard: items as they come, and one [`Stopped::Cut`] as the last one if it was cut.
-pub struct GuardedStream<S: Stream>(Option<Open<S>>);
-
-struct Open<S> {
-    // In the order of dropping: the call is over only when its stream is gone.
-    stream: Pin<Box<S>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    call: Call,
-    guard: Guard,
-}
-
-impl<S: Stream> Stream for GuardedStream<S> {
-    type Item = Result<S::Item, Stopped>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        if open.cut.as_mut().poll(context).is_ready() {
-            let stopped = open.guard.cut(&open.call);
-            self.0 = None;
-            return Poll::Ready(Some(Err(stopped)));
-        }
-        let item = std::task::ready!(open.stream.as_mut().poll_next(context));
-        if item.is_none() {
-            self.0 = None;
-        }
-        Poll::Ready(item.map(Ok))
-    }
-}
-
 /// How and when a stop came.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival {
@@ -443,13 +494,13 @@ impl Agent {
         let standing = Standing {
             denied: not_ready.clone(),
             essential: Essential { until_ns: BTreeMap::new(), refusal: not_ready },
-            limits: CallLimits::default(),
+            bounds: Bounds::default(),
             answered: false,
             last_change: None,
         };
         let essential = std::array::from_fn(|_| OnceLock::new());
-        let (calls, version) = (Calls::default(), watch::Sender::new(0));
-        Self { scope, cell: Cell::new(), calls, essential, standing: Mutex::new(standing), version }
+        let (calls, throttle, version) = (Calls::default(), Mutex::default(), watch::Sender::new(0));
+        Self { scope, cell: Cell::new(), calls, throttle, essential, standing: Mutex::new(standing), version }
     }
 
     /// The cell of `class`, and whether it is new: then the client's thread is to write it. `None` if there is no room.
@@ -489,7 +540,7 @@ impl Agent {
     }
 
     /// Opens the cell until `deadline_ns`.
-    pub(crate) fn allow_until(&self, deadline_ns: u64, essential: Essential, limits: CallLimits) {
+    pub(crate) fn allow_until(&self, deadline_ns: u64, essential: Essential, bounds: Bounds) {
         let changed = {
             let mut standing = self.standing.lock();
             standing.answered = true;
@@ -501,7 +552,7 @@ impl Agent {
             if changed {
                 standing.last_change = Some(Change::now(None));
             }
-            standing.take_terms(essential, limits) || changed
+            standing.take_terms(essential, bounds) || changed
         };
         if changed {
             self.version.send_modify(|version| *version += 1);
@@ -513,7 +564,7 @@ impl Agent {
         &self,
         reason: Reason,
         essential: Essential,
-        limits: CallLimits,
+        bounds: Bounds,
         arrival: Option<Arrival>,
         answered: bool,
     ) -> u64 {
@@ -523,7 +574,7 @@ impl Agent {
         self.write_essential(&essential);
         let mut standing = free.unwrap_or_else(|| self.standing.lock());
         let news = standing.denied.as_ref().is_none_or(|old| !old.same_kind(&reason));
-        let changed = standing.take_terms(essential, limits) || news || (answered && !standing.answered);
+        let changed = standing.take_terms(essential, bounds) || news || (answered && !standing.answered);
         // From here on `check_essential` denies too.
         let closed_ns = clock::boot_ns();
         if news || (answered && !standing.answered) {
@@ -544,7 +595,9 @@ impl Agent {
     pub(crate) fn abandon(&self, why: Gone) {
         let gone = || Reason::ClientGone { why };
         let essential = Essential { until_ns: BTreeMap::new(), refusal: Some(gone()) };
-        self.deny(gone(), essential, CallLimits::default(), None, false);
+        // What is isolated stays so.
+        let bounds = self.standing.lock().bounds;
+        self.deny(gone(), essential, bounds, None, false);
     }
 
     /// Cuts the calls under way, notes it as part of the newest change, and says how many they were.
@@ -565,13 +618,20 @@ impl Agent {
     }
 }
 
+impl Bounds {
+    pub(crate) fn of(judgement: &Judgement) -> Self {
+        let Judgement { limits, share, isolated, .. } = *judgement;
+        Self { limits, share, isolated }
+    }
+}
+
 impl Standing {
     /// Whether people would want to know: deadlines move with every lease, classes and limits seldom do.
-    fn take_terms(&mut self, essential: Essential, limits: CallLimits) -> bool {
-        let changed = self.limits != limits
+    fn take_terms(&mut self, essential: Essential, bounds: Bounds) -> bool {
+        let changed = self.bounds != bounds
             || self.essential.refusal.is_some() != essential.refusal.is_some()
             || !self.essential.until_ns.keys().eq(essential.until_ns.keys());
-        (self.essential, self.limits) = (essential, limits);
+        (self.essential, self.bounds) = (essential, bounds);
         changed
     }
 }

@@ -17,6 +17,8 @@ pub const LOCKS_PER_VIEW_MAX: usize = 16;
 pub const REVOKED_MAX: usize = 100_000;
 /// Classes of essential calls that one agent's guards have handles for.
 pub const ESSENTIAL_HANDLES_MAX: usize = 16;
+/// Sockets that the calls of one agent have registered; each takes a descriptor of its own.
+pub const SOCKETS_PER_AGENT_MAX: usize = 256;
 
 /// Documents of one trust chain: every authority, a suspend for each key that can be suspended, and restores.
 pub const TRUST_DOCUMENTS_MAX: usize = 24 * 1024;

@@ -74,6 +74,7 @@ impl Handler for Cluster {
                     news.into_iter().for_each(|news| self.outcomes.learn(from, news));
                     Ok(Vec::new())
                 }
+                Kind::Sharing => Ok(encode(&self.sharing())),
                 Kind::Instances => {
                     let (scope, within_ms): (Scope, u64) = decode(&request)?;
                     Ok(encode(&self.instances.below(&scope, Duration::from_millis(within_ms))))

@@ -10,6 +10,7 @@ mod answers;
 mod compare;
 mod exchange;
 mod members;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::io;

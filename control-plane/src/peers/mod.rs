@@ -56,13 +56,14 @@ pub enum Kind {
     Status = 18,
     Accounts = 19,
     Instances = 20,
+    Sharing = 21,
     Entries = 32,
     Tile = 33,
     Root = 34,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 14] = [
         Self::Append,
         Self::Vote,
         Self::PreVote,
@@ -73,6 +74,7 @@ impl Kind {
         Self::Status,
         Self::Accounts,
         Self::Instances,
+        Self::Sharing,
         Self::Entries,
         Self::Tile,
         Self::Root,
@@ -86,9 +88,12 @@ impl Kind {
     fn lane(self) -> Lane {
         match self {
             Self::Append | Self::Vote | Self::PreVote | Self::TransferLeader => Lane::Raft,
-            Self::ReadIndex | Self::Propose | Self::Status | Self::Accounts | Self::Instances => {
-                Lane::Service
-            }
+            Self::ReadIndex
+            | Self::Propose
+            | Self::Status
+            | Self::Accounts
+            | Self::Instances
+            | Self::Sharing => Lane::Service,
             Self::Snapshot | Self::Entries | Self::Tile | Self::Root => Lane::Bulk,
         }
     }

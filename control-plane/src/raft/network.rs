@@ -212,6 +212,7 @@ pub(super) async fn answer(
         | Kind::Status
         | Kind::Accounts
         | Kind::Instances
+        | Kind::Sharing
         | Kind::Entries
         | Kind::Tile
         | Kind::Root => Err(io::Error::other("this is no message of Raft")),

@@ -58,6 +58,7 @@ fn bodies_read_back_as_they_were_written() {
         views: vec![None, Some(view)],
         answers,
         unenrolled: vec![Unenrolled { agent: scope("b"), why: "w".into() }],
+        instances: vec![1, 2],
     });
     let request = json!({"nonce": "00".repeat(32), "instance": "i", "agents": [{"scope": "a"}]});
     round_trip(&serde_json::from_value::<LeaseRequest>(request.clone()).unwrap());

@@ -60,6 +60,7 @@ fn lease_response() {
             LockAnswer::SendDocument,
         ],
         unenrolled: vec![Unenrolled { agent: scope("b"), why: "not enrolled".into() }],
+        instances: vec![1, 3],
     };
     let seed = serde_json::to_string(&response).unwrap();
     let target =

@@ -23,6 +23,8 @@ pub(super) struct Agent {
     /// The newest answer gave no lease for it, since this process is not enrolled for it.
     pub(super) unenrolled: Option<Arc<str>>,
     pub(super) view: Option<Digest>,
+    /// How many instances share its limits, as the newest lease says; 0 is not known.
+    pub(super) instances: u32,
     /// The `Asked` whose answer changed the view.
     pub(super) changed: u64,
     pub(super) consents: Vec<Arc<Consent>>,
@@ -52,7 +54,12 @@ pub struct Judgement {
     /// Why not, if not.
     pub refusal: Option<Reason>,
     pub essential: Essential,
+    /// Of all instances together.
     pub limits: CallLimits,
+    /// What this instance may use of them.
+    pub share: CallLimits,
+    /// Nothing may go in or out of its network.
+    pub isolated: bool,
     /// Calls under way end now.
     pub cut: bool,
     /// When this may change though nothing arrives.
@@ -90,6 +97,8 @@ impl Judgement {
             refusal: Some(reason.clone()),
             essential: Essential { until_ns: BTreeMap::new(), refusal: Some(reason) },
             limits: CallLimits::default(),
+            share: CallLimits::default(),
+            isolated: false,
             cut: true,
             next_ns: None,
             locks: Vec::new(),
@@ -218,10 +227,17 @@ impl Agent {
             refusal,
             essential,
             limits: terms.limits,
+            share: terms.limits.shared(self.instances),
+            isolated: isolates(&facts, now_ms),
             cut,
             next_ns,
             locks: locks.collect(),
         }
+    }
+
+    /// Whether a lock says so; it outlives every lapse.
+    pub(super) fn isolated(&self, now: Now, now_ms: u64) -> bool {
+        isolates(&self.latched.values().map(|lock| lock.fact(now, now_ms)).collect::<Vec<_>>(), now_ms)
     }
 
     /// What is missing beside the locks: a lease that counts, or consent.
@@ -262,4 +278,8 @@ impl Agent {
             held: lock.held.clone(),
         })
     }
+}
+
+fn isolates(facts: &[LockFact], now_ms: u64) -> bool {
+    facts.iter().any(|fact| fact.kind == LockKind::Isolate && fact.verdict(now_ms) == Verdict::Denied)
 }

@@ -117,6 +117,9 @@ impl Trusted {
         if answer.answers.len() != known.len() {
             return Err(LeaseRefused::Misfit("it has another number of locks"));
         }
+        if !answer.instances.is_empty() && answer.instances.len() != agents.len() {
+            return Err(LeaseRefused::Misfit("it tells the instances of another number of agents"));
+        }
         let answers: Vec<_> = known.iter().map(|k| k.id).zip(answer.answers).collect();
         let scopes = agents.iter().map(|a| &a.scope);
         let leaf = leaf_hash_of(nonce, scopes.zip(digests.iter().copied()), &answers);
@@ -132,6 +135,11 @@ impl Trusted {
         let deadline_ns = asked.t0_ns.saturating_add(ttl_ms * NS_PER_MS);
         let held = Held { t0_ns: asked.t0_ns, deadline_ns, grace_ns: grace_ms * NS_PER_MS };
         self.take_views(agents, answer.views, &digests, &answer.unenrolled, held, now);
+        for (at, asked) in agents.iter().enumerate() {
+            if let Some(agent) = self.agents.get_mut(&asked.scope) {
+                agent.instances = answer.instances.get(at).copied().unwrap_or_default();
+            }
+        }
         let mut accepted = Accepted {
             log_size: lease.log_size,
             ttl_ms,

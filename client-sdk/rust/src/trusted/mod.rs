@@ -221,7 +221,10 @@ impl Trusted {
             return Judgement::denied(why.clone());
         }
         match self.agents.get(agent) {
-            _ if self.revoked.overflowed => Judgement::denied(Reason::TooManyRevokes),
+            found if self.revoked.overflowed => Judgement {
+                isolated: found.is_some_and(|agent| agent.isolated(now, self.now_ms(now))),
+                ..Judgement::denied(Reason::TooManyRevokes)
+            },
             Some(agent) => agent.judge(now, self.now_ms(now), self.newer_than.as_ref()),
             None => Judgement::denied(Reason::NotReady { last_error: None }),
         }

@@ -390,6 +390,7 @@ impl Reply {
             views: self.views.into_iter().enumerate().map(unchanged).collect(),
             answers: self.answers,
             unenrolled: self.unenrolled,
+            instances: Vec::new(),
         }
     }
 }
