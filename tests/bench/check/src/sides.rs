@@ -170,7 +170,7 @@ async fn flagd(dir: &Path) -> anyhow::Result<Side> {
     let options = FlagdOptions {
         resolver_type: ResolverType::File,
         source_configuration: Some(file.display().to_string()),
-        cache_settings: None, // slower with it: see the README
+        cache_settings: None, // as flagd's specification says for this mode
         ..FlagdOptions::default()
     };
     let mut api = OpenFeature::singleton_mut().await;
