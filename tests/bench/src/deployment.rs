@@ -125,13 +125,13 @@ impl Deployment {
     }
 
     /// A day's consent for `scope`.
-    pub async fn grant(&self, connection: &Connection, scope: &str) -> anyhow::Result<()> {
+    pub async fn grant(&self, connection: &Connection, scope: &str, terms: Terms) -> anyhow::Result<()> {
         let status: Status = serde_json::from_slice(&connection.get("/v1/status").await?.body)?;
         let grant = Grant {
             scope: Scope::parse(scope)?,
             expires_at_ms: status.time_ms + 24 * 3600 * 1000,
             seen: Seen { epoch: status.epoch.id, size: status.log_size, authority: status.authority_version },
-            terms: Terms::default(),
+            terms,
             reason: "benchmark".into(),
         };
         let grant = self.signed(&[&self.alice, &self.bob], &Action::Grant(grant))?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use tagout_control_plane::store::StoreKind;
+use tagout_proto::rule::Terms;
 use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, Protocol};
@@ -48,7 +49,7 @@ pub async fn run(folder: &Path, args: &FailoverArgs) -> anyhow::Result<Table> {
     }
     let leader = clusters[0].leader().await?;
     let connection = clusters[0].connect(leader).await?;
-    clusters[0].deployment()?.grant(&connection, HEALTHY).await?;
+    clusters[0].deployment()?.grant(&connection, HEALTHY, Terms::default()).await?;
     let guards = Guards::start(&clusters[0].deployment()?.profile(), HEALTHY, args.guards)?;
 
     let mut found = vec![Vec::new(); clusters.len()];

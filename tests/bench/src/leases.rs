@@ -9,6 +9,7 @@ use hyper::header::HeaderValue;
 use tagout_control_plane::store::StoreKind;
 use tagout_proto::digest::Digest;
 use tagout_proto::lease::{AgentRequest, LeaseRequest, LeaseResponse};
+use tagout_proto::rule::Terms;
 use tagout_proto::scope::Scope;
 
 use crate::cluster::Cluster;
@@ -86,7 +87,8 @@ pub async fn run(folder: &Path, args: &LeasesArgs) -> anyhow::Result<Table> {
 
 /// `count` guards that ask the nodes `asked` in turn.
 pub async fn guards(cluster: &Cluster, count: usize, asked: &[usize]) -> anyhow::Result<Vec<Guard>> {
-    cluster.deployment()?.grant(&cluster.connect(asked[0]).await?, CONSENTED).await?;
+    let connection = cluster.connect(asked[0]).await?;
+    cluster.deployment()?.grant(&connection, CONSENTED, Terms::default()).await?;
     let mut guards = Vec::new();
     for n in 0..count {
         guards.push(Guard::new(cluster.connect(asked[n % asked.len()]).await?, n).await?);

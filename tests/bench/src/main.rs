@@ -1,6 +1,7 @@
 //! Tagout beside its peers: both sides in one run, on the same disk, taking turns. Ratios are what counts; absolute figures
 //! are of the machine.
 
+mod check;
 mod cluster;
 mod deployment;
 mod disk;
@@ -12,6 +13,8 @@ mod guards;
 mod http;
 mod layers;
 mod leases;
+#[path = "../check/src/measured.rs"]
+mod measured;
 mod process;
 mod profile;
 mod stops;
@@ -52,6 +55,8 @@ enum Benchmark {
     Fanout(fanout::FanoutArgs),
     /// Bytes on the disk and the time to serve again after 100,000 commands
     Disk(disk::DiskArgs),
+    /// A guard's check beside those of breakers, limiters, feature flags and policies
+    Check(check::CheckArgs),
     /// Where the time of one stop goes
     Layers(layers::LayersArgs),
     /// Where the nodes' processor time goes while stops are written (takes linux-perf)
@@ -91,6 +96,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             Benchmark::Leases(args) => leases::run(&folder.0, args).await?,
             Benchmark::Fanout(args) => fanout::run(&folder.0, args).await?,
             Benchmark::Disk(args) => disk::run(&folder.0, args).await?,
+            Benchmark::Check(args) => check::run(&folder.0, args).await?,
             Benchmark::Layers(args) => layers::run(&folder.0, args).await?,
             Benchmark::Guards(_) | Benchmark::Listeners(_) => return Ok(None),
             Benchmark::Profile(args) => {

@@ -179,7 +179,7 @@ impl Sender {
             "tagout" => {
                 let cluster = Cluster::tagout(folder, side, NODES, store, None).await?;
                 let connection = cluster.connect(cluster.leader().await?).await?;
-                cluster.deployment()?.grant(&connection, TOPIC).await?;
+                cluster.deployment()?.grant(&connection, TOPIC, tagout_proto::rule::Terms::default()).await?;
                 Self::Tagout(cluster, connection)
             }
             "etcd" => {
