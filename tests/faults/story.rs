@@ -92,7 +92,12 @@ impl Story {
         self.wait_for_pending();
         self.bring_back(FLEET);
         wait_within(SETTLED_WITHIN, "every guard to allow calls again", || {
-            AGENTS.iter().all(|agent| self.workload.allowed(agent)).then_some(())
+            let allowed = AGENTS.iter().all(|agent| self.workload.allowed(agent));
+            if !allowed {
+                // A stop that only guards still held is committed once they have told a node of it (S6).
+                self.bring_back(FLEET);
+            }
+            allowed.then_some(())
         });
         self.everything_is_live();
         self.workload.end_of_watch();
