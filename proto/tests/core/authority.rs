@@ -143,7 +143,7 @@ fn each_invalid_authority_has_its_sentence() {
         (Box::new(set("/limits/ttl_ms", 60_001.into())), "\"ttl_ms\" in \"limits\" of the authority must be a whole number from 2000 to 60000".into()),
         (Box::new(set("/version", 2.into())), "\"deployment\" must be name:<SHA-256 of the genesis, 64 hex digits>".into()),
         (Box::new(set("/action", "grant".into())), "\"action\" in the authority must be authority".into()),
-        (Box::new(|d| d["note"] = "x".into()), "unknown key \"note\" in the authority; its keys are: tagout, action, version, deployment, issued_at, principals, roles, root, nodes, limits".into()),
+        (Box::new(|d| d["note"] = "x".into()), "unknown key \"note\" in the authority; its keys are: tagout, action, version, deployment, issued_at, principals, roles, root, nodes, limits, enrolment".into()),
         (Box::new(|d| d["limits"]["max"] = 1.into()), "unknown key \"max\" in \"limits\" of the authority; its keys are: ttl_ms, lapse_grace_ms".into()),
         (Box::new(|d| d["roles"][0]["touch"] = true.into()), "unknown key \"touch\" in an item of \"roles\" of the authority; its keys are: name, principals, actions, scopes, threshold, presence, verification".into()),
     ];
