@@ -5,10 +5,12 @@ use tagout_proto::wire::{ReachState, StopReach};
 use tagout_tests::wait::{wait_for, wait_until};
 
 use super::cluster::{Cluster, Made};
+use super::scenarios::one_at_a_time;
 use super::soak::{consent, send};
 
 #[test]
 fn s8_every_node_tells_of_all_instances_whichever_node_they_asked() {
+    let _turn = one_at_a_time();
     let cluster = Cluster::start(Made::default());
     consent(&cluster, "account");
     let guards: Vec<Guard> = cluster

@@ -8,9 +8,11 @@ use tagout_tests::deployment::{PEOPLE, parse, try_submit};
 use tagout_tests::wait::{wait_for, wait_until};
 
 use super::cluster::{Build, Cluster, Made};
+use super::scenarios::one_at_a_time;
 
 #[test]
 fn s8_a_node_that_differs_from_the_majority_gives_nothing_and_says_at_which_entry() {
+    let _turn = one_at_a_time();
     let mut cluster = Cluster::start(Made::default());
     let errs = cluster.a_follower();
     let right: Vec<usize> = cluster.all().filter(|node| *node != errs).collect();
@@ -38,6 +40,7 @@ fn s8_a_node_that_differs_from_the_majority_gives_nothing_and_says_at_which_entr
 
 #[test]
 fn s8_a_leader_that_differs_from_the_majority_hands_the_leadership_over() {
+    let _turn = one_at_a_time();
     let mut cluster = Cluster::start(Made::default());
     // The first of the followers with the least lag is who a leader hands over to when it ends.
     let errs = cluster.a_follower();
