@@ -309,7 +309,9 @@ impl Outcomes {
 }
 
 fn told(confirmation: Confirmation, after_ms: u64) -> (Digest, (Scope, String), Confirmed) {
-    let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by } = confirmation;
+    let Confirmation { lock, agent, instance, closed_us, cut_us, calls_cut, by, waited_us } = confirmation;
+    // It waited for others' sake, and had stopped before.
+    let after_ms = after_ms.saturating_sub(waited_us / 1_000);
     (lock, (agent, instance), Confirmed { after_ms, closed_us, cut_us, calls_cut, by })
 }
 
@@ -453,7 +455,16 @@ mod tests {
 
     fn confirmation(lock: Digest, agent: &str, instance: &str) -> Confirmation {
         let (agent, instance) = (scope(agent), instance.into());
-        Confirmation { lock, agent, instance, closed_us: 1, cut_us: 2, calls_cut: 3, by: StopPath::Push }
+        Confirmation {
+            lock,
+            agent,
+            instance,
+            closed_us: 1,
+            cut_us: 2,
+            calls_cut: 3,
+            by: StopPath::Push,
+            waited_us: 0,
+        }
     }
 
     #[tokio::test]

@@ -48,7 +48,7 @@ pub struct PendingStop {
 impl PendingStop {
     /// As it is pushed: it has no entry yet.
     pub fn event(&self) -> StopEvent {
-        StopEvent { stop: self.stop.clone(), index: None, time_ms: self.time_ms }
+        StopEvent { stop: self.stop.clone(), index: None, time_ms: self.time_ms, confirm_within_ms: 0 }
     }
 }
 

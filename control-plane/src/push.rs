@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 const QUEUE_MAX: usize = 64;
 /// Scopes of one subscription; the SDK asks for common parents when it has more agents.
 pub const SCOPES_MAX: usize = 64;
+/// What a confirmation takes of a node, about: a stop's are spread over as much as all of them take.
+const CONFIRMATION_US: u64 = 100;
 /// Open subscriptions.
 pub const SUBSCRIBERS_MAX: usize = 20_000;
 
@@ -81,19 +83,21 @@ impl Hub {
     }
 
     pub fn push_stop(&self, scope: &Scope, event: &StopEvent) {
-        let text = text_of(event);
-        self.for_each_touched(scope, |waiting| waiting.add(&text, event));
+        let touched = self.touched(scope);
+        let confirm_within_ms = CONFIRMATION_US * touched.len() as u64 / 1_000;
+        let text = text_of(&StopEvent { confirm_within_ms, ..event.clone() });
+        change(&touched, |waiting| waiting.add(&text, event));
     }
 
     pub fn push_renew(&self, scope: &Scope, renew: Renew) {
-        self.for_each_touched(scope, |waiting| {
+        change(&self.touched(scope), |waiting| {
             let deny = renew.deny || waiting.renew.is_some_and(|r| r.deny);
             waiting.renew = Some(Renew { deny, ..renew });
         });
     }
 
     /// Those who listen on `scope`, above it or below it.
-    fn for_each_touched(&self, scope: &Scope, mut change: impl FnMut(&mut Waiting)) {
+    fn touched(&self, scope: &Scope) -> Vec<Arc<Queue>> {
         let subscribers = self.subscribers.lock();
         let ids: BTreeSet<u64> = if scope.is_fleet() {
             subscribers.by_id.keys().copied().collect()
@@ -103,10 +107,14 @@ impl Hub {
             let below = format!("{scope}/")..format!("{scope}0");
             above.chain(subscribers.by_scope.range(below).map(|(_, ids)| ids)).flatten().copied().collect()
         };
-        for queue in ids.iter().filter_map(|id| subscribers.by_id.get(id)) {
-            change(&mut queue.waiting.lock());
-            queue.arrived.notify_one();
-        }
+        ids.iter().filter_map(|id| subscribers.by_id.get(id).cloned()).collect()
+    }
+}
+
+fn change(queues: &[Arc<Queue>], mut change: impl FnMut(&mut Waiting)) {
+    for queue in queues {
+        change(&mut queue.waiting.lock());
+        queue.arrived.notify_one();
     }
 }
 
@@ -178,6 +186,7 @@ mod tests {
             stop: Envelope { document: "{}".into(), signatures: vec![] },
             index: Some(index),
             time_ms: 0,
+            confirm_within_ms: 0,
         }
     }
 
@@ -205,6 +214,16 @@ mod tests {
         assert!(all.iter().all(|s| drain(s).0 == 1));
         drop(all);
         assert!(hub.subscribers() == 0 && hub.subscribers.lock().by_scope.is_empty());
+    }
+
+    #[test]
+    fn the_confirmations_of_many_are_spread() {
+        let hub = Arc::new(Hub::default());
+        let all: Vec<_> =
+            (0..1_000).map(|n| hub.subscribe(vec![scope(&format!("a/b_{n}"))]).unwrap()).collect();
+        hub.push_stop(&scope("a"), &event(0));
+        let Some(Event::Stop(text)) = all[7].next().now_or_never() else { panic!("it is pushed") };
+        assert_eq!(serde_json::from_str::<StopEvent>(&text).unwrap().confirm_within_ms, 100);
     }
 
     #[test]

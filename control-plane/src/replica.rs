@@ -99,7 +99,10 @@ impl Replica {
         let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny });
         let push = |scope| {
             let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
-            self.hub.push_stop(scope, &StopEvent { stop: proposal.envelope.clone(), index, time_ms });
+            self.hub.push_stop(
+                scope,
+                &StopEvent { stop: proposal.envelope.clone(), index, time_ms, confirm_within_ms: 0 },
+            );
             tracing::debug!(target: WAY, index, "pushed");
         };
         match effect {

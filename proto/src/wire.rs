@@ -250,6 +250,9 @@ pub struct Confirmation {
     pub cut_us: u64,
     pub calls_cut: u64,
     pub by: StopPath,
+    /// How long it waited before it was sent, as `StopEvent::confirm_within_ms` asks, in microseconds.
+    #[serde(default)]
+    pub waited_us: u64,
 }
 
 /// The data of an `event: stop` of `GET /v1/events?scope=a,b`: anything signed that takes away. Step ⑥ of a stop.
@@ -262,6 +265,10 @@ pub struct StopEvent {
     pub index: Option<u64>,
     /// The entry's time, or when the node took it if there is no entry yet.
     pub time_ms: u64,
+    /// Those whom it is pushed to confirm it at random moments within so long, so that the pushes of many are not held up by
+    /// the confirmations of the first.
+    #[serde(default)]
+    pub confirm_within_ms: u64,
 }
 
 /// The data of an `event: renew`: something was given, or (`deny`) stops may have been missed.

@@ -74,6 +74,8 @@ pub(crate) struct Driver {
     /// When some judgement changes though nothing arrives.
     next_ns: u64,
     confirming: TaskTracker,
+    /// Over how long confirmations of pushed stops are spread, as the node of the newest one asked.
+    confirm_within: Duration,
     reports: BTreeMap<Scope, BTreeMap<Digest, Report>>,
 }
 
@@ -139,6 +141,7 @@ impl Driver {
             look_at_ns: 0,
             next_ns: 0,
             confirming: TaskTracker::new(),
+            confirm_within: Duration::ZERO,
             reports: BTreeMap::new(),
         }
     }
@@ -465,6 +468,7 @@ impl Driver {
         };
         // Without an entry it is pending: no log has it yet.
         let (document, entry) = (event.stop.digest(), event.index);
+        self.confirm_within = Duration::from_millis(event.confirm_within_ms.min(CONFIRM_WITHIN_MAX_MS));
         tracing::warn!(target: "tagout", agents = covered.len(), %document, entry, by = "push", "stop received");
         self.settle_these(&covered, now);
     }
@@ -587,6 +591,7 @@ impl Driver {
                 self.confirmations.clone(),
                 agent.calls.all_dropped(),
                 *lock,
+                jitter(Duration::ZERO..=self.confirm_within),
                 Confirmation {
                     lock: lock.id,
                     agent: agent.scope.clone(),
@@ -595,6 +600,7 @@ impl Driver {
                     cut_us: closed_us,
                     calls_cut: cut,
                     by: lock.by,
+                    waited_us: 0,
                 },
             ));
         }
@@ -642,12 +648,16 @@ async fn confirm(
     confirmations: Confirmations,
     all_dropped: impl Future<Output = ()>,
     lock: JudgedLock,
+    wait: Duration,
     mut confirmation: Confirmation,
 ) {
     if lock.cuts {
         all_dropped.await;
         confirmation.cut_us = micros(lock.received_ns, clock::boot_ns());
     }
+    let stopped_ns = clock::boot_ns();
+    tokio::time::sleep(wait).await;
+    confirmation.waited_us = micros(stopped_ns, clock::boot_ns());
     confirmations.send(confirmation).await;
 }
 

@@ -71,6 +71,8 @@ pub const STUCK_MS: u64 = 3_000;
 /// The wall clock and the boot clock may drift apart by so much between two looks.
 pub const CLOCK_JUMP_MS: u64 = 1_000;
 
+/// A node may ask for confirmations to be spread over so long, and no longer.
+pub const CONFIRM_WITHIN_MAX_MS: u64 = 2_000;
 pub const CONFIRM_ATTEMPTS_MAX: u32 = 5;
 pub const CONFIRM_TIMEOUT_MS: u64 = 3_000;
 /// Confirmations under way at once; a stop of the fleet has one for every agent.

@@ -36,7 +36,7 @@ impl Trusted {
     ///
     /// It needs one signature (a restore those of the roots), no date and no knowledge of the log (S6).
     pub fn accept_push(&mut self, event: &StopEvent, now: Now) -> Result<Vec<Scope>, PushRefused> {
-        let StopEvent { stop, index, time_ms } = event;
+        let StopEvent { stop, index, time_ms, .. } = event;
         let came = Came { by: StopPath::Push, received_ns: now.boot_ns, index: *index, time_ms: *time_ms };
         self.accept_signed(stop, came)
     }

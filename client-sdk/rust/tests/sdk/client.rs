@@ -330,7 +330,12 @@ async fn s4_what_cannot_be_verified_denies_until_a_lease_says_otherwise() {
     let forged = {
         let mut world = node.shared.world.lock();
         let document = world.stop_document("demo", LockKind::Halt);
-        StopEvent { stop: envelope(&document, &[Who::Stranger]), index: Some(9), time_ms: 0 }
+        StopEvent {
+            stop: envelope(&document, &[Who::Stranger]),
+            index: Some(9),
+            time_ms: 0,
+            confirm_within_ms: 0,
+        }
     };
     let mut changes = guard.changes();
     for push in ["forged", "garbage", "unknown"] {

@@ -148,7 +148,8 @@ impl History {
     fn take_away(&mut self, kind: EntryKind, document: &serde_json::Value, who: &[Who], push: Push) {
         let stop = envelope(document, who);
         let Ok(receipt) = self.world.apply(kind, &stop) else { return };
-        let event = StopEvent { stop, index: Some(receipt.index), time_ms: receipt.time_ms };
+        let event =
+            StopEvent { stop, index: Some(receipt.index), time_ms: receipt.time_ms, confirm_within_ms: 0 };
         match push {
             Push::AtOnce => self.arrive(&event),
             Push::Late => self.told_all = false,

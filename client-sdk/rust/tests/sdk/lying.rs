@@ -201,8 +201,15 @@ async fn s5_consent_that_a_suspend_or_a_revoke_took_back_though_the_node_forgets
             }
         });
         // It reaches the guard and never the log.
-        liar.node
-            .push("stop", &StopEvent { stop: envelope(&document, &[Who::Bot]), index: Some(0), time_ms: 0 });
+        liar.node.push(
+            "stop",
+            &StopEvent {
+                stop: envelope(&document, &[Who::Bot]),
+                index: Some(0),
+                time_ms: 0,
+                confirm_within_ms: 0,
+            },
+        );
         let wanted = move |why: &GrantRefused| match suspends {
             true => matches!(why, GrantRefused::Unauthorised(Unauthorised::BelowThreshold { have: 1, .. })),
             false => *why == GrantRefused::Revoked,

@@ -32,7 +32,12 @@ fn s6_a_pushed_stop_needs_one_signature_and_nothing_else() {
     // Signed in advance, by an automation, with a date of long ago, and not in any log.
     let mut document = world.stop_document("demo", LockKind::Halt);
     document["issued_at"] = "2001-01-01T00:00:00Z".into();
-    let event = StopEvent { stop: envelope(&document, &[Who::Bot]), index: Some(0), time_ms: 0 };
+    let event = StopEvent {
+        stop: envelope(&document, &[Who::Bot]),
+        index: Some(0),
+        time_ms: 0,
+        confirm_within_ms: 0,
+    };
     assert_eq!(guard.push(&event), [scope(AGENT)]);
     let lock = lock_of(&guard);
     assert_eq!((lock.id, lock.scope.as_str(), lock.kind), (event.stop.digest(), "demo", LockKind::Halt));
@@ -49,7 +54,7 @@ fn s6_s10_a_pending_stop_holds_before_any_log_has_it() {
     let (mut world, mut guard) = running();
     let document = world.stop_document("demo", LockKind::Halt);
     let stop = envelope(&document, &[Who::Bot]);
-    let pending = StopEvent { stop: stop.clone(), index: None, time_ms: T0_MS };
+    let pending = StopEvent { stop: stop.clone(), index: None, time_ms: T0_MS, confirm_within_ms: 0 };
     let read: StopEvent = serde_json::from_str(&serde_json::to_string(&pending).unwrap()).unwrap();
     assert_eq!(read, pending);
     assert_eq!(guard.push(&read), [scope(AGENT)]);
@@ -68,8 +73,11 @@ fn s6_s10_a_pending_stop_holds_before_any_log_has_it() {
 fn a_push_that_does_not_verify_is_no_stop_and_says_why() {
     let (mut world, mut guard) = running();
     let document = world.stop_document("demo", LockKind::Halt);
-    let mut refused =
-        |stop| guard.trusted.accept_push(&StopEvent { stop, index: Some(2), time_ms: 0 }, guard.now);
+    let mut refused = |stop| {
+        guard
+            .trusted
+            .accept_push(&StopEvent { stop, index: Some(2), time_ms: 0, confirm_within_ms: 0 }, guard.now)
+    };
     assert!(matches!(refused(envelope(&document, &[])), Err(PushRefused::Envelope(_))));
     assert!(matches!(refused(envelope(&document, &[Who::Stranger])), Err(PushRefused::Unauthorised(_))));
     assert!(matches!(refused(envelope(&document, &[Who::Dora])), Err(PushRefused::Unauthorised(_))));

@@ -148,7 +148,12 @@ fn a_suspend_that_came_before_the_version_that_it_follows_blocks_nobody() {
 fn s5_a_suspend_that_no_log_has_outlives_every_chain() {
     let (mut world, mut guard) = running();
     let document = world.suspend_document(&[Who::Bob]);
-    guard.push(&StopEvent { stop: envelope(&document, &[Who::Bot]), index: Some(0), time_ms: 0 });
+    guard.push(&StopEvent {
+        stop: envelope(&document, &[Who::Bot]),
+        index: Some(0),
+        time_ms: 0,
+        confirm_within_ms: 0,
+    });
     world.succeed(|_| {});
     guard.settle(&world).unwrap();
     assert_eq!(guard.trusted.trust().authority().version, 2);
@@ -176,7 +181,12 @@ fn a_pushed_revoke_voids_the_grants_that_it_names_also_those_to_come() {
     let grant = world.ledger.view(&scope(AGENT), world.now_ms).grants[0].digest();
     let later = envelope(&world.grant_document("demo", DAY_MS), &PEOPLE);
     let document = world.revoke_document("demo", &[grant, later.digest()]);
-    let event = StopEvent { stop: envelope(&document, &[Who::Bot]), index: Some(9), time_ms: 0 };
+    let event = StopEvent {
+        stop: envelope(&document, &[Who::Bot]),
+        index: Some(9),
+        time_ms: 0,
+        confirm_within_ms: 0,
+    };
     assert_eq!(guard.push(&event), [scope(AGENT)]);
     assert_eq!(refused(&guard), [GrantRefused::Revoked]);
     // A service that never got the revoke gives the other one.
@@ -193,7 +203,12 @@ fn a_revoke_reaches_no_further_than_its_scope() {
     let (mut world, mut guard) = running();
     let grant = world.ledger.view(&scope(AGENT), world.now_ms).grants[0].digest();
     let document = world.revoke_document(AGENT, &[grant]); // the grant is for all of demo
-    guard.push(&StopEvent { stop: envelope(&document, &[Who::Bot]), index: Some(9), time_ms: 0 });
+    guard.push(&StopEvent {
+        stop: envelope(&document, &[Who::Bot]),
+        index: Some(9),
+        time_ms: 0,
+        confirm_within_ms: 0,
+    });
     assert!(guard.allowed());
 }
 
@@ -209,12 +224,18 @@ fn what_gives_is_refused_as_a_push_whoever_signed_it() {
     ];
     let all = [Who::Alice, Who::Bob, Who::RootA, Who::RootB];
     for document in documents {
-        let event = StopEvent { stop: envelope(&document, &all), index: Some(9), time_ms: 0 };
+        let event =
+            StopEvent { stop: envelope(&document, &all), index: Some(9), time_ms: 0, confirm_within_ms: 0 };
         let refused = guard.trusted.accept_push(&event, guard.now);
         assert!(matches!(refused, Err(PushRefused::Loosens(_))), "{refused:?}");
     }
     for document in [world.suspend_document(&[Who::Bob]), world.revoke_document("demo", &[lock])] {
-        let event = StopEvent { stop: envelope(&document, &[Who::Carol]), index: Some(9), time_ms: 0 };
+        let event = StopEvent {
+            stop: envelope(&document, &[Who::Carol]),
+            index: Some(9),
+            time_ms: 0,
+            confirm_within_ms: 0,
+        };
         let refused = guard.trusted.accept_push(&event, guard.now).unwrap_err();
         assert!(matches!(
             refused,
@@ -222,7 +243,8 @@ fn what_gives_is_refused_as_a_push_whoever_signed_it() {
         ));
     }
     let roots = world.suspend_document(&[Who::RootA]);
-    let event = StopEvent { stop: envelope(&roots, &[Who::Bot]), index: Some(9), time_ms: 0 };
+    let event =
+        StopEvent { stop: envelope(&roots, &[Who::Bot]), index: Some(9), time_ms: 0, confirm_within_ms: 0 };
     let refused = guard.trusted.accept_push(&event, guard.now).unwrap_err();
     assert!(matches!(refused, PushRefused::Trust(TrustError::RootKey(_))));
     assert!(guard.allowed());
@@ -349,7 +371,12 @@ fn more_revoked_grants_than_are_kept_deny_everything() {
             (0..400u32).map(|n| Digest::of_parts(&[&batch.to_be_bytes(), &n.to_be_bytes()])).collect();
         assert!(guard.allowed(), "batch {batch}");
         let document = world.revoke_document("elsewhere", &ids);
-        guard.push(&StopEvent { stop: envelope(&document, &[Who::Bot]), index: Some(9), time_ms: 0 });
+        guard.push(&StopEvent {
+            stop: envelope(&document, &[Who::Bot]),
+            index: Some(9),
+            time_ms: 0,
+            confirm_within_ms: 0,
+        });
     }
     assert_eq!(guard.judge().refusal, Some(Reason::TooManyRevokes));
     assert!(guard.judge().cut);

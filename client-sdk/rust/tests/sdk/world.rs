@@ -201,7 +201,7 @@ impl World {
     pub(crate) fn take_away(&mut self, document: &Value) -> StopEvent {
         let stop = envelope(document, &[Who::Bot]);
         let index = self.send(&stop);
-        StopEvent { stop, index: Some(index), time_ms: self.now_ms }
+        StopEvent { stop, index: Some(index), time_ms: self.now_ms, confirm_within_ms: 0 }
     }
 
     pub(crate) fn revoke_document(&mut self, scope: &str, grants: &[Digest]) -> Value {
@@ -257,7 +257,7 @@ impl World {
         let document = self.restore_document(epoch);
         let stop = envelope(&document, &ROOTS);
         let index = self.apply(EntryKind::Restore, &stop).unwrap().index;
-        StopEvent { stop, index: Some(index), time_ms: self.now_ms }
+        StopEvent { stop, index: Some(index), time_ms: self.now_ms, confirm_within_ms: 0 }
     }
 
     /// What `GET /v1/authority` answers.

@@ -66,7 +66,10 @@ fn clock() -> Side {
         Role::Clock,
         "clock read",
         "nothing: clock_gettime(CLOCK_BOOTTIME), as the SDK reads it",
-        || black_box(clock_gettime(ClockId::Boottime)).tv_sec >= 0,
+        || {
+            let now = clock_gettime(ClockId::Boottime);
+            black_box(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64) > 0
+        },
     )
 }
 
@@ -163,7 +166,10 @@ async fn launchdarkly(agent: &str) -> anyhow::Result<Side> {
 }
 
 async fn flagd(dir: &Path) -> anyhow::Result<Side> {
-    let file = dir.join("flags.json");
+    // It reads the file again whenever anything changes in its folder.
+    let folder = dir.join("flagd");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join("flags.json");
     let flag =
         json!({ "state": "ENABLED", "defaultVariant": "on", "variants": { "on": true, "off": false } });
     std::fs::write(&file, json!({ "flags": { FLAG: flag } }).to_string())?;
