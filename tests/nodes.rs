@@ -32,7 +32,7 @@ impl Nodes {
         let subnet = format!("127.{}.{}", 64 + pid % 64, (pid / 64) % 256);
         let nodes = Self { running: Vec::new(), folder, subnet, started: 0 };
         let three = (1..=3).map(|n| nodes.named(n)).collect::<Vec<_>>().join(",");
-        let init = "init --name test --dir deployment --person alice=alice.pub --person bob=bob.pub --ttl 2s \
+        let init = "init --name test --dir deployment --without-enrolment --person alice=alice.pub --person bob=bob.pub --ttl 2s \
                     --root-key root.pub --sign-root root --nodes";
         let arguments: Vec<_> = init.split_whitespace().chain([three.as_str()]).collect();
         nodes.tagout(&arguments).exits(0);

@@ -1,5 +1,6 @@
 //! A cluster of real nodes, and all that can be done to it. Whatever is done is written into the history.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -119,7 +120,9 @@ impl Cluster {
         let url = format!("{}/v1/cluster", self.url(first));
         wait_within(HEALED_WITHIN, "all nodes to vote", || {
             let view: wire::Cluster = serde_json::from_slice(&self.get(&url)?).ok()?;
-            (view.voters.len() == self.members.len()).then_some(())
+            // One that was replaced must vote no more, either: it is gone, and would count.
+            let members: BTreeSet<u64> = self.members.iter().map(|node| *node as u64).collect();
+            (view.voters.into_iter().collect::<BTreeSet<_>>() == members).then_some(())
         });
     }
 

@@ -29,6 +29,7 @@ const KILL_EVERY: Duration = Duration::from_secs(15);
 const GROWN_MAX: f64 = 1.25;
 const GROWN_SPARE_KIB: u64 = 32 * 1024;
 
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Set in the process that the test starts for itself.
 const ALONE: &str = "TAGOUT_SOAK_ALONE";
 
@@ -71,9 +72,7 @@ fn s3_holds_for_thousands_of_guards_and_nothing_grows() {
         .build()
         .expect("a runtime");
     let groups: Arc<[Group]> = (0..size.groups).map(|n| Group::new(&cluster, n, runtime.handle())).collect();
-    wait_within_minutes("every guard to allow calls", || {
-        groups.iter().flat_map(|group| &group.guards).all(|guard| guard.check().is_ok())
-    });
+    wait_until_all_allow(&groups);
     let watched = Watched::start(groups.clone());
 
     let began = Instant::now();
@@ -108,9 +107,7 @@ fn s3_holds_for_thousands_of_guards_and_nothing_grows() {
             group.resume(&cluster, lock);
         }
     }
-    wait_within_minutes("every guard to allow calls again", || {
-        groups.iter().flat_map(|group| &group.guards).all(|guard| guard.check().is_ok())
-    });
+    wait_until_all_allow(&groups);
     let (now, then) = (own_resident_kib(), sizes_then.expect("it lasted"));
     let (decisions, permissive) = watched.end();
     println!(
@@ -248,6 +245,17 @@ fn own_resident_kib() -> u64 {
 }
 
 /// Thousands of TLS handshakes take a while on a small machine.
-fn wait_within_minutes(what: &str, mut done: impl FnMut() -> bool) {
-    tagout_tests::wait::wait_within(Duration::from_secs(300), what, || done().then_some(()));
+fn wait_until_all_allow(groups: &[Group]) {
+    let began = Instant::now();
+    loop {
+        let denied: Vec<String> = (groups.iter().flat_map(|group| &group.guards))
+            .filter_map(|guard| guard.check().err().map(|denied| denied.to_string()))
+            .collect();
+        if denied.is_empty() {
+            return;
+        }
+        let some = denied.iter().take(3).cloned().collect::<Vec<_>>().join("\n");
+        assert!(began.elapsed() < PATIENCE, "{} guards deny after {PATIENCE:?}, as:\n{some}", denied.len());
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

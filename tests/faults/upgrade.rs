@@ -67,9 +67,11 @@ fn s1_s4_nodes_are_upgraded_one_after_the_other_and_newer_formats_wait_for_the_l
         cluster.all().all(|at| rule(&cluster, at) == Some(2))
     });
     locks.push(stop(&cluster, 1, "stopped/last"));
-    let held = cluster.get(&format!("{}/v1/locks", cluster.url(2))).expect("the locks");
-    let held = String::from_utf8(held).expect("JSON");
-    assert!(locks.iter().all(|lock| held.contains(&lock.to_string())), "S1: a lock got lost on the way");
+    wait_until("S1: another node to have every lock", || {
+        let held = cluster.get(&format!("{}/v1/locks", cluster.url(2))).expect("the locks");
+        let held = String::from_utf8(held).expect("JSON");
+        locks.iter().all(|lock| held.contains(&lock.to_string()))
+    });
     // A guard that does not know the rule in force denies, and says what to do (S4).
     wait_until("an older guard to deny", || guard.check().is_err());
     wait_until("an older guard to say why", || {
