@@ -235,7 +235,7 @@ impl<'a> Traffic<'a> {
         assert_eq!(reach["instances"][0]["state"], json!({"state": "waiting", "connected": false}));
         let confirmation = |lock: Digest| {
             json!({"lock": lock, "agent": "doc/halt", "instance": "i", "closed_us": 125, "cut_us": 325,
-                "calls_cut": 1, "by": "push"})
+                "calls_cut": 1, "by": "push", "waited_us": 100})
         };
         self.says("confirmStop", "/v1/confirmations", &confirmation(halted), 204).await;
         let reach = self.get("followStop", &format!("/v1/locks/{halted}/reach"), 200).await;
