@@ -3,6 +3,7 @@
 mod authority;
 mod bad_input;
 mod doctor;
+mod dropped;
 mod durable;
 mod enrolment;
 mod faults;
@@ -22,3 +23,4 @@ mod size;
 mod take_away;
 mod tampering;
 mod thousand;
+mod trip;

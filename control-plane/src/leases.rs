@@ -262,6 +262,10 @@ impl LeaseServer {
                 })
             }
             (KnownStatus::Unknown, None) => LockAnswer::SendDocument,
+            // It takes the token of an enrolled agent, which a lease may not.
+            (KnownStatus::Unknown, Some(document)) if document.signatures.is_empty() => {
+                LockAnswer::Held { why: "nobody signed it: a trip is handed in with POST /v1/trips".into() }
+            }
             (KnownStatus::Unknown, Some(document)) if document.digest() == known.id => {
                 // A full queue loses nothing: the guard sends it again with its next request.
                 let _ = self.unknown_stops.try_send(document.clone());

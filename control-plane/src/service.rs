@@ -139,6 +139,16 @@ impl Service {
         }
     }
 
+    /// Has a trip take effect whose sender may stop its scope.
+    pub async fn trip(&self, trip: &Envelope) -> Result<Receipt, SubmitError> {
+        // Its guard repeats it until it hears an answer: what is in the log already is proposed no more.
+        let checked = self.replica.ledger().check_trip(trip)?;
+        match checked {
+            Some(receipt) => Ok(receipt),
+            None => self.propose_for(Need::Trip, EntryKind::Trip, trip).await,
+        }
+    }
+
     /// As `propose_for`, where it is no command that takes away.
     pub async fn propose(&self, kind: EntryKind, envelope: &Envelope) -> Result<Receipt, SubmitError> {
         self.propose_for(Need::of(kind, true), kind, envelope).await

@@ -114,6 +114,9 @@ pub struct Trip {
 }
 
 impl Trip {
+    /// So that the tag's `trip:` and the instance fit where a name does.
+    pub const INSTANCE_MAX_BYTES: usize = NAME_MAX_BYTES - BY_TRIP.len();
+
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         if bytes.len() > STOP_MAX_BYTES {
             let (size, limit) = (bytes.len(), STOP_MAX_BYTES);
@@ -126,7 +129,7 @@ impl Trip {
         // 256 random bits, so that the lock is one of its own and nobody releases it before it is placed.
         fields.digest("nonce")?;
         let issued_at_ms = fields.instant_ms("issued_at")?;
-        let instance = fields.word("instance", NAME_MAX_BYTES - BY_TRIP.len())?;
+        let instance = fields.word("instance", Self::INSTANCE_MAX_BYTES)?;
         let reason = fields.text("reason", REASON_MAX_BYTES)?;
         fields.finish()?;
         Ok(Self { deployment, scope, issued_at_ms, instance, reason })

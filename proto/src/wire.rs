@@ -38,6 +38,18 @@ pub struct CommandAnswer {
     pub reach: Reach,
 }
 
+/// `POST /v1/trips`: 201 when it took effect now, 200 when it had before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TripAnswer {
+    /// SHA-256 of the trip's bytes; the lock's id.
+    pub digest: Digest,
+    pub scope: Scope,
+    /// Its entry in the log.
+    pub index: u64,
+    pub time_ms: u64,
+    pub repeated: bool,
+}
+
 /// What a scope holds, as far as this node knows: agents with a grant of their own or seen by a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {

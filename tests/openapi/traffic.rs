@@ -32,6 +32,7 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     // A connection that ends in the middle of a body.
     ("submitCommand", "bad-request"),
     ("shutdownAgent", "bad-request"),
+    ("tripAgent", "bad-request"),
     // 1,024 waves, 16,384 suspended keys, 20,000 connections.
     ("submitCommand", "too-many-waves"),
     ("submitCommand", "too-many-suspended"),
@@ -48,6 +49,8 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("listEnrolments", "not-ready"),
     ("tryAuthority", "not-ready"),
     ("isReady", "not-ready"),
+    ("tripAgent", "not-committed"),
+    ("tripAgent", "not-ready"),
     ("submitCommand", "pending"),
     ("shutdownAgent", "pending"),
     ("submitCommand", "not-kept"),
@@ -57,14 +60,17 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("shutdownAgent", "busy"),
     ("askForLease", "busy"),
     ("confirmStop", "busy"),
+    ("tripAgent", "busy"),
     ("tryAuthority", "busy"),
     // A full disk, of which full_disk.rs is a test.
     ("submitCommand", "disk-low"),
     ("submitCommand", "disk-full"),
     ("shutdownAgent", "disk-full"),
+    ("tripAgent", "disk-low"),
     // A disk that fails.
     ("submitCommand", "internal"),
     ("shutdownAgent", "internal"),
+    ("tripAgent", "internal"),
     ("readTrustChain", "internal"),
     ("readTile", "internal"),
 ];
@@ -501,6 +507,41 @@ impl<'a> Traffic<'a> {
             let request = self.post(path).json(&body).bearer_auth(token.reveal());
             self.refused(id, request, "enrolled-elsewhere").await;
         }
+        self.trips(&token, &unknown).await;
+    }
+
+    async fn trips(&mut self, token: &Token, unknown: &Token) {
+        let trip = |deployment: &str, scope: &str| {
+            json!({"tagout": 1, "deployment": deployment, "trip": scope, "nonce": Digest([5; 32]),
+                "issued_at": "2026-11-22T15:00:00Z", "instance": "host-1", "reason": "test"})
+        };
+        let deployment = self.deployment.name.to_string();
+        let own = trip(&deployment, "doc/enrolled/a");
+        self.fits("/paths/~1v1~1trips/post/requestBody/content/application~1json/schema", &own);
+        let url = self.deployment.url("/v1/trips");
+        let post = |body: Vec<u8>, token: &Token| self.http.post(&url).body(body).bearer_auth(token.reveal());
+        let authorized = |body: &Value| post(body.to_string().into(), token);
+        let elsewhere = trip(&format!("other:{}", Digest([7; 32])), "doc/enrolled/a");
+        let refused = [
+            (self.http.post(&url).body(own.to_string()), "not-enrolled"),
+            (post(own.to_string().into(), unknown), "not-enrolled"),
+            (authorized(&trip(&deployment, "doc")), "enrolled-elsewhere"),
+            (authorized(&elsewhere), "wrong-deployment"),
+            (authorized(&json!({})), "bad-document"),
+            (post(vec![0xff], token), "bad-document"),
+            (post(vec![b'x'; STOP_MAX_BYTES + 1], token), "too-large"),
+        ];
+        let (taken, again, used) = (authorized(&own), authorized(&own), authorized(&own));
+        for (request, code) in refused {
+            self.refused("tripAgent", request, code).await;
+        }
+        let lock = Digest::of(own.to_string().as_bytes());
+        let taken = self.asked("tripAgent", taken, 201).await;
+        assert_eq!(taken["digest"], json!(lock));
+        let again = self.asked("tripAgent", again, 200).await;
+        assert_eq!(again["index"], taken["index"], "{again}");
+        self.taken(&self.deployment.release("doc/enrolled/a", &[lock]), 201).await;
+        self.refused("tripAgent", used, "used").await;
     }
 
     async fn authorities(&mut self) {

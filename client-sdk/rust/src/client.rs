@@ -30,6 +30,7 @@ use crate::limits::{AGENTS_MAX, ESSENTIAL_HANDLES_MAX, INSTANCE_MAX_BYTES, STUCK
 use crate::nodes::{Nodes, NodesError};
 use crate::state_folder::{StateError, StateFolder};
 use crate::stop_folder::{self, StopFolder};
+use crate::trip::{self, TripError, Trips};
 use crate::trusted::Trusted;
 
 /// Keeps the leases of its guards. Cloning is cheap; it ends when the last clone and the last guard are gone.
@@ -55,6 +56,7 @@ pub(crate) struct Core {
     ended: OnceLock<Gone>,
     /// The way of stops that a program or a file brings.
     deliveries: Deliveries,
+    trips: Trips,
     pub(crate) stop_folder: Option<Arc<stop_folder::Known>>,
     /// Taken by the process that built the client; a forked child finds it wiped.
     witness: Cell,
@@ -309,6 +311,7 @@ impl Builder {
         }
         let state = self.state_folder.and_then(|path| recalled(&path, &mut trusted));
         let (deliveries, delivered) = deliver::channel();
+        let (trips, tripped) = trip::channel();
         let core = Arc::new(Core {
             agents: Mutex::default(),
             changed: Notify::new(),
@@ -317,10 +320,12 @@ impl Builder {
             counts: Counts::default(),
             ended: OnceLock::new(),
             deliveries,
+            trips,
             stop_folder: self.stop_folder.map(|path| Arc::new(stop_folder::Known::new(path))),
             witness: Cell::new(),
         });
-        let driver = Driver::new(Arc::clone(&core), trusted, Arc::new(nodes), instance, delivered, state);
+        let nodes = Arc::new(nodes);
+        let driver = Driver::new(Arc::clone(&core), trusted, nodes, instance, delivered, tripped, state);
         match self.runtime {
             Some(runtime) => drop(runtime.spawn(driver.run())),
             None => start_thread(driver).map_err(BuildError::Thread)?,
@@ -464,6 +469,13 @@ impl Handle {
     pub(crate) fn stuck_ms(&self) -> Option<u64> {
         let beat_ns = self.core.beat_ns.load(Ordering::Relaxed);
         Some(clock::boot_ns().saturating_sub(beat_ns) / 1_000_000).filter(|ms| *ms >= STUCK_MS)
+    }
+
+    pub(crate) async fn trip(&self, scope: Scope, reason: String) -> Result<Digest, TripError> {
+        if self.forked() {
+            return Err(TripError::ForkedChild);
+        }
+        self.core.trips.bring(scope, reason).await
     }
 
     /// Asks the driver to look at its agents again.

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::LeaseResponse;
 use tagout_proto::limits::AGENTS_PER_LEASE_MAX;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{Confirmation, Renew, StopEvent, TrustChain};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::client::Core;
@@ -28,6 +30,7 @@ use crate::nodes::{Left, NodeError, Nodes};
 use crate::pace::Pace;
 use crate::push::{self, Push, jitter};
 use crate::state_folder::StateFolder;
+use crate::trip::{self, Telling, Told, Tripping};
 use crate::trusted::{Asked, Essential, JudgedLock, Judgement, LeaseRefused, Trusted};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -41,6 +44,12 @@ pub(crate) struct Driver {
     confirmations: Confirmations,
     /// Stops that a program or a file brings.
     delivered: mpsc::Receiver<Delivery>,
+    /// Trips of the program.
+    tripped: mpsc::Receiver<Tripping>,
+    telling: Telling,
+    told: JoinSet<(Digest, Told)>,
+    /// Trips that no node has taken.
+    untold: BTreeMap<Digest, Untold>,
     state: Option<Arc<StateFolder>>,
     /// When to write to it, by the boot clock.
     keep_at_ns: u64,
@@ -97,12 +106,27 @@ struct Report {
     sent: bool,
 }
 
+/// A trip that no node has taken, for this scope.
+struct Untold {
+    scope: Scope,
+    /// It is not to be sent now: it is under way, or was refused for good.
+    rests: bool,
+    /// Cancelled when there is no more to wait for.
+    settled: CancellationToken,
+}
+
 enum Answer {
     Lease(Asked, Result<LeaseResponse, NodeError>),
     Chain(Doubt, Result<TrustChain, NodeError>),
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+impl Untold {
+    fn new(scope: Scope) -> Self {
+        Self { scope, rests: false, settled: CancellationToken::new() }
+    }
+}
 
 impl Driver {
     pub(crate) fn new(
@@ -111,6 +135,7 @@ impl Driver {
         nodes: Arc<Nodes>,
         instance: String,
         delivered: mpsc::Receiver<Delivery>,
+        tripped: mpsc::Receiver<Tripping>,
         state: Option<StateFolder>,
     ) -> Self {
         let ttl_ms = trusted.limits().ttl_ms;
@@ -118,8 +143,12 @@ impl Driver {
             core,
             trusted,
             confirmations: Confirmations::new(Arc::clone(&nodes)),
+            telling: Telling::new(Arc::clone(&nodes)),
             nodes,
             delivered,
+            tripped,
+            told: JoinSet::new(),
+            untold: BTreeMap::new(),
             // That it can be written shows at once.
             keep_at_ns: if state.is_some() { 0 } else { u64::MAX },
             state: state.map(Arc::new),
@@ -180,6 +209,8 @@ impl Driver {
                 () = core.closed.cancelled() => return self.finish().await,
                 Some(push) = pushes.recv() => self.pushed(push, Now::read()),
                 Some(delivery) = self.delivered.recv() => self.deliver(delivery, Now::read()),
+                Some(tripping) = self.tripped.recv() => self.trip(tripping, Now::read()),
+                Some(Ok((trip, told))) = self.told.join_next() => self.trip_told(trip, told),
                 answer = answered(&mut request) => {
                     request = None;
                     match answer {
@@ -194,11 +225,13 @@ impl Driver {
         }
     }
 
-    /// The last guard is gone; what stops did here is still told.
+    /// The last guard is gone; what stops did here is still told, and what tripped.
     async fn finish(mut self) {
         self.confirming.close();
         let confirming = self.confirming.clone();
-        let last = async { tokio::join!(self.keep_last(), confirming.wait()) };
+        let mut told = std::mem::take(&mut self.told);
+        let telling = async { while told.join_next().await.is_some() {} };
+        let last = async { tokio::join!(self.keep_last(), confirming.wait(), telling) };
         let _ = tokio::time::timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS), last).await;
     }
 
@@ -372,12 +405,17 @@ impl Driver {
         );
         for (lock, agent) in &accepted.cleared {
             tracing::info!(target: "tagout", %lock, %agent, "lock cleared");
+            // Whatever the nodes answered: it is over, and the next trip is another one.
+            self.no_longer_untold(lock);
             if let Some(folder) = self.core.stop_folder.as_ref().filter(|_| self.trusted.has_ended(lock)) {
                 folder.ended(*lock);
             }
         }
         for (lock, agent, error) in &accepted.uncleared {
             tracing::warn!(target: "tagout", %lock, %agent, %error, "lock stays: its end is not proven");
+        }
+        for (scope, trip) in accepted.untold {
+            self.tell(scope, trip);
         }
         self.keep_by(now.boot_ns + KEEP_AFTER_MS * NS_PER_MS);
         let counts = &self.core.counts;
@@ -496,6 +534,63 @@ impl Driver {
         let _ = answer.send(delivered);
     }
 
+    /// The program stops an agent of its own: that holds before anybody is asked.
+    fn trip(&mut self, Tripping { scope, reason, answer }: Tripping, now: Now) {
+        // Guards that were made before it came are under it.
+        self.look(now);
+        // Nobody can release what no node has taken, so it is the same stop, and a loop makes no thousands.
+        let untold = self.untold.iter().find(|(_, trip)| trip.scope == scope).map(|(id, _)| *id);
+        let id = untold.unwrap_or_else(|| self.trip_anew(scope, &reason, now));
+        let _ = answer.send(id);
+    }
+
+    fn trip_anew(&mut self, scope: Scope, reason: &str, now: Now) -> Digest {
+        let deployment = self.trusted.deployment().clone();
+        let (trip, nonce) = trip::make(deployment, scope.clone(), &self.instance, reason, now);
+        let (trip, covered) = self.trusted.trip(trip, &nonce, now);
+        let lock = trip.digest();
+        tracing::warn!(target: "tagout", agents = covered.len(), %scope, %lock, reason, "tripped");
+        self.untold.insert(lock, Untold::new(scope.clone()));
+        self.settle_these(&covered, now);
+        self.tell(scope, trip);
+        lock
+    }
+
+    /// Hands a trip to the nodes, unless that is being done or was refused.
+    fn tell(&mut self, scope: Scope, trip: Envelope) {
+        let id = trip.digest();
+        let untold = self.untold.entry(id).or_insert_with(|| Untold::new(scope));
+        if !std::mem::replace(&mut untold.rests, true) {
+            let telling = self.telling.clone();
+            self.told.spawn(async move { (id, telling.tell(trip).await) });
+        }
+    }
+
+    fn trip_told(&mut self, trip: Digest, told: Told) {
+        match told {
+            Told::Taken => {
+                self.no_longer_untold(&trip);
+                self.renew = true;
+            }
+            Told::Refused => {
+                if let Some(untold) = self.untold.get(&trip) {
+                    untold.settled.cancel();
+                }
+            }
+            Told::Later => {
+                if let Some(untold) = self.untold.get_mut(&trip) {
+                    untold.rests = false;
+                }
+            }
+        }
+    }
+
+    fn no_longer_untold(&mut self, trip: &Digest) {
+        if let Some(untold) = self.untold.remove(trip) {
+            untold.settled.cancel();
+        }
+    }
+
     /// It may have been a stop, so it is taken for one until a lease says otherwise (S4).
     fn unproven(&mut self, what: Unproven, now: Now) {
         self.core.counts.unproven.add(1);
@@ -591,6 +686,7 @@ impl Driver {
                 self.confirmations.clone(),
                 agent.calls.all_dropped(),
                 *lock,
+                self.untold.get(&lock.id).map(|trip| trip.settled.clone()),
                 jitter(Duration::ZERO..=self.confirm_within),
                 Confirmation {
                     lock: lock.id,
@@ -648,12 +744,17 @@ async fn confirm(
     confirmations: Confirmations,
     all_dropped: impl Future<Output = ()>,
     lock: JudgedLock,
+    untold: Option<CancellationToken>,
     wait: Duration,
     mut confirmation: Confirmation,
 ) {
     if lock.cuts {
         all_dropped.await;
         confirmation.cut_us = micros(lock.received_ns, clock::boot_ns());
+    }
+    if let Some(settled) = untold {
+        // No account of a trip begins before a node has taken it.
+        settled.cancelled().await;
     }
     let stopped_ns = clock::boot_ns();
     tokio::time::sleep(wait).await;

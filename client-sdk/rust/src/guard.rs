@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use parking_lot::Mutex;
+use tagout_proto::digest::Digest;
 use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::StopPath;
@@ -19,6 +20,7 @@ use crate::clock;
 use crate::denied::{Denied, Gone, Reason, Stopped};
 use crate::limits::ESSENTIAL_HANDLES_MAX;
 use crate::throttle::{Full, Throttle};
+use crate::trip::TripError;
 use crate::trusted::{Essential, Judgement};
 
 /// The circuit breaker before one agent's calls. Cloning is cheap, and clones are one guard.
@@ -232,6 +234,24 @@ impl Guard {
     /// [`Denied`] if it may not begin.
     pub fn call(&self) -> Result<Call, Denied> {
         self.begin(Self::check)
+    }
+
+    /// Stops this agent: a halt on its scope, for what the program itself sees that must not go on. Nobody signs it. When this
+    /// returns it holds here, for every guard below the scope, and calls under way are cut. Then the service is told, which
+    /// stops the agent's other instances; the client tries until a node has taken it, and keeps it in its state folder.
+    ///
+    /// It gives the lock's id. The lock ends as every halt does, by a release and a start that people sign: calling this again
+    /// makes another one to release, but for a trip that no node has taken yet, whose id it gives. Of `reason` people are
+    /// shown the first 1,024 bytes.
+    ///
+    /// The service takes it with the token of an enrolled agent only (see [`Builder::token`](crate::Builder::token)), whether
+    /// it asks for one or not. Where it refuses for good, that is logged as an error, and the lock holds in this process
+    /// alone, until that ends; with a state folder, also in the next ones, until one has a token that is good for it.
+    ///
+    /// # Errors
+    /// [`TripError`] where the service cannot be told by this process any more. Everything is denied then.
+    pub async fn trip(&self, reason: &str) -> Result<Digest, TripError> {
+        self.handle.trip(self.agent.scope.clone(), reason.into()).await
     }
 
     /// Waits until the service has answered for this agent, whatever the answer is. Needs a tokio runtime with time.

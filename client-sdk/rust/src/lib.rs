@@ -48,7 +48,8 @@
 //! - **Essential calls go on** during a drain and under a restriction: [`Guard::essential`] guards the calls of one class
 //!   that people named in the consent. A class that nobody named is denied, always.
 //! - **Any path stops.** A signed stop is one by whatever way it comes: from any node, from a file in the
-//!   [folder of stops](Builder::stop_folder), or brought by the program itself ([`Client::deliver`]).
+//!   [folder of stops](Builder::stop_folder), or brought by the program itself ([`Client::deliver`]). And the program can
+//!   stop its own agent without anybody's signature, in all its instances: [`Guard::trip`].
 //! - **Limits are kept**: no minute has more calls, nor more tokens that the code tells of ([`Guard::acquire`],
 //!   [`Call::spend`]), than this instance's share of what people allow. The refusal says when to try again.
 //! - **A stop stays.** A lock that this process ever saw denies until its signed release, and after a halt or drain its
@@ -99,6 +100,7 @@ mod throttle;
 /// For the nodes and the command, which demand the same of a certificate.
 #[doc(hidden)]
 pub mod tls;
+mod trip;
 pub mod trusted;
 
 pub use call::{Call, GuardedStream};
@@ -113,6 +115,7 @@ pub use sockets::{GuardedSocket, SocketError};
 pub use state_folder::StateError;
 pub use stop_folder::{Found, StopFile, StopFileError, StopFolder};
 pub use tagout_proto as proto;
+pub use trip::TripError;
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -77,3 +77,10 @@ pub const CONFIRM_ATTEMPTS_MAX: u32 = 5;
 pub const CONFIRM_TIMEOUT_MS: u64 = 3_000;
 /// Confirmations under way at once; a stop of the fleet has one for every agent.
 pub const CONFIRMS_AT_ONCE_MAX: usize = 8;
+
+/// How often a trip is sent until it waits for the next lease.
+pub const TRIP_ATTEMPTS_MAX: u32 = 5;
+/// A node answers once it is committed; sending it again, to another node, does no harm.
+pub const TRIP_TIMEOUT_MS: u64 = 3_000;
+/// Trips that are sent at once. Of those that no node has taken each agent has one at most.
+pub const TRIPS_AT_ONCE_MAX: usize = 8;

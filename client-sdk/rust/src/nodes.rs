@@ -193,6 +193,19 @@ impl Nodes {
         accepted(node, request.send().await).await.map(drop)
     }
 
+    /// `POST /v1/trips`, at another node with every attempt. What was taken before is taken, also if it has ended since.
+    pub(crate) async fn trip(&self, document: &str, attempt: u32) -> Result<(), NodeError> {
+        let node = self.node(attempt as usize);
+        let http = self.http.lock().clone();
+        let request = self.authorized(http.post(format!("{node}/v1/trips"))).body(document.to_owned());
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        let response = request.timeout(Duration::from_millis(TRIP_TIMEOUT_MS)).send().await;
+        match response {
+            Ok(response) if response.status() == StatusCode::CONFLICT => Ok(()),
+            response => accepted(node, response).await.map(drop),
+        }
+    }
+
     /// `GET /v1/events` at that node: the stream, once its head has come.
     pub(crate) async fn events(
         &self,

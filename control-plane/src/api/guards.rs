@@ -51,7 +51,7 @@ pub async fn lease(
 }
 
 /// Whoever shows no good token may be an agent under another name (S8).
-fn note_refused(api: &Api, peer: Option<&Extension<Peer>>, problem: Problem) -> Problem {
+pub(super) fn note_refused(api: &Api, peer: Option<&Extension<Peer>>, problem: Problem) -> Problem {
     if matches!(problem.code(), Code::NotEnrolled | Code::EnrolledElsewhere) {
         metrics::counter!("tagout_not_enrolled_total", "code" => problem.code().name()).increment(1);
         api.security.refused(peer.map(|Extension(peer)| peer.address.to_string()), None, &problem);

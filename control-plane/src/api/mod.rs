@@ -12,6 +12,7 @@ mod ops;
 mod problem;
 mod read;
 mod security_log;
+mod trips;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
-use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
+use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX, STOP_MAX_BYTES};
 
 pub use self::ops::Metrics;
 pub use self::problem::Code;
@@ -76,6 +77,7 @@ fn routes() -> Vec<Route> {
         takes("/agent/shutdown", COMMAND_BODY_MAX_BYTES, commands::shutdown),
         takes("/v1/leases", LEASE_BODY_MAX_BYTES, guards::lease),
         takes("/v1/confirmations", CONFIRMATION_BODY_MAX_BYTES, guards::confirm),
+        takes("/v1/trips", STOP_MAX_BYTES, trips::trip),
         shows("/v1/events", events::events),
         shows("/v1/agents", read::agents),
         shows("/v1/enrolments", read::enrolments),

@@ -288,6 +288,14 @@ impl Ledger {
         }
     }
 
+    /// The same for a trip.
+    pub fn check_trip(&self, trip: &Envelope) -> Result<Option<Receipt>, Refusal> {
+        match self.judge_trip(trip)? {
+            Judged::New(_) => Ok(None),
+            Judged::Repeated(receipt) => Ok(Some(receipt)),
+        }
+    }
+
     /// The genesis, once: a new leader may propose it again before it has seen that the last one did.
     fn judge_genesis(&self, proposal: &Proposal) -> Result<Judged, Refusal> {
         if let Some(used) = self.used.get(&self.pinned) {

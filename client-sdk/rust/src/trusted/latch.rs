@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tagout_proto::command::LockCommand;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::lock::LockKind;
+use tagout_proto::lock::{LockKind, Trip};
 use tagout_proto::restore::Restore;
 use tagout_proto::rule::LockFact;
 use tagout_proto::scope::Scope;
@@ -59,6 +59,11 @@ impl Latched {
         Self::new(scope, kind, Tag { reason, by, case }, came, Some(Arc::new(signed.clone())))
     }
 
+    pub(super) fn trip(trip: Trip, document: &Envelope, came: Came) -> Self {
+        let tag = Tag { by: vec![trip.by()], reason: trip.reason, case: None };
+        Self::new(trip.scope, LockKind::Halt, tag, came, Some(Arc::new(document.clone())))
+    }
+
     /// A restore halts the whole fleet.
     pub(super) fn restore(restore: Restore, signed: &Envelope, came: Came) -> Self {
         let tag = Tag { reason: restore.reason, by: Vec::new(), case: None };
@@ -110,6 +115,11 @@ impl Latched {
     pub(super) fn signed_as(&mut self, signed: &Self) {
         (self.scope, self.kind) = (signed.scope.clone(), signed.kind);
         self.signed = signed.signed.clone();
+    }
+
+    /// The document, where it is a trip: it alone has no signatures.
+    pub(super) fn as_trip(&self) -> Option<&Envelope> {
+        self.signed.as_deref().filter(|document| document.signatures.is_empty())
     }
 
     /// The fact for the rule. The service's word that it is released never counts here: a latched lock ends by proof

@@ -2,6 +2,7 @@
 
 use tagout_proto::command::Deployment;
 use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::{
     AgentRequest, KnownLock, Lease, LeaseError, LeaseRequest, LeaseResponse, LockAnswer, Unenrolled,
     leaf_hash_of,
@@ -38,6 +39,8 @@ pub struct Accepted {
     pub cleared: Vec<(Digest, Scope)>,
     /// Locks that stay because what should end them does not prove it.
     pub uncleared: Vec<(Digest, Scope, ClearanceRefused)>,
+    /// Trips of this process that the service does not know, with their scopes.
+    pub untold: Vec<(Scope, Envelope)>,
     /// Some lock could be cleared by asking again at once.
     pub ask_again: bool,
 }
@@ -146,6 +149,7 @@ impl Trusted {
             deadline_ns,
             cleared: Vec::new(),
             uncleared: Vec::new(),
+            untold: Vec::new(),
             ask_again: false,
         };
         for ((id, answer), known) in answers.into_iter().zip(known) {
@@ -328,10 +332,14 @@ impl Trusted {
             LockAnswer::Held { why } => {
                 lock.held = Some(Obstacle::Service(sentence(why)));
             }
-            LockAnswer::SendDocument => {
-                lock.wanted = true;
-                accepted.ask_again |= lock.signed.is_some() && known.document.is_none();
-            }
+            LockAnswer::SendDocument => match lock.as_trip() {
+                // It takes a token, which a lease may not.
+                Some(trip) => accepted.untold.push((lock.scope.clone(), trip.clone())),
+                None => {
+                    lock.wanted = true;
+                    accepted.ask_again |= lock.signed.is_some() && known.document.is_none();
+                }
+            },
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Pushed and delivered documents: whatever people signed to take away, believed by one signature (S6). Step ⑦ of a stop,
-//! first half.
+//! first half. And trips, which nobody signs: the process takes away from itself.
 
 use tagout_proto::authority::Unauthorised;
 use tagout_proto::command::{Action, ActionKind, Command, Deployment};
+use tagout_proto::digest::Digest;
 use tagout_proto::envelope::{Envelope, EnvelopeError};
-use tagout_proto::lock::{Placed, parse_placing};
+use tagout_proto::lock::{Placed, Trip, parse_placing};
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::DocumentError;
 use tagout_proto::trust::{Learned, TrustError};
@@ -51,6 +52,18 @@ impl Trusted {
     ) -> Result<Vec<Scope>, PushRefused> {
         let came = Came { by, received_ns: now.boot_ns, index: None, time_ms: self.now_ms(now) };
         self.accept_signed(stop, came)
+    }
+
+    /// Latches what this process itself places on the scope of an agent. Gives the document, and the agents that it touches,
+    /// in order. A lease says whether the service has it.
+    pub fn trip(&mut self, trip: Trip, nonce: &Digest, now: Now) -> (Envelope, Vec<Scope>) {
+        let document = Envelope { document: trip.to_document(nonce), signatures: Vec::new() };
+        let came =
+            Came { by: StopPath::Deliver, received_ns: now.boot_ns, index: None, time_ms: self.now_ms(now) };
+        let (id, lock) = (document.digest(), Latched::trip(trip, &document, came));
+        self.deliver(id, &lock);
+        let covered = self.latch(id, &lock);
+        (document, covered)
     }
 
     fn accept_signed(&mut self, envelope: &Envelope, came: Came) -> Result<Vec<Scope>, PushRefused> {

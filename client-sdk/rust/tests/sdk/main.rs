@@ -19,6 +19,7 @@ mod peers;
 mod stop;
 mod throttle;
 mod tls;
+mod trip;
 mod trust;
 mod verdict;
 mod world;

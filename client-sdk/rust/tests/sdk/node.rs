@@ -16,6 +16,7 @@ use tagout::proto::digest::Digest;
 use tagout::proto::envelope::Envelope;
 use tagout::proto::lease::{LeaseRequest, LeaseResponse};
 use tagout::proto::lock::LockKind;
+use tagout::proto::log::entry::EntryKind;
 use tagout::proto::wire::{Confirmation, Renew, TrustChain};
 use tagout::{Client, Guard};
 use tokio::net::TcpListener;
@@ -48,6 +49,10 @@ pub(crate) struct Shared {
     pub(crate) streams: watch::Sender<usize>,
     pub(crate) scopes: watch::Sender<String>,
     pub(crate) confirmations: watch::Sender<Vec<Confirmation>>,
+    /// The trips that were sent.
+    pub(crate) trips: watch::Sender<Vec<String>>,
+    /// What trips are answered with.
+    pub(crate) trip_refusal: parking_lot::Mutex<Option<StatusCode>>,
     /// What a lying node makes of a lease before it is signed.
     pub(crate) lie: parking_lot::Mutex<Option<Lie>>,
     /// What it makes of the answer afterwards.
@@ -166,6 +171,8 @@ pub(crate) fn serving(world: Arc<parking_lot::Mutex<World>>) -> (Arc<Shared>, Ro
         streams: watch::Sender::new(0),
         scopes: watch::Sender::new(String::new()),
         confirmations: watch::Sender::new(Vec::new()),
+        trips: watch::Sender::new(Vec::new()),
+        trip_refusal: parking_lot::Mutex::new(None),
         lie: parking_lot::Mutex::new(None),
         alter: parking_lot::Mutex::new(None),
         chain: parking_lot::Mutex::new(None),
@@ -176,6 +183,7 @@ pub(crate) fn serving(world: Arc<parking_lot::Mutex<World>>) -> (Arc<Shared>, Ro
         .route("/v1/authority", get(authority))
         .route("/v1/events", get(events))
         .route("/v1/confirmations", post(confirm))
+        .route("/v1/trips", post(trip))
         .with_state(Arc::clone(&shared));
     (shared, router)
 }
@@ -262,4 +270,19 @@ fn stream_of(
 async fn confirm(State(node): State<Arc<Shared>>, Json(confirmation): Json<Confirmation>) -> StatusCode {
     node.confirmations.send_modify(|all| all.push(confirmation));
     StatusCode::NO_CONTENT
+}
+
+async fn trip(State(node): State<Arc<Shared>>, document: String) -> StatusCode {
+    if *node.dark.borrow() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let refusal = *node.trip_refusal.lock();
+    if refusal.is_none() {
+        let trip = Envelope { document: document.clone(), signatures: Vec::new() };
+        let mut world = node.world.lock();
+        world.now_ms = wall_ms();
+        world.apply(EntryKind::Trip, &trip).expect("the service takes it");
+    }
+    node.trips.send_modify(|all| all.push(document));
+    refusal.unwrap_or(StatusCode::CREATED)
 }
