@@ -113,8 +113,15 @@ async fn read(
         Err(error) => return Ended::Lost(error.into()),
     };
     let mut pushes = Box::pin(pushes(response.bytes_stream()));
+    let mut greeted = false;
     loop {
-        let push = match pushes.next().await {
+        // Whoever is no node, or a broken one, may send bytes for ever: a node greets at once.
+        let within = Duration::from_millis(if greeted { u64::from(u32::MAX) } else { PUSH_CONNECT_MS });
+        let Ok(next) = tokio::time::timeout(within, pushes.next()).await else {
+            return Ended::Lost(Lost::NotGreeted);
+        };
+        greeted = true;
+        let push = match next {
             Some(Ok(push)) => push,
             Some(Err(why)) => return Ended::Lost(why),
             None => return Ended::Lost(Lost::Closed),
@@ -133,6 +140,8 @@ enum Lost {
     Refused(#[from] NodeError),
     #[error("the node closed it")]
     Closed,
+    #[error("it did not greet within {} s", PUSH_CONNECT_MS / 1000)]
+    NotGreeted,
     #[error("nothing came for {} s", PUSH_SILENCE_MS / 1000)]
     Silent,
     #[error(transparent)]
@@ -146,7 +155,9 @@ impl Lost {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Refused(error) => error.retry_after.unwrap_or_default(),
-            Self::Closed | Self::Silent | Self::Sse(_) | Self::Transport(_) => Duration::ZERO,
+            Self::Closed | Self::NotGreeted | Self::Silent | Self::Sse(_) | Self::Transport(_) => {
+                Duration::ZERO
+            }
         }
     }
 }

@@ -62,8 +62,8 @@ async fn bad_peers_keep_no_guard_from_the_good_one_and_never_open_any() {
     let guards: Vec<Guard> = clients.iter().map(|client| client.guard(AGENT).unwrap()).collect();
     let opened = within(join_all(guards.iter().map(Guard::wait_enabled))).await;
     assert!(opened.iter().all(Result::is_ok));
-    // A push still comes through.
-    reached(&node.shared.streams, |streams| *streams >= clients.len()).await;
+    // A push still comes through; who is still on its way to the good one hears of it by its lease.
+    reached(&node.shared.streams, |streams| *streams >= 1).await;
     let lock = node.stop(AGENT, tagout::proto::lock::LockKind::Halt, true);
     for guard in &guards {
         until(guard, |state| crate::client::stopped_by(state, lock)).await;
