@@ -56,7 +56,10 @@ fn s3_frameworks_are_cut_in_the_middle_of_a_word_and_do_not_try_again() {
 
     for (name, program) in FRAMEWORKS {
         let agent = format!("demo/{name}");
+        let token = format!("{name}.token");
+        run(&["agent", "enroll", &agent, "--reason", "an example", "--out", &token]);
         let mut command = Command::new(program);
+        command.env("TAGOUT_TOKEN_FILE", token);
         command.current_dir(folder.path()).env("TAGOUT_NODE", format!("https://{listen}"));
         command.env("TAGOUT_DEPLOYMENT", deployment.trim_matches('"')).env("OPENAI_BASE_URL", base_url);
         let example = Process::spawn(name, folder.path(), &mut command);
