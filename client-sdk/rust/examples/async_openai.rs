@@ -4,6 +4,7 @@
 //!
 //! ```sh
 //! export TAGOUT_DEPLOYMENT=$(sed -n 's/^deployment = "\(.*\)"/\1/p' .tagout/profile.toml)
+//! tagout agent enroll demo/async-openai --reason "an example" --out agent.token && export TAGOUT_TOKEN_FILE=agent.token
 //! OPENAI_BASE_URL=http://127.0.0.1:…/v1 cargo run --release -p tagout-frameworks --bin with-async-openai
 //! tagout stop demo/async-openai --reason "that is enough"        # in a second terminal
 //! ```
