@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::client::Core;
-use crate::clock::{self, Now};
+use crate::clock::{self, Now, Skew};
 use crate::confirm::Confirmations;
 use crate::deliver::{DeliverError, Delivered, Delivery};
 use crate::denied::{Gone, Reason, Unproven};
@@ -76,8 +76,7 @@ pub(crate) struct Driver {
     heard_size: u64,
     ttl_ms: u64,
     trouble: Option<Trouble>,
-    /// Wall clock minus boot clock at the last look, milliseconds.
-    skew_ms: Option<i128>,
+    skew: Skew,
     /// When to look again for agents that came and went.
     look_at_ns: u64,
     /// When some judgement changes though nothing arrives.
@@ -166,7 +165,7 @@ impl Driver {
             heard_size: 0,
             ttl_ms,
             trouble: None,
-            skew_ms: None,
+            skew: Skew::default(),
             look_at_ns: 0,
             next_ns: 0,
             confirming: TaskTracker::new(),
@@ -274,13 +273,11 @@ impl Driver {
     }
 
     fn check_skew(&mut self, now: Now) {
-        let skew_ms = i128::from(now.wall_ms) - i128::from(now.boot_ns / NS_PER_MS);
         // S3: while a hypervisor pauses the machine, its boot clock stands still and lies about the lease's age.
-        if self.skew_ms.is_some_and(|old| old.abs_diff(skew_ms) > u128::from(CLOCK_JUMP_MS)) {
+        if self.skew.jumped(now) {
             tracing::warn!(target: "tagout", "the wall clock jumped: denying until a newer lease");
             self.require_newer(Reason::ClockJumped, now);
         }
-        self.skew_ms = Some(skew_ms);
     }
 
     /// Agents that came and went.

@@ -1,9 +1,9 @@
 //! Grants: only what enough people signed for this agent, here and now, is consent (S5).
 
-use tagout::Reason;
 use tagout::proto::authority::Unauthorised;
 use tagout::proto::envelope::Envelope;
 use tagout::trusted::GrantRefused;
+use tagout::{Now, Reason};
 
 use crate::world::*;
 
@@ -100,6 +100,28 @@ fn consent_ends_at_its_hour_though_the_lease_goes_on() {
     world.now_ms += 6_000;
     guard.renew(&world);
     assert_eq!(guard.judge().refusal, Some(Reason::NoConsent { refused: [].into() }));
+}
+
+#[test]
+fn s5_no_wall_clock_prolongs_consent_and_one_that_is_ahead_only_ends_it() {
+    let mut world = World::new();
+    world.grant("demo", 6_000);
+    let expired = Some(Reason::GrantExpired { at_ms: T0_MS + 6_000 });
+    let mut guard = Believer::new(&world);
+    guard.renew(&world);
+    let at = |wall_ms, boot_ms| Now { boot_ns: guard.now.boot_ns + boot_ms * NS_PER_MS, wall_ms };
+    let judged = |now| guard.trusted.judge(&scope(AGENT), now);
+    let ends_ns = guard.now.boot_ns + 6_000 * NS_PER_MS;
+    for back_ms in [0, T0_MS - DAY_MS, T0_MS - 1, T0_MS] {
+        assert_eq!(judged(at(back_ms, 0)).allow_until_ns, ends_ns, "the service's hour, carried on");
+        assert_eq!(judged(at(back_ms, 5_999)).refusal, None);
+        assert_eq!(judged(at(back_ms, 6_000)).refusal, expired);
+    }
+    assert_eq!(judged(at(T0_MS + 4_000, 0)).allow_until_ns, ends_ns - 4_000 * NS_PER_MS, "the later clock");
+    for ahead_ms in [T0_MS + 6_000, T0_MS + DAY_MS, u64::MAX] {
+        assert_eq!(judged(at(ahead_ms, 0)).refusal, expired);
+    }
+    assert_eq!(judged(at(T0_MS, 0)).refusal, None, "set right again, it hurts no longer");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The SDK against honest and lying services, with real keys.
 
+mod agent;
 mod clearance;
 mod client;
+mod clocks;
 mod cluster;
 mod consent;
 mod cut;
@@ -16,6 +18,8 @@ mod lease;
 mod lying;
 mod node;
 mod peers;
+#[path = "../../../../tests/skip.rs"]
+mod skip;
 mod stop;
 mod throttle;
 mod tls;

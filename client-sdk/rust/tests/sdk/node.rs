@@ -74,6 +74,10 @@ impl Node {
     /// A node with consent for `demo`, over plain HTTP.
     pub(crate) async fn start(ttl_ms: u64, lapse_grace_ms: u64) -> Self {
         let (shared, router) = serving(world(ttl_ms, lapse_grace_ms));
+        Self::serve(shared, router).await
+    }
+
+    pub(crate) async fn serve(shared: Arc<Shared>, router: Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

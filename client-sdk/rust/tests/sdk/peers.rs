@@ -1,13 +1,23 @@
 //! What a network and a host do to a client: bad peers, a stopped process, a fleet that comes back at once.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::convert::Infallible;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::middleware::map_response;
+use axum::response::Response;
+use axum::response::sse::{Event, Sse};
+use axum::routing::get;
 use futures_util::future::join_all;
+use futures_util::stream;
+use tagout::proto::wire::Renew;
 use tagout::{Client, Guard, Reason};
 
+use crate::agent::{Agent, Told};
 use crate::client::until;
 use crate::node::*;
 use crate::world::*;
@@ -100,82 +110,96 @@ async fn ten_thousand_guards_lose_the_service_and_come_back_at_once() {
     assert!(within(all_open()).await);
 }
 
-const AGENT_OF: &str = "TAGOUT_TEST_AGENT_OF";
-
-/// An agent in a process of its own: the test below starts it, and by itself it is nothing.
+/// Every line is a call that wants to begin.
 #[test]
 fn agent_process() {
-    let Ok(told) = std::env::var(AGENT_OF) else { return };
-    let [url, pin, genesis] = told.splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
-    let client = Client::builder().node(url).pinned(pin).genesis_json(genesis).build().unwrap();
-    let guard = client.guard(AGENT).unwrap();
+    let Some(told) = Told::hear() else { return };
+    let guard = told.builder().build().unwrap().guard(AGENT).unwrap();
     while guard.check().is_err() {
         std::thread::sleep(Duration::from_millis(5));
     }
     println!("OPEN");
-    // Every line is a call that wants to begin.
     for _line in std::io::stdin().lines() {
         println!("{}", guard.check().map_or_else(|denied| denied.to_string(), |_| "ALLOWED".into()));
-    }
-}
-
-struct Agent {
-    child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Agent {
-    fn start(node: &Node) -> Self {
-        let (genesis, pin) = {
-            let world = node.shared.world.lock();
-            (serde_json::to_string(&world.genesis).unwrap(), world.deployment.to_string())
-        };
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "peers::agent_process", "--nocapture"])
-            .env(AGENT_OF, format!("{} {pin} {genesis}", node.url))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut agent = Self { child, lines };
-        while agent.line() != "OPEN" {}
-        agent
-    }
-
-    fn line(&mut self) -> String {
-        self.lines.next().expect("the agent lives").unwrap()
-    }
-
-    fn call(&mut self) -> String {
-        self.child.stdin.as_mut().unwrap().write_all(b"call\n").unwrap();
-        self.line()
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_the_first_check_of_a_process_that_was_stopped_beyond_its_ttl_denies() {
     let node = Node::start(2_000, 20_000).await;
-    let mut agent = tokio::task::block_in_place(|| Agent::start(&node));
+    let mut agent = Agent::start("peers::agent_process", &node);
+    assert_eq!(agent.line(), "OPEN");
     agent.signal(rustix::process::Signal::STOP);
     // Nobody renews for it when it goes on.
     node.shared.hold_leases.send_replace(true);
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     agent.signal(rustix::process::Signal::CONT);
-    let answer = tokio::task::block_in_place(|| agent.call());
+    let answer = agent.ask("call");
     assert!(answer.contains("its lease lapsed"), "{answer}");
     node.shared.hold_leases.send_replace(false);
-    tokio::task::block_in_place(|| while agent.call() != "ALLOWED" {});
+    while agent.ask("call") != "ALLOWED" {}
+}
+
+const CLIENTS: usize = 60;
+const WARM: u64 = 300;
+const RECONNECTS: u64 = 1_000;
+
+/// Says what it holds once its clients have connected again `WARM` times, and after `RECONNECTS` more: descriptors, tasks and
+/// KiB of memory.
+#[test]
+fn reconnecting_process() {
+    let Some(told) = Told::hear() else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let clients: Vec<Client> =
+        (0..CLIENTS).map(|_| told.builder().runtime(runtime.handle().clone()).build().unwrap()).collect();
+    let guards: Vec<Guard> = clients.iter().map(|client| client.guard(AGENT).unwrap()).collect();
+    for reconnects in [WARM, WARM + RECONNECTS] {
+        // Every stream calls for a lease, and each of both has a connection of its own.
+        let leases = || clients.iter().map(|client| client.counters().leases).sum::<u64>();
+        runtime.block_on(async {
+            while leases() < reconnects {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let tasks = runtime.metrics().num_alive_tasks();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        println!("{descriptors} {tasks} {}", memory.trim().trim_end_matches(" kB"));
+    }
+    drop(guards);
+}
+
+/// Ends every stream after the call for a lease, and every connection after its answer.
+fn hanging_up(shared: &Arc<Shared>, router: Router) -> Router {
+    let shared = Arc::clone(shared);
+    let events = get(async move || {
+        shared.streams.send_modify(|streams| *streams += 1);
+        let renew = serde_json::to_string(&Renew { log_size: 0, deny: false }).unwrap();
+        Sse::new(stream::iter([Ok::<_, Infallible>(Event::default().event("renew").data(renew))]))
+    });
+    let closed = map_response(async |mut response: Response| {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    });
+    Router::new().route("/v1/events", events).fallback_service(router).layer(closed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_reconnects_leave_nothing_behind() {
+    let (shared, router) = serving(world(10_000, 20_000));
+    let router = hanging_up(&shared, router);
+    let node = Node::serve(shared, router).await;
+    let mut agent = Agent::start("peers::reconnecting_process", &node);
+    let mut held = || -> [usize; 3] {
+        let line = agent.line();
+        line.split(' ').map(|n| n.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap()
+    };
+    let ([_, _, warm_kib], [descriptors, tasks, kib]) = (held(), held());
+    let streams = *node.shared.streams.borrow();
+    assert!(streams >= RECONNECTS as usize, "{streams}");
+    // What may be under way at once, far less than one for each reconnect.
+    assert!(descriptors < 6 * CLIENTS, "{descriptors} descriptors");
+    assert!(tasks < 10 * CLIENTS, "{tasks} tasks");
+    assert!(kib < warm_kib + 2 * RECONNECTS as usize, "{warm_kib} KiB became {kib}");
 }
