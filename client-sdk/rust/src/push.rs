@@ -113,14 +113,10 @@ async fn read(
         Err(error) => return Ended::Lost(error.into()),
     };
     let mut pushes = Box::pin(pushes(response.bytes_stream()));
-    let mut greeted = false;
+    // Whoever is no node, or a broken one, may send bytes for ever: a node greets at once.
+    let greeting = tokio::time::timeout(Duration::from_millis(PUSH_CONNECT_MS), pushes.next()).await;
+    let Ok(mut next) = greeting else { return Ended::Lost(Lost::NotGreeted) };
     loop {
-        // Whoever is no node, or a broken one, may send bytes for ever: a node greets at once.
-        let within = Duration::from_millis(if greeted { u64::from(u32::MAX) } else { PUSH_CONNECT_MS });
-        let Ok(next) = tokio::time::timeout(within, pushes.next()).await else {
-            return Ended::Lost(Lost::NotGreeted);
-        };
-        greeted = true;
         let push = match next {
             Some(Ok(push)) => push,
             Some(Err(why)) => return Ended::Lost(why),
@@ -130,6 +126,7 @@ async fn read(
         if events.send(push).await.is_err() {
             return Ended::Nobody;
         }
+        next = pushes.next().await;
     }
 }
 
