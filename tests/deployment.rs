@@ -21,6 +21,7 @@ use tagout_proto::wire::{CommandAnswer, Problem, Status, StopEvent};
 
 use crate::bin;
 use crate::process::Process;
+use crate::ran::Ran;
 use crate::wait::wait_for;
 
 /// People, automation and a stranger: the names of the keys that every deployment has.
@@ -204,6 +205,17 @@ impl Deployment {
     /// Runs the `tagout` command on this deployment.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the tagout command runs")
+    }
+
+    /// The same, for what is to be looked at as a person sees it.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(&mut self.command(arguments))
+    }
+
+    /// The same with the keys of both people; it must go well.
+    pub fn run_by_both(&self, arguments: &[&str]) -> Ran {
+        let keys = PEOPLE.map(|name| self.key(name).display().to_string());
+        self.run(&[arguments, &["--key", &keys[0], "--key", &keys[1]]].concat()).exits(0)
     }
 
     /// The `tagout` command on this deployment, to be run.

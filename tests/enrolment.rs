@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use tagout::{Client, Guard, Reason};
 use tagout_proto::token::Token;
 use tagout_tests::deployment::{Choice, Deployment, runtime};
-use tagout_tests::ran::Ran;
 use tagout_tests::wait::{DEADLINE, wait_for, wait_until};
 
 struct World {
@@ -18,21 +17,13 @@ impl World {
     fn start() -> Self {
         let deployment = Deployment::start(Choice { enrolment: true, ..Choice::default() });
         let world = Self { deployment, runtime: runtime() };
-        world.by_both(&["grant", "demo", "--for", "1h", "--reason", "r"]);
+        world.deployment.run_by_both(&["grant", "demo", "--for", "1h", "--reason", "r"]);
         world
     }
 
-    fn run(&self, arguments: &[&str]) -> Ran {
-        Ran::of(&mut self.deployment.command(arguments))
-    }
-
-    fn by_both(&self, arguments: &[&str]) -> Ran {
-        let keys = ["alice", "bob"].map(|name| self.deployment.key(name).display().to_string());
-        self.run(&[arguments, &["--key", &keys[0], "--key", &keys[1]]].concat()).exits(0)
-    }
-
     fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.run(&[arguments, &["--json"]].concat()).exits(0).stdout).unwrap()
+        serde_json::from_str(&self.deployment.run(&[arguments, &["--json"]].concat()).exits(0).stdout)
+            .unwrap()
     }
 
     /// The token of a new enrolment, and its id.
@@ -92,7 +83,7 @@ fn s4_leases_and_confirmations_are_for_enrolled_agents_only() {
     let world = World::start();
     let (token, id) = world.enroll("demo/a", &[]);
     // Nobody is there that it could stop.
-    let stopped = world.run(&["stop", "demo/a/1", "--reason", "r", "--json"]).exits(5);
+    let stopped = world.deployment.run(&["stop", "demo/a/1", "--reason", "r", "--json"]).exits(5);
     let lock = serde_json::from_str::<Value>(&stopped.stdout).unwrap()["digest"].clone();
     let confirmation = |agent: &str| json!({"lock": lock, "agent": agent, "instance": "i", "closed_us": 1, "cut_us": 1, "calls_cut": 0, "by": "push"});
     let lease = json!({"nonce": "01".repeat(32), "instance": "i", "agents": [{"scope": "demo/b"}]});
@@ -136,9 +127,9 @@ fn s4_leases_and_confirmations_are_for_enrolled_agents_only() {
     let list = world.json(&["agent", "list"]);
     assert_eq!((&list["required"], &list["enrolments"][0]["id"]), (&json!(true), &json!(id)));
     assert!(!list.to_string().contains(&token["tagout_".len()..]), "the token is nowhere");
-    let shown = world.run(&["agent", "list", "demo/a/1"]).exits(0);
+    let shown = world.deployment.run(&["agent", "list", "demo/a/1"]).exits(0);
     assert!(shown.stdout.contains("demo/a") && shown.stdout.contains("until it is revoked"), "{shown:?}");
-    assert!(world.run(&["agent", "list", "other"]).exits(0).stdout.starts_with("0 enrolments"));
+    assert!(world.deployment.run(&["agent", "list", "other"]).exits(0).stdout.starts_with("0 enrolments"));
 
     // One with an end, and its end.
     let (short, _) = world.enroll("demo/c", &["--for", "3s"]);
@@ -149,13 +140,14 @@ fn s4_leases_and_confirmations_are_for_enrolled_agents_only() {
     assert!(ended["detail"].as_str().unwrap().contains("the token's enrolment ended at "), "{ended}");
 
     // Revoked, for ever.
-    let gone = world.run(&["agent", "revoke", &id[..12], "--reason", "the host is lost"]).exits(0);
+    let gone = world.deployment.run(&["agent", "revoke", &id[..12], "--reason", "the host is lost"]).exits(0);
     assert!(gone.stdout.contains("their tokens get no lease any more"), "{gone:?}");
     let (status, problem) = world.lease(&token, &["demo/a"]);
     assert_eq!((status, &problem["code"]), (401, &json!("not-enrolled")));
     assert!(problem["detail"].as_str().unwrap().contains("was revoked at entry "), "{problem}");
     assert!(
         world
+            .deployment
             .run(&["agent", "revoke", &id[..12], "--reason", "again"])
             .exits(1)
             .stderr
@@ -178,7 +170,7 @@ fn s4_a_stopped_agent_cannot_return_under_another_name() {
         "the token is enrolled for demo/a, not for demo/b: a process guards only what it was enrolled for"
     );
     assert!(guard.check().is_ok());
-    world.run(&["stop", "demo/a", "--reason", "policy"]).exits(0);
+    world.deployment.run(&["stop", "demo/a", "--reason", "policy"]).exits(0);
     wait_until("the stop", || matches!(guard.check().map_err(|d| d.reason), Err(Reason::Stopped(_))));
 
     // Neither by a new process, under another name or without a token, nor as a child of its own.
@@ -197,9 +189,9 @@ fn s4_a_stopped_agent_cannot_return_under_another_name() {
     assert!(matches!(child.check().unwrap_err().reason, Reason::Stopped(_)), "its parent is stopped");
 
     // Taken back and revoked, it is denied though nothing is stopped any more.
-    world.by_both(&["resume", "demo/a", "--reason", "reviewed"]);
+    world.deployment.run_by_both(&["resume", "demo/a", "--reason", "reviewed"]);
     wait_until("the start", || guard.check().is_ok());
-    world.run(&["agent", "revoke", &id, "--reason", "the host is lost"]).exits(0);
+    world.deployment.run(&["agent", "revoke", &id, "--reason", "the host is lost"]).exits(0);
     wait_until("the revoke", || guard.check().is_err());
     assert!(why(&guard).contains("was revoked at entry"));
     let (token, _) = world.enroll("demo/a", &[]);
@@ -214,7 +206,7 @@ fn stopping_a_parent_stops_its_children_also_those_that_are_started_later() {
     let client = world.client(&token);
     let before = world.guard(&client, "demo/team/before");
     assert!(before.check().is_ok());
-    world.run(&["stop", "demo/team", "--reason", "policy"]).exits(0);
+    world.deployment.run(&["stop", "demo/team", "--reason", "policy"]).exits(0);
     wait_until("the stop", || before.check().is_err());
     for later in [client.clone(), world.client(&token)] {
         let later = world.guard(&later, "demo/team/later");
@@ -229,11 +221,11 @@ fn a_token_goes_into_a_file_of_its_own_or_nothing_is_enrolled() {
     let path = file.display().to_string();
     let enroll = ["agent", "enroll", "demo/a", "--reason", "r", "--out", &path];
     let stranger = world.deployment.key("stranger").display().to_string();
-    let refused = world.run(&[&enroll[..], &["--key", &stranger]].concat()).exits(3);
+    let refused = world.deployment.run(&[&enroll[..], &["--key", &stranger]].concat()).exits(3);
     assert!(refused.stderr.contains("belongs to no principal"), "{refused:?}");
     assert!(!file.exists(), "what is not enrolled leaves no token");
     let soar = world.deployment.key("soar").display().to_string();
-    let refused = world.run(&[&enroll[..], &["--key", &soar]].concat()).exits(3);
+    let refused = world.deployment.run(&[&enroll[..], &["--key", &soar]].concat()).exits(3);
     assert!(refused.stderr.contains("soar may not enroll demo/a"), "S7: {refused:?}");
 
     let done = world.json(&enroll);
@@ -242,7 +234,7 @@ fn a_token_goes_into_a_file_of_its_own_or_nothing_is_enrolled() {
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let token = std::fs::read_to_string(&file).unwrap();
     assert!(world.guard(&world.client(token.trim()), "demo/a").check().is_ok());
-    assert!(world.run(&enroll).exits(1).stderr.contains("left as it is"));
+    assert!(world.deployment.run(&enroll).exits(1).stderr.contains("left as it is"));
     assert_eq!(world.json(&["agent", "list"])["enrolments"].as_array().unwrap().len(), 1);
 
     // It survives the node.

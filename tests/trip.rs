@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use tagout::{Client, Guard, Reason};
 use tagout_proto::digest::Digest;
 use tagout_tests::deployment::{Choice, Deployment, runtime};
-use tagout_tests::ran::Ran;
 use tagout_tests::wait::{DEADLINE, wait_until};
 
 struct World {
@@ -17,22 +16,13 @@ impl World {
     /// With consent for `demo`, where leases take no token.
     fn start() -> Self {
         let world = Self { deployment: Deployment::start(Choice::default()), runtime: runtime() };
-        world.by_both(&["grant", "demo", "--for", "1h", "--reason", "r"]);
+        world.deployment.run_by_both(&["grant", "demo", "--for", "1h", "--reason", "r"]);
         world
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ran {
-        Ran::of(&mut self.deployment.command(arguments))
-    }
-
-    fn by_both(&self, arguments: &[&str]) -> Ran {
-        let keys = ["alice", "bob"].map(|name| self.deployment.key(name).display().to_string());
-        self.run(&[arguments, &["--key", &keys[0], "--key", &keys[1]]].concat()).exits(0)
     }
 
     fn token(&self, scope: &str) -> String {
         let enroll = ["agent", "enroll", scope, "--reason", "test", "--json"];
-        self.run(&enroll).exits(0).json()["token"].as_str().unwrap().into()
+        self.deployment.run(&enroll).exits(0).json()["token"].as_str().unwrap().into()
     }
 
     fn builder(&self, instance: &str) -> tagout::Builder {
@@ -57,7 +47,7 @@ impl World {
 
     /// What `tagout status` says of the locks of `agent`.
     fn locks(&self, agent: &str) -> Vec<Value> {
-        let status = self.run(&["status", agent, "--json"]).exits(0).json();
+        let status = self.deployment.run(&["status", agent, "--json"]).exits(0).json();
         status["lock_records"].as_array().unwrap_or_else(|| panic!("{status}")).clone()
     }
 }
@@ -83,7 +73,7 @@ fn s2_s7_a_trip_stops_all_instances_of_the_agent_until_people_bring_it_back() {
     let shown = world.locks("demo/a");
     let by = json!(["trip:host-1"]);
     assert_eq!((shown.len(), &shown[0]["id"], &shown[0]["tag"]["by"]), (1, &json!(lock), &by), "{shown:?}");
-    let told = world.run(&["status", "demo/a"]).exits(0).stdout;
+    let told = world.deployment.run(&["status", "demo/a"]).exits(0).stdout;
     assert!(told.contains("by trip:host-1") && told.contains("the same tool call 50 times"), "{told}");
     assert!(anonymous.check().is_ok(), "another agent goes on");
     wait_until("the account of it", || {
@@ -94,7 +84,7 @@ fn s2_s7_a_trip_stops_all_instances_of_the_agent_until_people_bring_it_back() {
         instances.len() == 2 && instances.iter().all(|one| one["state"]["state"] == "confirmed")
     });
 
-    world.by_both(&["resume", "demo/a", "--reason", "reviewed"]);
+    world.deployment.run_by_both(&["resume", "demo/a", "--reason", "reviewed"]);
     wait_until("both to go on", || first.check().is_ok() && second.check().is_ok());
     assert_eq!(world.locks("demo/a"), [] as [Value; 0]);
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tagout_proto::command::{Action, Enroll, Revoke};
+use tagout_proto::command::{Action, Enroll};
 use tagout_proto::scope::Scope;
 use tagout_proto::token::Token;
 use tagout_proto::wire::EnrolmentRecord;
@@ -14,7 +14,7 @@ use tagout_proto::wire::EnrolmentRecord;
 use super::failure::{Exit, Failure};
 use super::files::write_new;
 use super::out::{Ink, Out, count, instant, now_ms, span};
-use super::revoke::Known;
+use super::revoke::{Known, Withdrawal};
 use super::session::{Done, Session};
 use super::{Globals, KeyArgs, duration_ms};
 use crate::sign::Signer;
@@ -57,20 +57,8 @@ pub struct RevokeArgs {
     /// Enrolment ids, or the first 12 digits of those in force; all 64 also for one that has not arrived yet
     #[arg(required_unless_present = "scope", conflicts_with = "scope", value_name = "ENROLMENT")]
     enrolments: Vec<String>,
-    /// All enrolments on this scope and below it
-    #[arg(long)]
-    scope: Option<Scope>,
-    /// Where enrolments lie that have not arrived yet
-    #[arg(long, value_name = "SCOPE", default_value = "*", conflicts_with = "scope")]
-    on: Scope,
-    /// Why
-    #[arg(long)]
-    reason: String,
-    /// The incident that it belongs to, such as INC-4711
-    #[arg(long)]
-    case: Option<String>,
     #[command(flatten)]
-    keys: KeyArgs,
+    withdrawal: Withdrawal,
 }
 
 pub fn run(out: &Out, globals: &Globals, verb: AgentVerb) -> Result<Exit, Failure> {
@@ -179,11 +167,11 @@ fn say<'a>(out: &Out, enrolments: impl Iterator<Item = &'a EnrolmentRecord>) {
 }
 
 fn revoke(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failure> {
-    let session = Session::open_to_tighten(out, globals)?;
+    let (session, withdrawal) = (Session::open_to_tighten(out, globals)?, &args.withdrawal);
     let enrolments = match session.client.enrolments(&Scope::fleet()) {
         Ok(found) => found.enrolments,
         // Whole ids need no looking up.
-        Err(failure) if args.scope.is_none() => {
+        Err(failure) if withdrawal.scope.is_none() => {
             out.note(format!("warning: which enrolments are in force cannot be said: {failure}"));
             Vec::new()
         }
@@ -191,23 +179,11 @@ fn revoke(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failur
     };
     let all = enrolments.iter().map(|record| (&record.enrolment.scope, record.id)).collect();
     let known = Known { noun: "enrolment", listed_by: "tagout agent list", all };
-    let chosen = match &args.scope {
-        Some(scope) => known.below(scope)?,
-        None => known.named(&args.enrolments, &args.on)?,
-    };
+    let chosen = withdrawal.choose(&known, &args.enrolments)?;
     let taken: Vec<_> =
         enrolments.iter().filter(|e| chosen.iter().any(|(_, ids)| ids.contains(&e.id))).collect();
     out.line(format!("{} in force:", count(taken.len() as u64, "enrolment")));
     say(out, taken.into_iter());
     out.line("their tokens get no lease any more: new calls are denied within the ttl, and calls under way are cut a grace later");
-    let signers = session.signers_to_tighten(&args.keys)?;
-    let mut done = Vec::new();
-    for (scope, grants) in chosen {
-        let revoke = Revoke { scope, grants, reason: args.reason.clone(), case: args.case.clone() };
-        let signed = session.sign_tightening(Action::Revoke(revoke), &signers)?;
-        let answer = session.send_said(&signed)?;
-        done.push(session.prove_done(&signed, answer)?);
-    }
-    out.document(&serde_json::json!({ "commands": done }));
-    Ok(Exit::Ok)
+    withdrawal.carry_out(&session, withdrawal.commands(chosen))
 }

@@ -18,10 +18,20 @@ pub struct RevokeArgs {
     /// Grant ids, or the first 12 digits of those in force; all 64 also for one that has not arrived yet
     #[arg(required_unless_present = "scope", conflicts_with = "scope", value_name = "GRANT")]
     grants: Vec<String>,
-    /// All grants on this scope and below it
+    #[command(flatten)]
+    withdrawal: Withdrawal,
+    /// Sign and send nothing; show what it would take away
     #[arg(long)]
-    scope: Option<Scope>,
-    /// Where grants lie that have not arrived yet
+    dry_run: bool,
+}
+
+/// What a revoke takes back, beside those that it names, and why: the same for grants and for enrolments.
+#[derive(Args)]
+pub struct Withdrawal {
+    /// All on this scope and below it
+    #[arg(long)]
+    pub scope: Option<Scope>,
+    /// Where those lie that have not arrived yet
     #[arg(long, value_name = "SCOPE", default_value = "*", conflicts_with = "scope")]
     on: Scope,
     /// Why
@@ -32,30 +42,53 @@ pub struct RevokeArgs {
     case: Option<String>,
     #[command(flatten)]
     keys: KeyArgs,
-    /// Sign and send nothing; show what it would take away
-    #[arg(long)]
-    dry_run: bool,
+}
+
+impl Withdrawal {
+    /// Those on its scope, or those with these ids.
+    pub fn choose(&self, known: &Known<'_>, ids: &[String]) -> Result<ByScope, Failure> {
+        match &self.scope {
+            Some(scope) => known.below(scope),
+            None => known.named(ids, &self.on),
+        }
+    }
+
+    pub fn commands(&self, chosen: ByScope) -> Vec<Action> {
+        let Self { reason, case, .. } = self;
+        let revoke = |(scope, grants)| Revoke { scope, grants, reason: reason.clone(), case: case.clone() };
+        chosen.into_iter().map(revoke).map(Action::Revoke).collect()
+    }
+
+    /// Signs and sends each of them, and proves that it is in the log.
+    pub fn carry_out(&self, session: &Session<'_>, commands: Vec<Action>) -> Result<Exit, Failure> {
+        let signers = session.signers_to_tighten(&self.keys)?;
+        let mut done = Vec::new();
+        for command in commands {
+            let signed = session.sign_tightening(command, &signers)?;
+            let answer = session.send_said(&signed)?;
+            done.push(session.prove_done(&signed, answer)?);
+        }
+        session.out.document(&serde_json::json!({ "commands": done }));
+        Ok(Exit::Ok)
+    }
 }
 
 pub fn run(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failure> {
-    let session = Session::open_to_tighten(out, globals)?;
+    let (session, withdrawal) = (Session::open_to_tighten(out, globals)?, &args.withdrawal);
     let grants = match session.client.status() {
         Ok(status) => status.grants,
         // Whole ids need no looking up.
-        Err(failure) if args.scope.is_none() => {
+        Err(failure) if withdrawal.scope.is_none() => {
             out.note(format!("warning: which grants are in force cannot be said: {failure}"));
             Vec::new()
         }
         Err(failure) => return Err(failure),
     };
-    let chosen = match &args.scope {
-        Some(scope) => known(&grants).below(scope)?,
-        None => known(&grants).named(&args.grants, &args.on)?,
-    };
+    let chosen = withdrawal.choose(&known(&grants), &args.grants)?;
     let taken: Vec<_> = grants.iter().filter(|g| chosen.iter().any(|(_, ids)| ids.contains(&g.id))).collect();
     out.line(format!("{} in force:", count(taken.len() as u64, "grant")));
     status::say_grants(out, taken.iter().copied());
-    if let Some(scope) = &args.scope {
+    if let Some(scope) = &withdrawal.scope {
         let above: Vec<_> = grants.iter().filter(|g| g.scope != *scope && g.scope.covers(scope)).collect();
         if !above.is_empty() {
             out.line(format!(
@@ -65,12 +98,7 @@ pub fn run(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failu
             status::say_grants(out, above.into_iter());
         }
     }
-    let commands: Vec<_> = chosen
-        .into_iter()
-        .map(|(scope, grants)| {
-            Action::Revoke(Revoke { scope, grants, reason: args.reason.clone(), case: args.case.clone() })
-        })
-        .collect();
+    let commands = withdrawal.commands(chosen);
     say_disabled(&session, &commands)?;
     if args.dry_run {
         out.document(&serde_json::json!({ "dry_run": true, "grants": taken }));
@@ -80,15 +108,7 @@ pub fn run(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failu
     out.line(
         "new calls are denied where no other grant holds; calls under way go on. Only new consent undoes it",
     );
-    let signers = session.signers_to_tighten(&args.keys)?;
-    let mut done = Vec::new();
-    for command in commands {
-        let signed = session.sign_tightening(command, &signers)?;
-        let answer = session.send_said(&signed)?;
-        done.push(session.prove_done(&signed, answer)?);
-    }
-    out.document(&serde_json::json!({ "commands": done }));
-    Ok(Exit::Ok)
+    withdrawal.carry_out(&session, commands)
 }
 
 /// Which agents no grant would cover any more. That a node cannot say it keeps nobody from revoking.
@@ -122,7 +142,7 @@ fn known(grants: &[GrantSummary]) -> Known<'_> {
 
 impl Known<'_> {
     /// All on `scope` and below it.
-    pub fn below(&self, scope: &Scope) -> Result<ByScope, Failure> {
+    fn below(&self, scope: &Scope) -> Result<ByScope, Failure> {
         let ids: Vec<_> = self.all.iter().filter(|(on, _)| scope.covers(on)).map(|(_, id)| *id).collect();
         if ids.is_empty() {
             let Self { noun, listed_by, .. } = self;
@@ -135,7 +155,7 @@ impl Known<'_> {
     }
 
     /// By their ids or by the beginnings that are listed; a whole id may be of one that has not come yet.
-    pub fn named(&self, ids: &[String], on: &Scope) -> Result<ByScope, Failure> {
+    fn named(&self, ids: &[String], on: &Scope) -> Result<ByScope, Failure> {
         let Self { noun, listed_by, .. } = self;
         let mut named: ByScope = Vec::new();
         for text in ids {
