@@ -24,6 +24,8 @@ pub(super) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const CLOCK_OFF_MAX_MS: i64 = 2_000;
 /// How long the news of a stop's account wait for others, to be told together.
 const NEWS_GATHERED: Duration = Duration::from_millis(10);
+/// How often they are told to a node that does not take them.
+const NEWS_TOLD: u32 = 4;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -106,7 +108,7 @@ impl Cluster {
         median_ms(heard.map(|(_, seen)| seen.offset_ms).collect())
     }
 
-    /// Tells every other node what is new of stops' accounts. What does not arrive leaves an instance bounded instead of
+    /// Tells every other node what is new of stops' accounts. What still does not arrive leaves an instance bounded instead of
     /// confirmed there, which is true as well.
     pub async fn tell_news(self: Arc<Self>, mut news: tokio::sync::mpsc::UnboundedReceiver<News>) {
         const AT_ONCE: usize = 256;
@@ -125,9 +127,13 @@ impl Cluster {
             let told = self.peers.others().into_iter().map(|id| {
                 let (peers, request) = (self.peers.clone(), request.clone());
                 async move {
-                    let told = peers.call(id, Kind::Accounts, request.to_vec(), EXCHANGE_TIMEOUT).await;
-                    if let Err(error) = told {
-                        tracing::debug!(%error, "a peer did not take the news of stops");
+                    // A connection that broke shows only with the next call. Told twice, news are the same.
+                    for _ in 0..NEWS_TOLD {
+                        match peers.call(id, Kind::Accounts, request.to_vec(), EXCHANGE_TIMEOUT).await {
+                            Ok(_) => return,
+                            Err(error) => tracing::debug!(%error, "a peer did not take the news of stops"),
+                        }
+                        tokio::time::sleep(EXCHANGE_EVERY).await;
                     }
                 }
             });
