@@ -187,8 +187,10 @@ fn s1_s5_s9_after_a_restore_everything_is_halted_and_a_guard_brings_the_stop_tha
     assert!(verified.stdout.contains("1 restore"), "{verified:?}");
     let history = world.run(&["authority", "history"]).exits(0);
     assert!(history.stdout.contains("restore: epoch 2 begins"), "{history:?}");
-    let again = world.backup("backup");
-    assert!(again["size"].as_u64().unwrap() > backed_up + 2, "a backup goes on across the restore: {again}");
+    // A stop is in force before the next checkpoint covers it, and a backup goes by checkpoints.
+    wait_until("a backup to go on across the restore, with the stop that the guard brought", || {
+        world.backup("backup")["size"].as_u64().unwrap() > backed_up + 2
+    });
 
     // S1: whoever lifts the halt says, signed, what is lost with it.
     let resume = ["resume", "support/agent", "--reason", "reviewed"];
