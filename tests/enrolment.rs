@@ -236,6 +236,12 @@ fn a_token_goes_into_a_file_of_its_own_or_nothing_is_enrolled() {
     assert!(world.guard(&world.client(token.trim()), "demo/a").check().is_ok());
     assert!(world.deployment.run(&enroll).exits(1).stderr.contains("left as it is"));
     assert_eq!(world.json(&["agent", "list"])["enrolments"].as_array().unwrap().len(), 1);
+    world.deployment.run(&["doctor", "demo/a", "--token-file", &path]).exits(0);
+    let without = world.deployment.run(&["doctor", "demo/a"]).exits(6);
+    assert!(without.stdout.contains("demo/a cannot run on this host"), "{without:?}");
+    assert!(
+        without.stdout.contains("no lease for demo/a: this deployment gives leases to enrolled agents only")
+    );
 
     // It survives the node.
     let mut world = world;

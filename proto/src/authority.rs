@@ -570,7 +570,7 @@ fn principal(mut fields: Fields) -> Result<Principal, DocumentError> {
 
 fn role(mut fields: Fields) -> Result<Role, DocumentError> {
     let name = fields.name("name")?;
-    let principals = fields.texts("principals", PRINCIPALS_MAX)?;
+    let principals = fields.names("principals", PRINCIPALS_MAX)?;
     let mut actions = Vec::new();
     for text in fields.texts("actions", ActionKind::ALL.len())? {
         let known = || ActionKind::for_roles().map(ActionKind::name).collect::<Vec<_>>().join(", ");

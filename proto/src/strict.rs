@@ -195,6 +195,14 @@ impl Fields {
         if is_name(&text) { Ok(text) } else { Err(self.wrong(key, "a name of a-z 0-9 . _ -")) }
     }
 
+    pub(crate) fn names(&mut self, key: &'static str, max: usize) -> Result<Vec<String>, DocumentError> {
+        let names = self.texts(key, max)?;
+        match names.iter().all(|name| is_name(name)) {
+            true => Ok(names),
+            false => Err(self.wrong(key, "a list of names of a-z 0-9 . _ -")),
+        }
+    }
+
     pub(crate) fn number(
         &mut self,
         key: &'static str,

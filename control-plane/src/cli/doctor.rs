@@ -33,6 +33,10 @@ const CERTIFICATE_DAYS: i64 = 30;
 pub struct DoctorArgs {
     /// An agent of this host: a lease is asked for it as its guard does, and verified
     agent: Option<Scope>,
+    /// Its token, as `tagout agent enroll` wrote it. Without this, as a guard does: TAGOUT_TOKEN, or the file that
+    /// TAGOUT_TOKEN_FILE names
+    #[arg(long, value_name = "FILE", requires = "agent")]
+    token_file: Option<PathBuf>,
     /// The folder in which its guard looks for stops
     #[arg(long, value_name = "DIR")]
     stop_folder: Option<PathBuf>,
@@ -48,6 +52,13 @@ struct Report<'a> {
     stop_folder: Option<&'a Path>,
     nodes: &'a [Node],
     problems: &'a [String],
+}
+
+/// Whose guard the doctor stands in for.
+#[derive(Clone, Copy)]
+struct Agent<'a> {
+    scope: &'a Scope,
+    token_file: Option<&'a Path>,
 }
 
 /// How one node looks from here.
@@ -88,7 +99,8 @@ pub fn run(out: &Out, globals: &Globals, args: DoctorArgs) -> Result<Exit, Failu
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime =
         runtime.map_err(|e| Failure::new(Exit::Failed, "runtime", format!("cannot start threads: {e}")))?;
-    let looked = urls.iter().map(|url| Node::look_at(url, &profile, &ca, args.agent.as_ref()));
+    let agent = args.agent.as_ref().map(|scope| Agent { scope, token_file: args.token_file.as_deref() });
+    let looked = urls.iter().map(|url| Node::look_at(url, &profile, &ca, agent));
     let nodes = runtime.block_on(join_all(looked));
 
     let folder = args.stop_folder.as_deref().map(|folder| readable(folder).map(|()| folder));
@@ -106,7 +118,7 @@ pub fn run(out: &Out, globals: &Globals, args: DoctorArgs) -> Result<Exit, Failu
         nodes: &nodes,
         problems: &problems,
     });
-    say(out, &nodes, stop_folder, verdict, &problems);
+    say(out, args.agent.as_ref(), &nodes, stop_folder, verdict, &problems);
     Ok(match verdict {
         Verdict::Denied => Exit::Unreachable,
         _ if problems.is_empty() => Exit::Ok,
@@ -114,7 +126,14 @@ pub fn run(out: &Out, globals: &Globals, args: DoctorArgs) -> Result<Exit, Failu
     })
 }
 
-fn say(out: &Out, nodes: &[Node], folder: Option<&Path>, verdict: Verdict, problems: &[String]) {
+fn say(
+    out: &Out,
+    agent: Option<&Scope>,
+    nodes: &[Node],
+    folder: Option<&Path>,
+    verdict: Verdict,
+    problems: &[String],
+) {
     let took = |what: &str, ms: Option<u64>| match ms {
         Some(ms) => out.ink(Ink::Green, format!("{what} {ms} ms")),
         None => out.ink(Ink::Red, format!("no {what}")),
@@ -149,8 +168,11 @@ fn say(out: &Out, nodes: &[Node], folder: Option<&Path>, verdict: Verdict, probl
             span(bounded_after_ms)
         ),
         Verdict::Denied => format!(
-            "{}: no node gives a lease, so that guards on it deny already, or will within the ttl of their last lease",
-            out.ink(Ink::Yellow, "No agent can run on this host")
+            "{}: no node gives a lease for the reasons above, so guards deny already, or will within the ttl of their last lease",
+            out.ink(Ink::Yellow, match agent {
+                Some(agent) => format!("{agent} cannot run on this host"),
+                None => "No agent can run on this host".into(),
+            })
         ),
     });
 }
@@ -168,7 +190,7 @@ impl Verdict {
 }
 
 impl Node {
-    async fn look_at(url: &str, profile: &Profile, ca: &str, agent: Option<&Scope>) -> Self {
+    async fn look_at(url: &str, profile: &Profile, ca: &str, agent: Option<Agent<'_>>) -> Self {
         let mut node = Self { url: url.into(), ..Self::default() };
         if let Err(problem) = node.look(profile, ca, agent).await {
             node.problems.push(problem);
@@ -177,7 +199,7 @@ impl Node {
     }
 
     /// An error is what keeps everything after it from being looked at.
-    async fn look(&mut self, profile: &Profile, ca: &str, agent: Option<&Scope>) -> Result<(), String> {
+    async fn look(&mut self, profile: &Profile, ca: &str, agent: Option<Agent<'_>>) -> Result<(), String> {
         let url = Url::parse(&self.url).map_err(|_| "that is no https://host:port address".to_owned())?;
         // As a guard: a certificate that has ended must not stop the fleet, and is told of.
         let tls = tls::client_config_to_tighten(ca).map_err(|e| chain(&e))?;
@@ -212,10 +234,10 @@ impl Node {
             },
             Some(agent) => match self.lease(profile, ca, agent).await {
                 Ok(took) => (self.ready, self.lease_ms) = (true, Some(took.as_millis() as u64)),
-                Err(why) => self.problems.push(format!("no lease for {agent}: {why}")),
+                Err(why) => self.problems.push(format!("no lease for {}: {why}", agent.scope)),
             },
         }
-        let scope = agent.map_or("*", Scope::as_str);
+        let scope = agent.map_or("*", |agent| agent.scope.as_str());
         match greeting(http.get(at(&format!("v1/events?scope={scope}")))).await {
             Ok(took) => self.push_ms = Some(took.as_millis() as u64),
             Err(why) => self.problems.push(format!("it pushes no stops: {why}")),
@@ -224,20 +246,22 @@ impl Node {
     }
 
     /// As a guard asks for it, with this node alone. That people have stopped the agent is an answer as well.
-    async fn lease(&self, profile: &Profile, ca: &str, agent: &Scope) -> Result<Duration, String> {
+    async fn lease(&self, profile: &Profile, ca: &str, agent: Agent<'_>) -> Result<Duration, String> {
         let genesis = serde_json::to_vec(&profile.chain.documents()[0]).expect("an envelope is plain data");
-        let client = tagout::Client::builder()
+        let mut client = tagout::Client::builder()
             .node(self.url.clone())
             .ca_pem(ca)
             .genesis_json(genesis)
             .pinned(profile.deployment().to_string())
             .instance(format!("doctor-{}", std::process::id()))
             .runtime(tokio::runtime::Handle::current());
+        if let Some(file) = agent.token_file {
+            client = client.token_file(file);
+        }
         let client = client.build().map_err(|e| chain(&e))?;
         let began = Instant::now();
-        let guard = client.guard(agent.as_str()).map_err(|e| e.to_string())?;
+        let guard = client.guard(agent.scope.as_str()).map_err(|e| e.to_string())?;
         match guard.ready(PATIENCE).await {
-            // By the token of the environment, as an agent that runs here: TAGOUT_TOKEN or TAGOUT_TOKEN_FILE.
             Ok(State { denied: Some(Reason::NotEnrolled { why }), .. }) => Err(why.to_string()),
             Ok(_) => Ok(began.elapsed()),
             Err(denied) => Err(match denied.reason {
