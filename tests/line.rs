@@ -41,7 +41,7 @@ fn s1_s2_a_new_user_cuts_one_of_three_agents_and_two_people_bring_it_back() {
     // Just after a call began, so that the stop meets it in the middle.
     let requests = dev.requests(AGENT_2);
     wait_until("agent 2 to begin a call", || dev.requests(AGENT_2) > requests);
-    let stop = dev.tagout(&["stop", AGENT_2, "--reason", "policy violation 4.1"]).exits(0);
+    let stop = dev.tagout(&["stop", AGENT_2, "--reason", "policy violation 4.1", "--wait"]).exits(0);
     let line = |start: &str| stop.line(start);
     let index: u64 = line("STOPPED demo/agent_2 (halt) at entry ").parse().expect("the entry's index");
     let lock: Digest = line("lock ").parse().expect("a lock id");

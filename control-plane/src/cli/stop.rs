@@ -82,8 +82,11 @@ pub struct LockArgs {
     /// Where --copies (a folder) or --print-curl (a file) writes [default: the command's name, such as stop.json]
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
+    /// Wait, and show it, until every instance has confirmed or run out of time (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
     /// Return once it is in the log, without waiting for what it reaches
-    #[arg(long)]
+    #[arg(long, overrides_with = "wait")]
     no_wait: bool,
 }
 

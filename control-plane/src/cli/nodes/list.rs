@@ -1,9 +1,9 @@
 //! `tagout node list`: how the nodes are, as one of them sees the others. No decision rests on it.
 
 use serde::Serialize;
-use tagout_proto::wire::{Cluster, ClusterNode, NodeRole};
+use tagout_proto::wire::{Cluster, ClusterNode, NodeNews, NodeRole};
 
-use super::quorum::{Quorum, majority};
+use super::quorum::majority;
 use super::short;
 use crate::cli::Globals;
 use crate::cli::failure::{Exit, Failure};
@@ -12,6 +12,9 @@ use crate::cli::session::Session;
 
 /// A clock that is further off makes its node sign no leases.
 const CLOCK_SHOWN_MS: i64 = 500;
+
+/// Nodes hear of each other every half second. The service itself waits longer before it holds one for dead.
+const SILENT_AFTER_MS: u64 = 1_500;
 
 #[derive(Serialize)]
 struct Listing<'a> {
@@ -28,7 +31,7 @@ struct Row<'a> {
     node: &'a ClusterNode,
     leads: bool,
     votes: bool,
-    /// Something was heard of it lately.
+    /// It was heard of in the last second and a half.
     reachable: bool,
     /// Entries that it lacks, of those that some node has.
     lag: Option<u64>,
@@ -42,8 +45,8 @@ pub fn run(out: &Out, globals: &Globals) -> Result<Exit, Failure> {
     let nodes: Vec<Row<'_>> = cluster.nodes.iter().map(row).collect();
     let table: Vec<_> = nodes.iter().map(|row| cells(&session, row)).collect();
     out.table(&table);
-    let (votes, quorum) = (cluster.voters.len(), Quorum::of(&cluster, &cluster.voters));
-    let (needed, answer) = (majority(votes), quorum.alive);
+    let votes = cluster.voters.len();
+    let (needed, answer) = (majority(votes), nodes.iter().filter(|row| row.votes && row.reachable).count());
     let lost = match cluster.leader {
         _ if answer < needed => out.ink(Ink::Red, "; that is no majority, and nothing can be committed"),
         None => out.ink(Ink::Yellow, "; none leads"),
@@ -60,9 +63,13 @@ fn row<'a>(cluster: &Cluster, node: &'a ClusterNode, newest: u64) -> Row<'a> {
         node,
         leads: cluster.leader == Some(node.id),
         votes: cluster.voters.contains(&node.id),
-        reachable: node.heard.is_some(),
+        reachable: node.heard.as_ref().is_some_and(answers),
         lag: node.heard.as_ref().map(|news| newest - news.log_size),
     }
+}
+
+fn answers(news: &NodeNews) -> bool {
+    news.ms_ago < SILENT_AFTER_MS
 }
 
 fn cells(session: &Session<'_>, row: &Row<'_>) -> Vec<String> {
@@ -85,7 +92,11 @@ fn cells(session: &Session<'_>, row: &Row<'_>) -> Vec<String> {
         cells.push(out.ink(Ink::Red, "silent"));
         return cells;
     };
-    let ready = if news.ready { out.ink(Ink::Green, "ready") } else { out.ink(Ink::Yellow, "not ready") };
+    let ready = match news.ready {
+        _ if !answers(news) => out.ink(Ink::Red, format!("silent for {}", span(news.ms_ago))),
+        true => out.ink(Ink::Green, "ready"),
+        false => out.ink(Ink::Yellow, "not ready"),
+    };
     let behind = match row.lag {
         None | Some(0) => count_entries(news.log_size),
         Some(lag) => format!("{} behind", count_entries(lag)),
