@@ -15,6 +15,7 @@ mod layers;
 mod leases;
 #[path = "../check/src/measured.rs"]
 mod measured;
+mod perf;
 mod process;
 mod profile;
 mod stops;

@@ -4,16 +4,15 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
 use bytes::Bytes;
 use tagout_control_plane::store::StoreKind;
 
 use crate::cluster::Cluster;
 use crate::http::Connection;
 use crate::leases::{self, Ask, Guard};
+use crate::perf::{Perf, Sample};
 
 #[derive(clap::Args, Clone)]
 pub struct ProfileArgs {
@@ -80,36 +79,15 @@ pub async fn run(folder: &Path, args: &ProfileArgs) -> anyhow::Result<String> {
         true => vec![cluster.process(leader)?.id()],
         false => cluster.process_ids(),
     };
-    let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
-    let data = folder.join("perf.data");
-    let mut perf = Command::new("perf")
-        .args(["record", "-q", "-F", "499", "-e", "cpu-clock", "--call-graph", "dwarf,16384", "-p"])
-        .arg(pids.join(","))
-        .arg("-o")
-        .arg(&data)
-        .args(["--", "sleep", &args.seconds.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot run perf: install linux-perf")?;
+    let mut perf = Perf::start(folder, &pids)?;
+    perf.on()?;
     let (began, cpu) = (Instant::now(), cluster.cpu()?);
     let done = load.run(&cluster, began + Duration::from_secs(args.seconds)).await?;
     let cpu = cluster.cpu()? - cpu;
     let per_second = done as f64 / began.elapsed().as_secs_f64();
-    let status = perf.wait()?;
+    perf.off()?;
+    let samples = perf.samples()?;
     drop(cluster);
-    if !status.success() {
-        bail!("perf record failed: {status}");
-    }
-    let script = Command::new("perf")
-        .args(["script", "--no-inline", "-F", "comm,ip,sym", "-i"])
-        .arg(&data)
-        .stderr(Stdio::null())
-        .output()?;
-    let samples = parse(&String::from_utf8_lossy(&script.stdout));
-    if samples.is_empty() {
-        bail!("perf took no samples");
-    }
     let head = format!(
         "{} node(s), {:?}, {} at once, {}: {per_second:.0} {} a second, {:.0} µs of CPU each, {} samples\n",
         args.nodes,
@@ -167,48 +145,6 @@ impl Load {
     }
 }
 
-struct Sample {
-    thread: String,
-    /// The innermost first.
-    frames: Vec<String>,
-}
-
-/// What `perf script -F comm,ip,sym` prints: a thread's name, then a line a frame, then an empty line.
-fn parse(script: &str) -> Vec<Sample> {
-    let mut samples = Vec::new();
-    for block in script.split("\n\n") {
-        let mut lines = block.lines().filter(|line| !line.trim().is_empty());
-        let Some(thread) = lines.next() else { continue };
-        let frames: Vec<_> = lines
-            .filter_map(|line| line.trim().split_once(' ').map(|(_, symbol)| tidy(symbol.trim())))
-            .collect();
-        if !frames.is_empty() {
-            samples.push(Sample { thread: thread.trim().into(), frames });
-        }
-    }
-    samples
-}
-
-/// A symbol without hashes, offsets and the longest generics.
-fn tidy(symbol: &str) -> String {
-    let symbol = symbol.split("+0x").next().unwrap_or(symbol);
-    let symbol = match symbol.rsplit_once("::h") {
-        Some((rest, hash)) if hash.len() == 16 => rest,
-        _ => symbol,
-    };
-    let mut tidy = String::new();
-    let mut depth = 0;
-    for c in symbol.chars() {
-        match c {
-            '<' if !tidy.is_empty() => depth += 1,
-            '>' if depth > 0 => depth -= 1,
-            _ if depth == 0 => tidy.push(c),
-            _ => {}
-        }
-    }
-    tidy.chars().take(110).collect()
-}
-
 fn part(sample: &Sample) -> &'static str {
     let named = |frame: &String| {
         PARTS.iter().find(|(_, marks)| marks.iter().any(|mark| frame.contains(mark))).map(|(part, _)| *part)
@@ -216,7 +152,7 @@ fn part(sample: &Sample) -> &'static str {
     sample.frames.iter().find_map(named).unwrap_or("everything else")
 }
 
-fn report(samples: &[Sample], least: f64) -> anyhow::Result<String> {
+pub fn report(samples: &[Sample], least: f64) -> anyhow::Result<String> {
     let mut text = String::new();
     let per_cent = |count: usize| count as f64 * 100.0 / samples.len() as f64;
     let mut ranked = |title: &str, of: &dyn Fn(&Sample) -> String| -> anyhow::Result<()> {

@@ -69,10 +69,14 @@ impl Trusted {
     fn accept_signed(&mut self, envelope: &Envelope, came: Came) -> Result<Vec<Scope>, PushRefused> {
         envelope.check_bounds()?;
         let bytes = envelope.document.as_bytes();
-        if let Ok(Placed { lost_from: Some(_), .. }) = parse_placing(bytes) {
-            return self.learn_pushed(envelope, came);
-        }
-        let command = Command::parse(bytes)?;
+        let command = match Command::parse(bytes) {
+            Ok(command) => command,
+            // A restore is no command.
+            Err(_) if matches!(parse_placing(bytes), Ok(Placed { lost_from: Some(_), .. })) => {
+                return self.learn_pushed(envelope, came);
+            }
+            Err(refused) => return Err(refused.into()),
+        };
         if command.deployment != *self.deployment() {
             return Err(PushRefused::OtherDeployment(command.deployment));
         }

@@ -13,7 +13,7 @@ use tagout::{Client, Reason};
 use tagout_control_plane::tls;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 
 use super::redis::Subscriber;
 use super::{Sender, TOPIC, now_us};
@@ -41,6 +41,9 @@ pub struct ListenersArgs {
     kind: Kind,
     #[arg(long)]
     count: usize,
+    /// Guards of one client
+    #[arg(long, default_value_t = 1)]
+    per_client: usize,
     #[arg(long, value_delimiter = ',')]
     addresses: Vec<SocketAddr>,
     /// Of the watchers' servers
@@ -79,12 +82,14 @@ pub fn run(args: &ListenersArgs) -> anyhow::Result<()> {
         let opening = Arc::new(Semaphore::new(OPENING_AT_ONCE));
         let tls = args.ca.as_ref().map(|ca| anyhow::Ok(tls::client_config(&std::fs::read_to_string(ca)?)?));
         let tls = tls.transpose()?.map(Arc::new);
+        let clients: Vec<Arc<OnceCell<Client>>> =
+            (0..args.count.div_ceil(args.per_client)).map(|_| Arc::default()).collect();
         for n in 0..args.count {
-            let (args, sender) = (args.clone(), sender.clone());
+            let (args, sender, client) = (args.clone(), sender.clone(), clients[n / args.per_client].clone());
             let (opening, tls) = (Arc::clone(&opening), tls.clone());
             tokio::spawn(async move {
                 let listened = match args.kind {
-                    Kind::Guards => guard(n, &args, &opening, &sender).await,
+                    Kind::Guards => guard(n, &args, &client, &opening, &sender).await,
                     Kind::Watchers => watcher(n, &args, tls.as_ref(), &opening, &sender).await,
                     Kind::Subscribers => subscriber(&args, &opening, &sender).await,
                 };
@@ -139,19 +144,28 @@ async fn all_open(
 
 type Told = mpsc::UnboundedSender<News>;
 
-/// A client of its own, whose guard asks for leases and listens for stops as in an application.
-async fn guard(n: usize, args: &ListenersArgs, opening: &Semaphore, told: &Told) -> anyhow::Result<()> {
+/// It asks for leases and listens for stops as in an application.
+async fn guard(
+    n: usize,
+    args: &ListenersArgs,
+    client: &OnceCell<Client>,
+    opening: &Semaphore,
+    told: &Told,
+) -> anyhow::Result<()> {
     let guard = {
         let _turn = opening.acquire().await?;
-        let profile = deployment::profile(args.profile.as_ref().context("guards need a profile")?)?;
-        let builder = Client::builder()
-            .pinned(profile.deployment)
-            .genesis_file(profile.genesis)
-            .ca_file(profile.ca)
-            .instance(format!("listener-{n}"))
-            .runtime(tokio::runtime::Handle::current());
-        let client = profile.nodes.into_iter().fold(builder, |builder, node| builder.node(node)).build()?;
-        let guard = client.guard(&format!("{TOPIC}/agent_{n}"))?;
+        let client = client.get_or_try_init(async || {
+            let profile = deployment::profile(args.profile.as_ref().context("guards need a profile")?)?;
+            let builder = Client::builder()
+                .pinned(profile.deployment)
+                .genesis_file(profile.genesis)
+                .ca_file(profile.ca)
+                .instance(format!("listener-{n}"))
+                .runtime(tokio::runtime::Handle::current());
+            let builder = profile.nodes.into_iter().fold(builder, |builder, node| builder.node(node));
+            anyhow::Ok(builder.build()?)
+        });
+        let guard = client.await?.guard(&format!("{TOPIC}/agent_{n}"))?;
         let _ = guard.wait_enabled().await?;
         guard
     };
@@ -210,10 +224,11 @@ pub struct Listeners {
 
 impl Listeners {
     /// Starts them; returns once all listen.
-    pub async fn start(folder: &Path, count: usize, to: &Sender) -> anyhow::Result<Self> {
+    pub async fn start(folder: &Path, count: usize, per_client: usize, to: &Sender) -> anyhow::Result<Self> {
         let addresses: Vec<_> = to.addresses().iter().map(SocketAddr::to_string).collect();
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["listeners", "--count", &count.to_string(), "--addresses", &addresses.join(",")]);
+        command.args(["--per-client", &per_client.to_string()]);
         command.arg("--kind").arg(match to.kind() {
             Kind::Guards => "guards",
             Kind::Watchers => "watchers",
@@ -248,6 +263,10 @@ impl Listeners {
     }
 
     pub fn resident_kib(&self) -> u64 {
-        self.child.id().map_or(0, crate::process::resident_kib)
+        crate::process::resident_kib(self.process_id())
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.child.id().unwrap_or(0)
     }
 }

@@ -1,11 +1,11 @@
 //! From one message to the last of its listeners: a signed stop and guards that deny, a put into etcd and watchers, a PUBLISH
-//! to Redis and subscribers. Each listener has a connection of its own, as processes have.
+//! to Redis and subscribers. Each listener has a connection of its own, as processes have; once more, guards share clients.
 
 pub mod listeners;
 mod redis;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
@@ -19,6 +19,8 @@ use crate::deployment;
 use crate::etcd;
 use crate::figures::{Table, median, percentile};
 use crate::http::Connection;
+use crate::perf::Perf;
+use crate::profile::report;
 
 #[derive(clap::Args, Clone)]
 pub struct FanoutArgs {
@@ -36,6 +38,10 @@ pub struct FanoutArgs {
     /// Only ours
     #[arg(long)]
     pub alone: bool,
+    /// Write where the time of nodes and guards goes while a stop is on its way to them (takes linux-perf); that of guards
+    /// which share a client goes into FILE.100.txt
+    #[arg(long, value_name = "FILE", requires = "alone")]
+    pub profile: Option<PathBuf>,
 }
 
 /// What is stopped, watched and subscribed to.
@@ -48,6 +54,20 @@ pub enum Sender {
     Etcd(Cluster, Connection),
     Redis(Redis),
 }
+
+struct Side {
+    name: &'static str,
+    server: &'static str,
+    /// Guards of one client, as in a process that runs many agents; other listeners have a connection each.
+    per_client: usize,
+}
+
+const SIDES: [Side; 4] = [
+    Side { name: "tagout", server: "tagout", per_client: 1 },
+    Side { name: "tagout, 100 guards a client", server: "tagout", per_client: 100 },
+    Side { name: "etcd", server: "etcd", per_client: 1 },
+    Side { name: "Redis", server: "Redis", per_client: 1 },
+];
 
 /// What one side did.
 struct Measured {
@@ -63,7 +83,7 @@ struct Measured {
 
 pub async fn run(folder: &Path, args: &FanoutArgs) -> anyhow::Result<Table> {
     let most = args.listeners.iter().copied().max().unwrap_or(0);
-    raise_open_files(most as u64 * 2 + 4096)?;
+    raise_open_files(most as u64 + 4096)?;
     let columns = [
         "listeners",
         "side",
@@ -79,36 +99,39 @@ pub async fn run(folder: &Path, args: &FanoutArgs) -> anyhow::Result<Table> {
     ];
     let mut table = Table::new("from the sending of one message to its listeners", &columns);
     for &count in &args.listeners {
-        let sides = if args.alone { vec!["tagout"] } else { vec!["tagout", "etcd", "Redis"] };
         let mut measured = Vec::new();
-        for &side in &sides {
-            let folder = folder.join(format!("{count}-{side}"));
-            let sender = Sender::start(side, &folder, args.store).await?;
-            let found = measure(sender, &folder, count, args);
-            measured.push(found.await.with_context(|| format!("{side}, {count} listeners"))?);
+        for side in SIDES.iter().filter(|side| side.server == "tagout" || !args.alone) {
+            let folder = folder.join(format!("{count}-{}-{}", side.server, side.per_client));
+            let sender = Sender::start(side.server, &folder, args.store).await?;
+            let found = measure(sender, &folder, count, side.per_client, args);
+            measured.push((side, found.await.with_context(|| format!("{}, {count} listeners", side.name))?));
         }
-        for (side, of) in sides.iter().zip(&measured) {
-            let beside = |n: usize| {
-                measured
-                    .get(n)
-                    .map_or("-".into(), |o| format!("{:.2}", of.last.as_secs_f64() / o.last.as_secs_f64()))
+        for (side, of) in &measured {
+            let beside = |server: &str| {
+                let other = measured.iter().find(|(side, _)| side.server == server);
+                other.map_or("-".into(), |(_, other)| {
+                    format!("{:.2}", of.last.as_secs_f64() / other.last.as_secs_f64())
+                })
             };
             let ms = |d: Duration| format!("{:.1}", d.as_secs_f64() * 1e3);
             table.row([
                 count.to_string(),
-                (*side).into(),
+                side.name.into(),
                 ms(of.p50),
                 ms(of.p99),
                 ms(of.last),
-                beside(1),
-                beside(2),
+                beside("etcd"),
+                beside("Redis"),
                 format!("{:.1}", of.server_kib),
                 format!("{:.0}", of.message_us),
                 format!("{:.0}", of.idle_us),
                 format!("{:.1}", of.listener_kib),
             ]);
             if of.lapses > 0 {
-                table.note(format!("{side}, {count} listeners: {} guards lapsed meanwhile.", of.lapses));
+                table.note(format!(
+                    "{}, {count} listeners: {} guards lapsed meanwhile.",
+                    side.name, of.lapses
+                ));
             }
         }
     }
@@ -116,7 +139,8 @@ pub async fn run(folder: &Path, args: &FanoutArgs) -> anyhow::Result<Table> {
         "Medians over {} messages of {VALUE_BYTES} bytes. Ours is a stop that was signed before, verified, durable on a \
          quorum of {NODES} nodes ({:?}) and denied by guards that renew their leases meanwhile; etcd's a put that is \
          durable on {NODES} members, watched over TLS; Redis keeps nothing, is one process and speaks in the clear. All \
-         listeners are in one other process, each with a connection of its own. × compares the last.",
+         listeners are in one other process, each with a connection of its own, but for the guards that share a client. × \
+         compares the last.",
         args.rounds, args.store
     ));
     table.note("Aims at 10,000: last ≤ 0.7 × etcd and ≤ 1.2 × Redis; ≤ 20 KiB a guard.");
@@ -127,10 +151,11 @@ async fn measure(
     mut sender: Sender,
     folder: &Path,
     count: usize,
+    per_client: usize,
     args: &FanoutArgs,
 ) -> anyhow::Result<Measured> {
     let before_kib = sender.resident_kib();
-    let mut listeners = Listeners::start(folder, count, &sender).await?;
+    let mut listeners = Listeners::start(folder, count, per_client, &sender).await?;
     let server_kib = (sender.resident_kib().saturating_sub(before_kib)) as f64 / count as f64;
     let own_kib = listeners.resident_kib() as f64 / count as f64;
 
@@ -140,12 +165,18 @@ async fn measure(
 
     let (mut of_p50, mut of_p99, mut of_last) = (Vec::new(), Vec::new(), Vec::new());
     let (mut spent, mut lapses) = (Duration::ZERO, 0);
+    let mut perf = match &args.profile {
+        Some(_) => Some(Perf::start(folder, &[sender.process_ids(), vec![listeners.process_id()]].concat())?),
+        None => None,
+    };
     for round in 0..args.rounds {
         // Not at the same point between two renewals each time.
         tokio::time::sleep(Duration::from_millis(200 + 37 * (round as u64 % 10))).await;
         let cpu = sender.cpu()?;
+        perf.as_mut().map_or(Ok(()), Perf::on)?;
         let (sent_us, message) = sender.send().await?;
         let heard = listeners.heard().await?;
+        perf.as_mut().map_or(Ok(()), Perf::off)?;
         spent += sender.cpu()?.saturating_sub(cpu);
         if heard.at_us.len() != count {
             bail!("{} of {count} listeners heard of message {round}", heard.at_us.len());
@@ -158,6 +189,20 @@ async fn measure(
         of_last.push(percentile(&mut after, 100.0).as_secs_f64());
         sender.take_back(message).await?;
         listeners.ready().await?;
+    }
+    if let (Some(perf), Some(out)) = (perf, &args.profile) {
+        let (guards, nodes): (Vec<_>, Vec<_>) =
+            perf.samples()?.into_iter().partition(|sample| sample.pid == listeners.process_id());
+        let text = format!(
+            "{} stops to {count} guards\n\nnodes: {} samples\n{}\nguards: {} samples\n{}",
+            args.rounds,
+            nodes.len(),
+            report(&nodes, 1.0)?,
+            guards.len(),
+            report(&guards, 1.0)?
+        );
+        let out = if per_client == 1 { out.clone() } else { out.with_extension(format!("{per_client}.txt")) };
+        std::fs::write(&out, text).with_context(|| format!("cannot write {}", out.display()))?;
     }
     let of = |mut samples: Vec<f64>| Duration::from_secs_f64(median(&mut samples));
     Ok(Measured {
@@ -246,6 +291,13 @@ impl Sender {
         match self {
             Self::Tagout(cluster, _) | Self::Etcd(cluster, _) => cluster.resident_kib(),
             Self::Redis(redis) => redis.process.resident_kib(),
+        }
+    }
+
+    fn process_ids(&self) -> Vec<u32> {
+        match self {
+            Self::Tagout(cluster, _) | Self::Etcd(cluster, _) => cluster.process_ids(),
+            Self::Redis(redis) => vec![redis.process.id()],
         }
     }
 
