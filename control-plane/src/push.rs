@@ -18,6 +18,8 @@ pub const SCOPES_MAX: usize = 64;
 /// A stop's confirmations are spread over so much for each of them. One takes about a tenth of it, here and in the guard:
 /// the pushes go first.
 const CONFIRMATION_US: u64 = 1_000;
+/// Renewals after something was given are spread likewise.
+const RENEWAL_US: u64 = 500;
 /// Open subscriptions.
 pub const SUBSCRIBERS_MAX: usize = 20_000;
 
@@ -91,9 +93,11 @@ impl Hub {
     }
 
     pub fn push_renew(&self, scope: &Scope, renew: Renew) {
-        change(&self.touched(scope), |waiting| {
+        let touched = self.touched(scope);
+        let within_ms = RENEWAL_US * touched.len() as u64 / 1_000;
+        change(&touched, |waiting| {
             let deny = renew.deny || waiting.renew.is_some_and(|r| r.deny);
-            waiting.renew = Some(Renew { deny, ..renew });
+            waiting.renew = Some(Renew { deny, within_ms, ..renew });
         });
     }
 
@@ -128,7 +132,8 @@ impl Waiting {
         if self.stops.len() < QUEUE_MAX {
             self.stops.push_back(text.clone());
         } else {
-            self.renew = Some(Renew { log_size: event.index.map_or(0, |index| index + 1), deny: true });
+            self.renew =
+                Some(Renew { log_size: event.index.map_or(0, |index| index + 1), deny: true, within_ms: 0 });
         }
     }
 }
@@ -218,13 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn the_confirmations_of_many_are_spread() {
+    fn the_confirmations_and_the_renewals_of_many_are_spread() {
         let hub = Arc::new(Hub::default());
         let all: Vec<_> =
             (0..1_000).map(|n| hub.subscribe(vec![scope(&format!("a/b_{n}"))]).unwrap()).collect();
         hub.push_stop(&scope("a"), &event(0));
         let Some(Event::Stop(text)) = all[7].next().now_or_never() else { panic!("it is pushed") };
         assert_eq!(serde_json::from_str::<StopEvent>(&text).unwrap().confirm_within_ms, 1_000);
+        hub.push_renew(&scope("a"), Renew { log_size: 1, deny: false, within_ms: 0 });
+        let Some(Event::Renew(renew)) = all[7].next().now_or_never() else { panic!("it is pushed") };
+        assert_eq!(renew.within_ms, 500);
     }
 
     #[test]
@@ -234,11 +242,11 @@ mod tests {
         for index in 0..QUEUE_MAX as u64 + 3 {
             hub.push_stop(&scope("a"), &event(index));
         }
-        hub.push_renew(&scope("a"), Renew { log_size: 99, deny: false });
-        assert_eq!(drain(&slow), (QUEUE_MAX, Some(Renew { log_size: 99, deny: true })));
-        hub.push_renew(&scope("a"), Renew { log_size: 100, deny: false });
-        hub.push_renew(&scope("a"), Renew { log_size: 101, deny: false });
-        assert_eq!(drain(&slow), (0, Some(Renew { log_size: 101, deny: false })));
+        hub.push_renew(&scope("a"), Renew { log_size: 99, deny: false, within_ms: 0 });
+        assert_eq!(drain(&slow), (QUEUE_MAX, Some(Renew { log_size: 99, deny: true, within_ms: 0 })));
+        hub.push_renew(&scope("a"), Renew { log_size: 100, deny: false, within_ms: 0 });
+        hub.push_renew(&scope("a"), Renew { log_size: 101, deny: false, within_ms: 0 });
+        assert_eq!(drain(&slow), (0, Some(Renew { log_size: 101, deny: false, within_ms: 0 })));
     }
 
     #[test]
@@ -250,6 +258,6 @@ mod tests {
         for _ in 0..QUEUE_MAX + 1 {
             late.offer(&StopEvent { index: None, ..event(0) });
         }
-        assert_eq!(drain(&late), (QUEUE_MAX, Some(Renew { log_size: 0, deny: true })));
+        assert_eq!(drain(&late), (QUEUE_MAX, Some(Renew { log_size: 0, deny: true, within_ms: 0 })));
     }
 }

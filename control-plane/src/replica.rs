@@ -96,7 +96,7 @@ impl Replica {
 
     fn publish(&self, proposal: &Proposal, effect: &Effect, ledger: &Ledger) {
         let log_size = ledger.size();
-        let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny });
+        let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny, within_ms: 0 });
         let push = |scope| {
             let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
             self.hub.push_stop(

@@ -289,6 +289,10 @@ pub struct Renew {
     pub log_size: u64,
     /// Deny until a lease made after this has come.
     pub deny: bool,
+    /// Those whom it is pushed ask for a lease at random moments within so long, so that a fleet that is given back at once
+    /// does not come at once.
+    #[serde(default)]
+    pub within_ms: u64,
 }
 
 /// The document of an `outcome` entry. Step ⑨ of a stop.

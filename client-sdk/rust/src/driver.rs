@@ -477,15 +477,17 @@ impl Driver {
 
     fn pushed(&mut self, push: Push, now: Now) {
         match push {
-            Push::Hello(Renew { log_size, deny }) => {
+            Push::Hello(Renew { log_size, deny, .. }) => {
                 // What was pushed while nobody listened is in the log by now.
                 self.heard_size = log_size;
                 if deny {
                     self.require_newer(Reason::StopsMissed, now);
                 }
             }
-            Push::Renew(Renew { deny, .. }) => {
-                self.renew = true;
+            Push::Renew(Renew { deny, within_ms, .. }) => {
+                let within = Duration::from_millis(within_ms.min(RENEW_WITHIN_MAX_MS));
+                let at_ns = now.boot_ns + nanos(jitter(Duration::ZERO..=within));
+                self.round_at_ns = self.round_at_ns.min(at_ns);
                 if deny {
                     self.require_newer(Reason::StopsMissed, now);
                 }
@@ -503,7 +505,9 @@ impl Driver {
         };
         // Without an entry it is pending: no log has it yet.
         let (document, entry) = (event.stop.digest(), event.index);
-        self.confirm_within = Duration::from_millis(event.confirm_within_ms.min(CONFIRM_WITHIN_MAX_MS));
+        // The node counts on one confirmation from each that listens.
+        let confirm_within_ms = event.confirm_within_ms.saturating_mul(covered.len() as u64);
+        self.confirm_within = Duration::from_millis(confirm_within_ms.min(CONFIRM_WITHIN_MAX_MS));
         tracing::warn!(target: "tagout", agents = covered.len(), %document, entry, by = "push", "stop received");
         self.settle_these(&covered, now);
     }

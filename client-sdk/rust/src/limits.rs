@@ -27,6 +27,9 @@ pub const TRUST_CHAIN_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How long it may take, whatever the ttl: it is long, and comes once in a while.
 pub const TRUST_CHAIN_TIMEOUT_MS: u64 = 10_000;
 
+/// How long a request for a lease goes on that nobody waits for any more.
+pub const LEASE_TIMEOUT_MS: u64 = 10_000;
+
 /// Signed documents that one lease request carries to a node that does not know them.
 pub const DOCUMENTS_PER_REQUEST_MAX: usize = 16;
 pub const RESPONSE_MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -71,8 +74,9 @@ pub const STUCK_MS: u64 = 3_000;
 /// The wall clock and the boot clock may drift apart by so much between two looks.
 pub const CLOCK_JUMP_MS: u64 = 1_000;
 
-/// A node may ask for confirmations to be spread over so long, and no longer.
-pub const CONFIRM_WITHIN_MAX_MS: u64 = 2_000;
+/// A node may ask for confirmations and renewals to be spread over so long, and no longer.
+pub const CONFIRM_WITHIN_MAX_MS: u64 = 5_000;
+pub const RENEW_WITHIN_MAX_MS: u64 = 5_000;
 pub const CONFIRM_ATTEMPTS_MAX: u32 = 5;
 pub const CONFIRM_TIMEOUT_MS: u64 = 3_000;
 /// Confirmations under way at once; a stop of the fleet has one for every agent.

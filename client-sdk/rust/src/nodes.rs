@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,7 +17,8 @@ use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::token::Token;
 use tagout_proto::wire::{Confirmation, Problem, TrustChain};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::limits::*;
@@ -28,7 +30,10 @@ pub(crate) struct Nodes {
     tls: ClientConfig,
     /// `Bearer` and the token, for what is said in an agent's name.
     authorization: Option<HeaderValue>,
-    http: Mutex<reqwest::Client>,
+    /// For each node, the client whose connection answered last, or a new one.
+    http: Arc<Mutex<Vec<reqwest::Client>>>,
+    /// Requests for leases, also those that nobody waits for any more.
+    asked: Mutex<JoinSet<()>>,
     /// The node whose turn it is, counted on and on.
     turn: watch::Sender<usize>,
     /// The node that was left last because nothing good comes from it: whoever listens there leaves too.
@@ -107,7 +112,7 @@ impl Nodes {
             None => {}
         }
         let tls = tls::client_config(roots).map_err(NodesError::Tls)?;
-        let http = connect(&tls).map_err(NodesError::Http)?;
+        let http = vec![connect(&tls).map_err(NodesError::Http)?; urls.len()];
         // A fleet that starts at once shall not meet at the first node of everybody's list.
         let first = getrandom::u32().map_or(0, |random| random as usize % urls.len());
         let (turn, left) = (watch::Sender::new(first), watch::Sender::new(None));
@@ -117,7 +122,8 @@ impl Nodes {
             value.set_sensitive(true);
             value
         });
-        Ok(Self { urls, tls, authorization, http: Mutex::new(http), turn, left })
+        let http = Arc::new(Mutex::new(http));
+        Ok(Self { urls, tls, authorization, http, asked: Mutex::default(), turn, left })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -131,11 +137,11 @@ impl Nodes {
         if left != Left::Unable {
             self.left.send_replace(Some(node));
         }
-        // A connection that fails silently must not be used again; one that brought an answer may.
+        // A connection that fails silently must not be used again, unless its answer was only late.
         if left == Left::Silent
             && let Ok(http) = connect(&self.tls)
         {
-            *self.http.lock() = http;
+            self.http.lock()[node] = http;
         }
     }
 
@@ -149,8 +155,12 @@ impl Nodes {
         self.left.subscribe()
     }
 
-    fn node(&self, offset: usize) -> &str {
-        &self.urls[self.at(offset)]
+    fn node(&self, offset: usize) -> (&str, reqwest::Client) {
+        self.numbered(self.at(offset))
+    }
+
+    fn numbered(&self, node: usize) -> (&str, reqwest::Client) {
+        (&self.urls[node], self.http.lock()[node].clone())
     }
 
     fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
@@ -161,22 +171,41 @@ impl Nodes {
     }
 
     /// `POST /v1/leases` at the node whose turn it is.
+    ///
+    /// A request that is given up goes on by itself: its connection serves the next one, if it answers at all. Otherwise a fleet
+    /// that is answered late would make all its connections anew, which takes more of everybody than any answer.
     pub(crate) async fn lease(
         &self,
         request: &LeaseRequest,
         within: Duration,
     ) -> Result<LeaseResponse, NodeError> {
-        let node = self.node(0);
-        let http = self.http.lock().clone();
-        let request = self.authorized(http.post(format!("{node}/v1/leases"))).json(request).timeout(within);
-        let response = accepted(node, request.send().await).await?;
-        body(node, response, RESPONSE_MAX_BYTES).await
+        let number = self.at(0);
+        let (node, http) = self.numbered(number);
+        let request = self.authorized(http.post(format!("{node}/v1/leases"))).json(request);
+        let request = request.timeout(Duration::from_millis(LEASE_TIMEOUT_MS));
+        let (answered, answer) = oneshot::channel();
+        {
+            let mut asked = self.asked.lock();
+            while asked.try_join_next().is_some() {}
+            let clients = Arc::clone(&self.http);
+            asked.spawn(async move {
+                let response = request.send().await;
+                if response.is_ok() {
+                    clients.lock()[number] = http;
+                }
+                drop(answered.send(response));
+            });
+        }
+        let answer = async {
+            let response = answer.await.map_err(|_gone| NodeError::late(node))?;
+            body(node, accepted(node, response).await?, RESPONSE_MAX_BYTES).await
+        };
+        timeout(within, answer).await.unwrap_or_else(|_elapsed| Err(NodeError::late(node)))
     }
 
     /// `GET /v1/authority` at the node whose turn it is. It may be long, but it has to begin `within` that time.
     pub(crate) async fn trust_chain(&self, within: Duration) -> Result<TrustChain, NodeError> {
-        let node = self.node(0);
-        let http = self.http.lock().clone();
+        let (node, http) = self.node(0);
         let request = http.get(format!("{node}/v1/authority"));
         let request = request.timeout(Duration::from_millis(TRUST_CHAIN_TIMEOUT_MS));
         let response = timeout(within, request.send()).await.map_err(|_elapsed| NodeError::late(node))?;
@@ -186,8 +215,7 @@ impl Nodes {
 
     /// `POST /v1/confirmations`, at another node with every attempt.
     pub(crate) async fn confirm(&self, confirmation: &Confirmation, attempt: u32) -> Result<(), NodeError> {
-        let node = self.node(attempt as usize);
-        let http = self.http.lock().clone();
+        let (node, http) = self.node(attempt as usize);
         let request = self.authorized(http.post(format!("{node}/v1/confirmations"))).json(confirmation);
         let request = request.timeout(Duration::from_millis(CONFIRM_TIMEOUT_MS));
         accepted(node, request.send().await).await.map(drop)
@@ -195,8 +223,7 @@ impl Nodes {
 
     /// `POST /v1/trips`, at another node with every attempt. What was taken before is taken, also if it has ended since.
     pub(crate) async fn trip(&self, document: &str, attempt: u32) -> Result<(), NodeError> {
-        let node = self.node(attempt as usize);
-        let http = self.http.lock().clone();
+        let (node, http) = self.node(attempt as usize);
         let request = self.authorized(http.post(format!("{node}/v1/trips"))).body(document.to_owned());
         let request = request.header(header::CONTENT_TYPE, "application/json");
         let response = request.timeout(Duration::from_millis(TRIP_TIMEOUT_MS)).send().await;
@@ -213,8 +240,7 @@ impl Nodes {
         instance: &str,
         node: usize,
     ) -> Result<Response, NodeError> {
-        let node = self.urls[node].as_str();
-        let http = self.http.lock().clone();
+        let (node, http) = self.numbered(node);
         // A scope's characters mean themselves in a query (RFC 3986, 3.4), the comma and the star too.
         let scopes = scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(",");
         let mut url =

@@ -49,7 +49,7 @@ pub async fn events(
     let listening = filter.instance.map(|instance| api.service.instances.listen(instance));
     // Subscribed before both of these are read: a stop in between is in the queue as well, which does no harm.
     api.service.pending.touching(&scopes).iter().for_each(|stop| subscription.offer(&stop.event()));
-    let hello = Renew { log_size: api.service.replica.ledger().size(), deny: false };
+    let hello = Renew { log_size: api.service.replica.ledger().size(), deny: false, within_ms: 0 };
     let stream = futures_util::stream::unfold(
         (subscription, listening, Some(hello)),
         |(subscription, listening, hello)| async move {

@@ -144,7 +144,7 @@ fn other_bodies() {
         }),
         text(&|| serde_json::to_string(&StopEvent { stop: stop.clone(), index: Some(2), time_ms: T0, confirm_within_ms: 0 }).unwrap()),
         text(&|| serde_json::to_string(&StopEvent { stop: stop.clone(), index: None, time_ms: T0, confirm_within_ms: 0 }).unwrap()),
-        text(&|| serde_json::to_string(&Renew { log_size: 3, deny: true }).unwrap()),
+        text(&|| serde_json::to_string(&Renew { log_size: 3, deny: true, within_ms: 0 }).unwrap()),
         json!({"tagout": 1, "outcome": lock, "node": "demo/node-1", "bounded_after_ms": 1, "calls_bounded_after_ms": null,
                "confirmed": 1, "bounded": 0, "slowest_ms": 4, "calls_cut": 5, "instances": [reach]})
         .to_string(),

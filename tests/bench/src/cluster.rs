@@ -51,10 +51,22 @@ impl Cluster {
         store: StoreKind,
         build: Option<&Path>,
     ) -> anyhow::Result<Self> {
+        Self::tagout_of(folder, name, nodes, store, build, TTL_S).await
+    }
+
+    /// The same, whose leases live so many seconds.
+    pub async fn tagout_of(
+        folder: &Path,
+        name: &str,
+        nodes: usize,
+        store: StoreKind,
+        build: Option<&Path>,
+        ttl_s: u64,
+    ) -> anyhow::Result<Self> {
         let folder = folder.join(name.replace(' ', "-"));
         let address = |_| Ok((free_address()?, free_address()?));
         let addresses = (0..nodes).map(address).collect::<anyhow::Result<Vec<_>>>()?;
-        let deployment = Deployment::make(&folder, store, &addresses)?;
+        let deployment = Deployment::make(&folder, store, &addresses, ttl_s)?;
         let program = build.map_or_else(deployment::tagout, Path::to_owned);
         let node = |(n, &(address, _)): (usize, &(SocketAddr, SocketAddr))| Node {
             address,
@@ -223,6 +235,9 @@ impl Cluster {
         self.nodes.iter().filter_map(|node| node.process.as_ref()).map(Process::id).collect()
     }
 }
+
+/// How long leases live where a benchmark does not say.
+pub const TTL_S: u64 = 10;
 
 /// The length of a stop's document, as `Deployment::stop` makes them.
 pub const VALUE_BYTES: usize = 330;

@@ -34,7 +34,12 @@ pub struct Deployment {
 
 impl Deployment {
     /// Makes one in `folder`, whose nodes listen at these addresses, for clients and for one another.
-    pub fn make(folder: &Path, store: StoreKind, nodes: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<Self> {
+    pub fn make(
+        folder: &Path,
+        store: StoreKind,
+        nodes: &[(SocketAddr, SocketAddr)],
+        ttl_s: u64,
+    ) -> anyhow::Result<Self> {
         let keys = folder.join("keys");
         std::fs::create_dir_all(&keys)?;
         let key = |name: &str| -> anyhow::Result<Signer> {
@@ -59,7 +64,7 @@ impl Deployment {
                 &format!("bob={}", public("bob")),
             ])
             .args(["--root-key", &public("root"), "--sign-root", &keys.join("root").display().to_string()])
-            .args(["--nodes", &nodes.join(",")])
+            .args(["--nodes", &nodes.join(","), "--ttl", &format!("{ttl_s}s")])
             .output()
             .context("cannot run the tagout command")?;
         if !made.status.success() {

@@ -372,7 +372,7 @@ async fn a_greeting_that_tells_of_a_longer_log_renews() {
     // Committed while nobody listened; the greeting of the next stream tells.
     let lock = node.stop(AGENT, LockKind::Halt, false);
     let log_size = node.shared.world.lock().ledger.size();
-    node.push("hello", &Renew { log_size, deny: false });
+    node.push("hello", &Renew { log_size, deny: false, within_ms: 0 });
     until(&guard, |state| stopped_by(state, lock)).await;
 }
 

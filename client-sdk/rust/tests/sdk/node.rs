@@ -138,7 +138,7 @@ impl Node {
 
     pub(crate) fn renew(&self, deny: bool) {
         let log_size = self.shared.world.lock().ledger.size();
-        self.push("renew", &Renew { log_size, deny });
+        self.push("renew", &Renew { log_size, deny, within_ms: 0 });
     }
 
     pub(crate) fn release(&self, scope: &str, lock: Digest) {
@@ -247,7 +247,7 @@ async fn events(State(node): State<Arc<Shared>>, uri: axum::http::Uri) -> Respon
     }
     let listener = node.events.subscribe();
     node.scopes.send_replace(uri.query().unwrap_or_default().to_owned());
-    let hello = Renew { log_size: node.world.lock().ledger.size(), deny: false };
+    let hello = Renew { log_size: node.world.lock().ledger.size(), deny: false, within_ms: 0 };
     node.streams.send_modify(|streams| *streams += 1);
     Sse::new(stream_of(hello, listener, node.dark.subscribe())).into_response()
 }

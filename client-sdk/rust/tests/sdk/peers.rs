@@ -175,7 +175,7 @@ fn hanging_up(shared: &Arc<Shared>, router: Router) -> Router {
     let shared = Arc::clone(shared);
     let events = get(async move || {
         shared.streams.send_modify(|streams| *streams += 1);
-        let renew = serde_json::to_string(&Renew { log_size: 0, deny: false }).unwrap();
+        let renew = serde_json::to_string(&Renew { log_size: 0, deny: false, within_ms: 0 }).unwrap();
         Sse::new(stream::iter([Ok::<_, Infallible>(Event::default().event("renew").data(renew))]))
     });
     let closed = map_response(async |mut response: Response| {

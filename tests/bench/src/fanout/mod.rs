@@ -14,7 +14,7 @@ use tagout_control_plane::store::StoreKind;
 
 use self::listeners::{Kind, Listeners};
 use self::redis::Redis;
-use crate::cluster::{Cluster, VALUE_BYTES};
+use crate::cluster::{Cluster, TTL_S, VALUE_BYTES};
 use crate::deployment;
 use crate::etcd;
 use crate::figures::{Table, median, percentile};
@@ -35,6 +35,10 @@ pub struct FanoutArgs {
     pub idle_seconds: f64,
     #[arg(long, value_enum, default_value = "sled")]
     pub store: StoreKind,
+    /// How many seconds leases live [default: 10 for up to 1,000 listeners, 60 for more: the guards of one machine would take
+    /// all of it for their renewals]
+    #[arg(long, value_name = "N")]
+    pub ttl: Option<u64>,
     /// Only ours
     #[arg(long)]
     pub alone: bool,
@@ -99,13 +103,15 @@ pub async fn run(folder: &Path, args: &FanoutArgs) -> anyhow::Result<Table> {
     ];
     let mut table = Table::new("from the sending of one message to its listeners", &columns);
     for &count in &args.listeners {
+        let ttl_s = args.ttl.unwrap_or(if count > 1_000 { 60 } else { TTL_S });
         let mut measured = Vec::new();
         for side in SIDES.iter().filter(|side| side.server == "tagout" || !args.alone) {
             let folder = folder.join(format!("{count}-{}-{}", side.server, side.per_client));
-            let sender = Sender::start(side.server, &folder, args.store).await?;
+            let sender = Sender::start(side.server, &folder, args.store, ttl_s).await?;
             let found = measure(sender, &folder, count, side.per_client, args);
             measured.push((side, found.await.with_context(|| format!("{}, {count} listeners", side.name))?));
         }
+        table.note(format!("{count} listeners: guards' leases live {ttl_s} s."));
         for (side, of) in &measured {
             let beside = |server: &str| {
                 let other = measured.iter().find(|(side, _)| side.server == server);
@@ -218,11 +224,11 @@ async fn measure(
 }
 
 impl Sender {
-    async fn start(side: &str, folder: &Path, store: StoreKind) -> anyhow::Result<Self> {
+    async fn start(side: &str, folder: &Path, store: StoreKind, ttl_s: u64) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         Ok(match side {
             "tagout" => {
-                let cluster = Cluster::tagout(folder, side, NODES, store, None).await?;
+                let cluster = Cluster::tagout_of(folder, side, NODES, store, None, ttl_s).await?;
                 let connection = cluster.connect(cluster.leader().await?).await?;
                 cluster.deployment()?.grant(&connection, TOPIC, tagout_proto::rule::Terms::default()).await?;
                 Self::Tagout(cluster, connection)
