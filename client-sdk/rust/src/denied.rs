@@ -120,6 +120,49 @@ impl Reason {
         }
     }
 
+    /// The kind of reason as one word, for programs in other languages and for metrics. It does not change.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotReady { .. } => "not_ready",
+            Self::Lapsed { .. } => "lapsed",
+            Self::Stopped(_) => "stopped",
+            Self::NotEnrolled { .. } => "not_enrolled",
+            Self::NoConsent { .. } => "no_consent",
+            Self::GrantExpired { .. } => "grant_expired",
+            Self::Unverifiable(_) => "unverifiable",
+            Self::StopsMissed => "stops_missed",
+            Self::ClockJumped => "clock_jumped",
+            Self::TooManyLocks => "too_many_locks",
+            Self::TooManyRevokes => "too_many_revokes",
+            Self::NotEssential { .. } => "not_essential",
+            Self::StateLost(_) => "state_lost",
+            Self::Throttled { .. } => "throttled",
+            Self::ForkedChild => "forked_child",
+            Self::ClientStuck { .. } => "client_stuck",
+            Self::ClientGone { .. } => "client_gone",
+        }
+    }
+
+    /// What would lift it, in a few words; the text of the reason says it with the circumstances.
+    pub fn lifted_by(&self) -> &'static str {
+        match self {
+            Self::NotReady { .. } | Self::Lapsed { .. } => "a node that answers; it opens by itself",
+            Self::Unverifiable(_) => "a node that answers with proof; it opens by itself",
+            Self::StopsMissed | Self::ClockJumped => "a newer lease; it opens by itself",
+            Self::Stopped(lock) => lock.lifted_by(),
+            Self::NotEnrolled { .. } => "a token that is enrolled for it",
+            Self::NoConsent { .. } | Self::GrantExpired { .. } => "a new signed grant that covers it",
+            Self::NotEssential { .. } => "a new signed grant that names its class",
+            Self::TooManyLocks => "a new start of the process, once locks are released",
+            Self::TooManyRevokes | Self::ClientGone { .. } => "a new start of the process",
+            Self::StateLost(_) => "a state folder that is whole and of this client alone",
+            Self::Throttled { retry_after: Some(_), .. } => "time",
+            Self::Throttled { retry_after: None, .. } => "a higher limit, or asking for less",
+            Self::ForkedChild => "a client of this process's own",
+            Self::ClientStuck { .. } => "a runtime that is not blocked, or a new start of the process",
+        }
+    }
+
     /// Whether the guard cannot know what people want: it ends by itself, without a decision of theirs.
     pub fn is_lapse(&self) -> bool {
         match self {
@@ -186,6 +229,17 @@ pub struct Lock {
     pub held: Option<Obstacle>,
 }
 
+impl Lock {
+    /// What people have to sign for its end.
+    pub fn lifted_by(&self) -> &'static str {
+        match (self.kind.needs_start(), self.released) {
+            (true, false) => "a signed release and then a signed start that name it",
+            (true, true) => "a signed start that names it; it is released already",
+            (false, _) => "a signed release that names it",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
     /// As the service says.
@@ -211,12 +265,7 @@ impl std::fmt::Display for Lock {
         if let Some(case) = &tag.case {
             write!(f, " ({case})")?;
         }
-        let takes = match (kind.needs_start(), self.released) {
-            (true, false) => "a signed release and then a signed start that name it",
-            (true, true) => "a signed start that names it; it is released already",
-            (false, _) => "a signed release that names it",
-        };
-        write!(f, "; lock {} takes {takes}", id.short())?;
+        write!(f, "; lock {} takes {}", id.short(), self.lifted_by())?;
         if self.others > 0 {
             write!(f, ", and {} more are on it", self.others)?;
         }

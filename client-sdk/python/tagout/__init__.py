@@ -1,0 +1,18 @@
+"""Lockout/tagout for AI agents: asks for consent before every model call, and fails closed."""
+
+from tagout._guard import Client, EssentialGuard, Guard
+from tagout._native import Call, GuardedSocket, Watch
+from tagout._state import State
+from tagout._stopped import TagoutStopped, find_stop
+
+__all__ = [
+    "Call",
+    "Client",
+    "EssentialGuard",
+    "Guard",
+    "GuardedSocket",
+    "State",
+    "TagoutStopped",
+    "Watch",
+    "find_stop",
+]

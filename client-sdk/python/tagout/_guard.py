@@ -1,0 +1,156 @@
+"""The client and its guards."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from tagout import _cut, _native, _protect
+from tagout._state import State
+from tagout._stopped import TagoutStopped
+
+if TYPE_CHECKING:
+    from tagout._native import Call, Watch
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Client(_native.Client):
+    __slots__ = ()
+
+    def guard(self, agent: str) -> Guard:
+        """The guard of `agent`, a scope such as ``demo/agent_2``. It never waits, and denies until a node has answered."""
+        return Guard(self, agent)
+
+
+class _Gate(_native.Gate):
+    """What stands before an agent's calls."""
+
+    __slots__ = ("_client", "_entered")
+
+    def __init__(self, client: Client, agent: str, essential_class: str | None = None) -> None:
+        self._client = client
+        self._entered: list[_Entered] = []
+
+    def __enter__(self) -> Call:
+        """A call for as long as the block takes. If it was cut meanwhile, the block ends with `TagoutStopped`."""
+        return self._enter(_Entered(self.call(), None))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entered = self._leave()
+        entered.call.close()
+        _cut.leave(entered.call, error)
+
+    async def __aenter__(self) -> Call:
+        """As `with`, and the task is cut where it stands."""
+        call = self.call()
+        try:
+            cutting = _cut.Cutting(call)
+            cutting.__enter__()
+        except BaseException:
+            call.close()
+            raise
+        return self._enter(_Entered(call, cutting))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entered = self._leave()
+        with entered.call:
+            if entered.cutting is not None:
+                entered.cutting.__exit__(kind, error, traceback)
+
+    def _enter(self, entered: _Entered) -> Call:
+        self._entered.append(entered)
+        _stack.set((*_stack.get(), entered))
+        return entered.call
+
+    def _leave(self) -> _Entered:
+        """The newest of this context. A generator may be ended in another one than it was begun in: then simply the newest."""
+        stack = _stack.get()
+        entered = next((entered for entered in reversed(stack) if entered in self._entered), self._entered[-1])
+        self._entered.remove(entered)
+        _stack.set(tuple(other for other in stack if other is not entered))
+        return entered
+
+    async def run(self, awaitable: Awaitable[T]) -> T:
+        return await _cut.run(self, awaitable)
+
+    async def run_or_else(
+        self, awaitable: Awaitable[T], fallback: Callable[[TagoutStopped], T | Awaitable[T]]
+    ) -> T:
+        try:
+            return await _cut.run(self, awaitable)
+        except TagoutStopped as stopped:
+            instead = fallback(stopped)
+        return await instead if inspect.isawaitable(instead) else instead  # type: ignore[return-value]
+
+    def protect(self, f: F) -> F:
+        return _protect.protect(self, f)  # type: ignore[return-value]
+
+
+class Guard(_Gate):
+    __slots__ = ()
+
+    def essential(self, cls: str) -> EssentialGuard:
+        return EssentialGuard(self._client, self.agent, cls)
+
+    def on_stop(self, callback: Callable[[TagoutStopped], object]) -> Watch:
+        return self._when_stopped(callback)
+
+    async def wait_enabled(self) -> None:
+        loop = asyncio.get_running_loop()
+        enabled: asyncio.Future[None] = loop.create_future()
+
+        def settle(stopped: TagoutStopped | None) -> None:
+            if enabled.done():
+                return
+            if stopped is None:
+                enabled.set_result(None)
+            else:
+                enabled.set_exception(stopped)
+
+        def tell(stopped: TagoutStopped | None) -> None:
+            try:
+                loop.call_soon_threadsafe(settle, stopped)
+            except RuntimeError:
+                pass  # The loop is closed: nobody waits.
+
+        watch = self._when_enabled(tell)
+        try:
+            await enabled
+        finally:
+            watch.close()
+
+    def ready(self, timeout: float = 10.0) -> State:
+        return State(**self._ready(timeout))
+
+    def state(self) -> State:
+        return State(**self._state())
+
+    def trip(self, reason: str) -> str:
+        return self._trip(reason)
+
+
+class EssentialGuard(_Gate):
+    __slots__ = ()
+
+
+class _Entered:
+    """A block that is under a guard."""
+
+    __slots__ = ("call", "cutting")
+
+    def __init__(self, call: Call, cutting: _cut.Cutting | None) -> None:
+        self.call, self.cutting = call, cutting
+
+
+# What this context has entered, of all guards.
+_stack: ContextVar[tuple[_Entered, ...]] = ContextVar("tagout_entered", default=())

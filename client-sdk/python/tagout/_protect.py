@@ -1,0 +1,83 @@
+"""`@guard.protect`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
+
+from tagout import _cut
+from tagout._native import Gate, Protected
+
+
+def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+    called = f if inspect.isroutine(f) or isinstance(f, functools.partial) else getattr(f, "__call__", f)
+    if inspect.isasyncgenfunction(called):
+        return _wraps(f)(_async_generator(gate, f))
+    if inspect.iscoroutinefunction(called):
+        return _wraps(f)(_coroutine(gate, f))
+    if inspect.isgeneratorfunction(called):
+        return _wraps(f)(_generator(gate, f))
+    return _wraps(f)(Protected(gate, f))
+
+
+def _wraps(f: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return functools.wraps(f)
+
+
+def _coroutine(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+    async def protected(*args: Any, **kwargs: Any) -> Any:
+        with gate.call() as call:
+            return await _cut.under(call, f(*args, **kwargs))
+
+    return protected
+
+
+def _generator(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+    def protected(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with gate.call() as call:
+            generator = f(*args, **kwargs)
+            try:
+                step, value = generator.send, None
+                while True:
+                    call.check()
+                    try:
+                        item = step(value)
+                    except StopIteration as stop:
+                        return stop.value
+                    call.check()
+                    try:
+                        step, value = generator.send, (yield item)
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        step, value = generator.throw, error
+            finally:
+                generator.close()
+
+    return protected
+
+
+def _async_generator(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+    async def protected(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        with gate.call() as call:
+            generator = f(*args, **kwargs)
+            try:
+                step, value = generator.asend, None
+                while True:
+                    call.check()
+                    try:
+                        item = await _cut.under(call, step(value))
+                    except StopAsyncIteration:
+                        return
+                    try:
+                        step, value = generator.asend, (yield item)
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        step, value = generator.athrow, error
+            finally:
+                await generator.aclose()
+
+    return protected
