@@ -7,6 +7,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use tagout::{SocketError, Stopped};
 
+use crate::generation::Generation;
 use crate::stopped::stopped;
 use crate::watch::{Outcome, Watch, Watcher};
 
@@ -15,7 +16,7 @@ use crate::watch::{Outcome, Watch, Watcher};
 pub struct Call {
     // Locked only with the GIL held and for a moment, so that no fork finds it locked.
     open: Mutex<Standing>,
-    pid: u32,
+    born: Generation,
 }
 
 enum Standing {
@@ -74,9 +75,11 @@ impl Call {
 
     /// The call is over.
     fn close(&self) {
-        let cut = self.cut();
-        let was = std::mem::replace(&mut *self.open.lock(), Standing::Closed { cut });
-        if self.pid != std::process::id() {
+        let mut standing = self.open.lock();
+        let Standing::Open { call, .. } = &*standing else { return };
+        let cut = call.check().err();
+        let was = std::mem::replace(&mut *standing, Standing::Closed { cut });
+        if !self.born.is_here() {
             // It is the parent's, with locks that may be held by threads that are not here.
             std::mem::forget(was);
         } else if let Standing::Open { watches, .. } = &was {
@@ -97,7 +100,7 @@ impl Call {
 impl Call {
     pub fn new(call: tagout::Call) -> Self {
         let open = Standing::Open { call, watches: Vec::new() };
-        Self { open: Mutex::new(open), pid: std::process::id() }
+        Self { open: Mutex::new(open), born: Generation::here() }
     }
 
     fn cut(&self) -> Option<Stopped> {

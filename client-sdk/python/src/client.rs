@@ -10,13 +10,15 @@ use pyo3::prelude::*;
 use tagout::BuildError;
 use tagout::limits::INSTANCE_MAX_BYTES;
 
+use crate::generation::Generation;
+
 #[pyclass(frozen, subclass, module = "tagout._native")]
 pub struct Client(pub Arc<Process>);
 
 /// What a client is in one process.
 pub struct Process {
     config: Arc<Config>,
-    pub pid: u32,
+    pub born: Generation,
     pub native: tagout::Client,
     /// The same client in a child that was forked off. No thread can stand inside of it when one is forked: it is made
     /// with the GIL held, and so is a fork.
@@ -92,12 +94,12 @@ impl Client {
 
 impl Process {
     fn new(config: Arc<Config>, native: tagout::Client) -> Arc<Self> {
-        Arc::new(Self { config, pid: std::process::id(), native, child: OnceLock::new() })
+        Arc::new(Self { config, born: Generation::here(), native, child: OnceLock::new() })
     }
 
     /// The client of the process that asks. In a forked child it is made anew the first time, or says why it cannot be.
     pub fn here(self: &Arc<Self>) -> Result<&Arc<Self>, String> {
-        if self.pid == std::process::id() {
+        if self.born.is_here() {
             return Ok(self);
         }
         let child = self.child.get_or_init(|| {

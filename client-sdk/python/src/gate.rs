@@ -152,7 +152,7 @@ impl Here {
     }
 
     fn find(&self) -> Result<&Native, String> {
-        if self.process.pid == std::process::id() {
+        if self.process.born.is_here() {
             return Ok(&self.native);
         }
         let Native { guard, essential } = &self.native;

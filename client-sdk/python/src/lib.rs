@@ -7,12 +7,18 @@
 mod call;
 mod client;
 mod gate;
+mod generation;
 mod protected;
 mod stopped;
 mod watch;
 
 #[pyo3::pymodule(name = "_native")]
 mod native {
+    #[pymodule_init]
+    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::generation::follow().map_err(Into::into)
+    }
+
     #[pymodule_export]
     use crate::call::{Call, GuardedSocket};
     #[pymodule_export]
@@ -20,7 +26,7 @@ mod native {
     #[pymodule_export]
     use crate::gate::Gate;
     #[pymodule_export]
-    use crate::protected::Protected;
+    use crate::protected::protected;
     #[pymodule_export]
     use crate::watch::{Watch, Watcher};
 }

@@ -13,6 +13,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::generation::Generation;
 use crate::stopped::refused;
 
 /// One such thread's work. There is one of each kind in a process, and it stays to the end.
@@ -20,7 +21,7 @@ use crate::stopped::refused;
 pub struct Watcher(&'static Work);
 
 struct Work {
-    pid: u32,
+    born: Generation,
     handle: Handle,
     events: mpsc::UnboundedSender<Option<Event>>,
     waiting: Mutex<(Runtime, mpsc::UnboundedReceiver<Option<Event>>)>,
@@ -56,7 +57,7 @@ impl Tell {
 /// What is watched until this is closed.
 #[pyclass(frozen, module = "tagout._native")]
 pub struct Watch {
-    pid: u32,
+    born: Generation,
     task: AbortHandle,
 }
 
@@ -77,7 +78,7 @@ impl Watcher {
 
     fn of(py: Python<'_>, current: &Current) -> PyResult<Self> {
         // In a forked child the parent's is left alone: its thread is not here, and its locks may be held for ever.
-        let here = current.lock().filter(|work| work.pid == std::process::id());
+        let here = current.lock().filter(|work| work.born.is_here());
         if let Some(work) = here {
             return Ok(Self(work));
         }
@@ -95,7 +96,7 @@ impl Watcher {
     {
         let tell = Tell { callback: Arc::new(callback), events: self.0.events.clone() };
         let task = self.0.handle.spawn(task(tell));
-        Ok(Watch { pid: self.0.pid, task: task.abort_handle() })
+        Ok(Watch { born: self.0.born, task: task.abort_handle() })
     }
 }
 
@@ -118,7 +119,7 @@ impl Watcher {
 
     /// Ends the loop.
     fn close(&self) {
-        if self.0.pid == std::process::id() {
+        if self.0.born.is_here() {
             let _ = self.0.events.send(None);
         }
     }
@@ -129,7 +130,7 @@ impl Work {
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let (events, waiting) = mpsc::unbounded_channel();
         let handle = runtime.handle().clone();
-        Ok(Self { pid: std::process::id(), handle, events, waiting: Mutex::new((runtime, waiting)) })
+        Ok(Self { born: Generation::here(), handle, events, waiting: Mutex::new((runtime, waiting)) })
     }
 }
 
@@ -137,7 +138,7 @@ impl Work {
 impl Watch {
     /// Its callback is not called any more.
     pub fn close(&self) {
-        if self.pid == std::process::id() {
+        if self.born.is_here() {
             self.task.abort();
         }
     }

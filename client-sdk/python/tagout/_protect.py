@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tagout import _cut
-from tagout._native import Gate, Protected
+from tagout._native import Gate, protected as native_protected
 
 
 def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,7 +19,7 @@ def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
         return _wraps(f)(_coroutine(gate, f))
     if inspect.isgeneratorfunction(called):
         return _wraps(f)(_generator(gate, f))
-    return _wraps(f)(Protected(gate, f))
+    return _wraps(f)(native_protected(gate, f))
 
 
 def _wraps(f: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
