@@ -104,13 +104,17 @@ impl Gate {
             let mut changes = guard.changes();
             let mut told = None;
             loop {
-                let denied = guard.state().denied;
-                if let Some(reason) = denied.clone().filter(|r| !r.is_lapse() && told.as_ref() != Some(r)) {
-                    tell.of(Outcome::Denied(Denied { agent: guard.agent().clone(), reason }));
-                }
-                // A lapse is no end of a stop: the lock that it hides is not told of again.
-                if denied.as_ref().is_none_or(|reason| !reason.is_lapse()) {
-                    told = denied;
+                match guard.state().denied {
+                    // It may hide a stop, which is not told of again when it ends.
+                    Some(reason) if reason.is_lapse() => {}
+                    Some(reason) => {
+                        if told.as_ref().is_none_or(|told| !is_same_stop(told, &reason)) {
+                            let (agent, reason) = (guard.agent().clone(), reason.clone());
+                            tell.of(Outcome::Denied(Denied { agent, reason }));
+                        }
+                        told = Some(reason);
+                    }
+                    None => told = None,
                 }
                 if changes.next().await.is_none() {
                     return;
@@ -205,6 +209,14 @@ impl Native {
 fn wait_for<F: Future>(future: F) -> PyResult<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     Ok(runtime.block_on(future))
+}
+
+/// A lock stays the same stop when it is released and waits for its start.
+fn is_same_stop(one: &Reason, other: &Reason) -> bool {
+    match (one, other) {
+        (Reason::Stopped(one), Reason::Stopped(other)) => one.id == other.id,
+        _ => one == other,
+    }
 }
 
 fn is_gone(reason: &Reason) -> bool {

@@ -12,13 +12,11 @@ mod protected;
 mod stopped;
 mod watch;
 
-#[pyo3::pymodule(name = "_native")]
-mod native {
-    #[pymodule_init]
-    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
-        crate::generation::follow().map_err(Into::into)
-    }
+use pyo3::exceptions::PyImportError;
+use pyo3::prelude::*;
 
+#[pymodule(name = "_native")]
+mod native {
     #[pymodule_export]
     use crate::call::{Call, GuardedSocket};
     #[pymodule_export]
@@ -29,4 +27,23 @@ mod native {
     use crate::protected::protected;
     #[pymodule_export]
     use crate::watch::{Watch, Watcher};
+
+    #[pymodule_init]
+    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::refuse_subinterpreters()?;
+        crate::generation::follow().map_err(Into::into)
+    }
+}
+
+/// What is static here, as the thread that tells of cuts, is the main interpreter's.
+#[allow(unsafe_code)]
+fn refuse_subinterpreters() -> PyResult<()> {
+    // SAFETY: Python is importing this, so the thread is attached to the interpreter that it asks for.
+    match unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) } {
+        0 => Ok(()),
+        _ => Err(PyImportError::new_err(
+            "tagout does not run in a subinterpreter: import it in the main one, or take processes instead \
+             (under mod_wsgi, WSGIApplicationGroup %{GLOBAL})",
+        )),
+    }
 }

@@ -90,7 +90,7 @@ class _Gate(_native.Gate):
             return await _cut.run(self, awaitable)
         except TagoutStopped as stopped:
             instead = fallback(stopped)
-        return await instead if inspect.isawaitable(instead) else instead  # type: ignore[return-value]
+        return await instead if inspect.isawaitable(instead) else instead
 
     def protect(self, f: F) -> F:
         return _protect.protect(self, f)  # type: ignore[return-value]

@@ -3,8 +3,13 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 from tagout._stopped import TagoutStopped
 
+__all__ = ["Call", "Client", "Gate", "GuardedSocket", "Watch", "Watcher", "protected"]
+
+@disjoint_base
 class Client:
     def __new__(
         cls,
@@ -22,6 +27,7 @@ class Client:
     @property
     def deployment(self) -> str: ...
 
+@disjoint_base
 class Gate:
     def __new__(cls, client: Client, agent: str, essential_class: str | None = None) -> Gate: ...
     @property
