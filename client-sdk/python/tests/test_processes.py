@@ -204,7 +204,7 @@ def test_spawned_workers_have_clients_of_their_own(deployment: Deployment) -> No
         "threading.Thread(target=lambda: [guard.check() for _ in iter(int, 1)], daemon=True).start()",
         "stuck = lambda: time.sleep(1000); call = guard.call(); call.on_cut(stuck); guard.trip('a test'); time.sleep(0.1)",
         "stuck = lambda stop: threading.Event().wait(); guard.trip('a test'); guard.on_stop(stuck); time.sleep(0.1)",
-        "import atexit; atexit.register(guard.trip, 'at the very end'); guard.on_stop(len)",
+        "import atexit; atexit.register(guard.trip, 'at the very end'); guard.on_stop(id)",
         "del guard, client; import gc; gc.collect()",
     ],
 )
