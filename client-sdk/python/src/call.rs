@@ -8,13 +8,13 @@ use pyo3::prelude::*;
 use tagout::{SocketError, Stopped};
 
 use crate::generation::Generation;
-use crate::stopped::stopped;
+use crate::stopped::{refused, stopped};
 use crate::watch::{Outcome, Watch, Watcher};
 
 /// A call under way: from `guard.call()` until it is closed.
 #[pyclass(frozen, module = "tagout._native")]
 pub struct Call {
-    // Locked only with the GIL held and for a moment, so that no fork finds it locked.
+    // Locked only with the GIL held, and with no Python code run meanwhile, so that no thread and no fork finds it locked.
     open: Mutex<Standing>,
     born: Generation,
 }
@@ -39,20 +39,23 @@ impl Call {
 
     /// Counts tokens of the call, where people have limited them.
     fn spend(&self, py: Python<'_>, tokens: u64) -> PyResult<()> {
-        match &*self.open.lock() {
-            Standing::Open { call, .. } => {
-                call.spend(tokens).map_err(|denied| crate::stopped::refused(py, &denied))
-            }
+        let spent = match &*self.open.lock() {
+            Standing::Open { call, .. } => call.spend(tokens),
             Standing::Closed { .. } => Ok(()),
-        }
+        };
+        spent.map_err(|denied| refused(py, &denied))
     }
 
-    /// Has the connected socket `fd` shut by a thread of Tagout's own when a cut comes. It keeps a duplicate.
+    /// Has the connected socket `fd` shut by a thread of Tagout's own when a cut comes, for as long as what it gives is not
+    /// closed. It keeps a duplicate. Of a call that is closed it does nothing.
     fn socket(&self, py: Python<'_>, fd: RawFd) -> PyResult<GuardedSocket> {
-        let open = self.open.lock();
-        let Standing::Open { call, .. } = &*open else { return Ok(GuardedSocket(Mutex::new(None))) };
-        match call.socket(&borrowed(fd)?) {
-            Ok(socket) => Ok(GuardedSocket(Mutex::new(Some(socket)))),
+        let socket = borrowed(fd)?;
+        let guarded = match &*self.open.lock() {
+            Standing::Open { call, .. } => call.socket(&socket).map(Some),
+            Standing::Closed { .. } => Ok(None),
+        };
+        match guarded {
+            Ok(guarded) => Ok(GuardedSocket(Mutex::new(guarded))),
             Err(SocketError::Stopped(cut)) => Err(stopped(py, &cut)),
             Err(
                 error @ (SocketError::NotConnected(_) | SocketError::TooMany | SocketError::Duplicate(_)),
@@ -79,6 +82,7 @@ impl Call {
         let Standing::Open { call, .. } = &*standing else { return };
         let cut = call.check().err();
         let was = std::mem::replace(&mut *standing, Standing::Closed { cut });
+        drop(standing);
         if !self.born.is_here() {
             // It is the parent's, with locks that may be held by threads that are not here.
             std::mem::forget(was);

@@ -32,6 +32,9 @@ struct Event {
     outcome: Outcome,
 }
 
+/// What is to be called now, and with what.
+type Due = (Py<PyAny>, Vec<Py<PyAny>>);
+
 pub enum Outcome {
     /// `callback()`
     Cut,
@@ -103,7 +106,7 @@ impl Watcher {
 #[pymethods]
 impl Watcher {
     /// Waits for the next thing to call and gives it with its arguments; `None` at the end.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Vec<Py<PyAny>>)>> {
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Due>> {
         let event = py.detach(|| {
             let (runtime, events) = &mut *self.0.waiting.lock();
             runtime.block_on(events.recv()).flatten()

@@ -21,6 +21,17 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class Client(_native.Client):
+    """Keeps the leases of its guards. Make one in a program; it waits for nobody.
+
+    What is not given comes from the environment: ``TAGOUT_NODES`` (separated by commas), ``TAGOUT_CA``, ``TAGOUT_GENESIS``,
+    ``TAGOUT_PINNED``, ``TAGOUT_TOKEN`` or ``TAGOUT_TOKEN_FILE``, ``TAGOUT_STOP_FOLDER`` and ``TAGOUT_STATE_FOLDER``. `ca` and
+    `genesis` are files, or as `bytes` what would stand in them.
+
+    A forked child makes it anew when it first asks a guard, so one made before workers are forked is good in all of them.
+
+    Raises `ValueError` and `OSError`, which say what is wrong with that.
+    """
+
     __slots__ = ()
 
     def guard(self, agent: str) -> Guard:
@@ -81,11 +92,19 @@ class _Gate(_native.Gate):
         return entered
 
     async def run(self, awaitable: Awaitable[T]) -> T:
+        """Awaits it unless the agent is stopped, and cancels it where it stands if that happens meanwhile.
+
+        Raises `TagoutStopped` either way. What comes of a call after its cut is no answer and is thrown away.
+        """
         return await _cut.run(self, awaitable)
 
     async def run_or_else(
         self, awaitable: Awaitable[T], fallback: Callable[[TagoutStopped], T | Awaitable[T]]
     ) -> T:
+        """As `run`, for a call that the agent can do without: refused or cut, it gives what `fallback` makes of that.
+
+        What `fallback` does is under no guard, so let it call no model.
+        """
         try:
             return await _cut.run(self, awaitable)
         except TagoutStopped as stopped:
@@ -93,19 +112,39 @@ class _Gate(_native.Gate):
         return await instead if inspect.isawaitable(instead) else instead
 
     def protect(self, f: F) -> F:
+        """`f` as a call: it begins if the agent may call, and is under way until it ends.
+
+        A coroutine and an asynchronous generator are cut where they stand, a generator between two of its items. A function
+        that is none of these comes to an end by itself; a stop is confirmed to people when it has.
+        """
         return _protect.protect(self, f)  # type: ignore[return-value]
 
 
 class Guard(_Gate):
+    """The circuit breaker before one agent's calls. Guards of one agent are one.
+
+    It is cooperative: it stops code that asks. An agent that can rewrite this process can leave it out.
+    """
+
     __slots__ = ()
 
     def essential(self, cls: str) -> EssentialGuard:
+        """The guard of essential calls of class `cls`, which go on during a drain and under a restriction.
+
+        People name the classes in the consent. One that nobody named is denied, always.
+        """
         return EssentialGuard(self._client, self.agent, cls)
 
     def on_stop(self, callback: Callable[[TagoutStopped], object]) -> Watch:
+        """Has `callback` called by a thread of Tagout's own whenever the agent is stopped; at once, if it is.
+
+        Once for each stop, and for whatever else people must mend, such as consent that ended; not for a lapse, which ends by
+        itself. Callbacks wait for one another, and cuts never for them. Close what it gives to hear no more.
+        """
         return self._when_stopped(callback)
 
     async def wait_enabled(self) -> None:
+        """Waits until calls may begin. Raises `TagoutStopped` where nothing leads to that."""
         loop = asyncio.get_running_loop()
         enabled: asyncio.Future[None] = loop.create_future()
 
@@ -130,16 +169,28 @@ class Guard(_Gate):
             watch.close()
 
     def ready(self, timeout: float = 10.0) -> State:
+        """Waits until a node has answered for this agent, whatever the answer is.
+
+        Raises `TagoutStopped` after `timeout` seconds. In an event loop, ``await asyncio.to_thread(guard.ready)``.
+        """
         return State(**self._ready(timeout))
 
     def state(self) -> State:
+        """How it stands now."""
         return State(**self._state())
 
     def trip(self, reason: str) -> str:
+        """Stops this agent, for what the program itself sees that must not go on, and gives the id of the lock.
+
+        Nobody signs it. When this returns it holds here, and calls under way are cut; then the service is told, which stops
+        the agent's other instances. It ends as every halt does, by a release and a start that people sign.
+        """
         return self._trip(reason)
 
 
 class EssentialGuard(_Gate):
+    """The guard of one agent's essential calls of one class: those that a drain and a restriction leave."""
+
     __slots__ = ()
 
 

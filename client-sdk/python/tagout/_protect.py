@@ -12,18 +12,15 @@ from tagout._native import Gate, protected as native_protected
 
 
 def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
-    called = f if inspect.isroutine(f) or isinstance(f, functools.partial) else getattr(f, "__call__", f)
+    # What an object does when it is called, its class says.
+    called = f if inspect.isroutine(f) or isinstance(f, functools.partial) else getattr(type(f), "__call__", f)
     if inspect.isasyncgenfunction(called):
-        return _wraps(f)(_async_generator(gate, f))
+        return functools.wraps(f)(_async_generator(gate, f))
     if inspect.iscoroutinefunction(called):
-        return _wraps(f)(_coroutine(gate, f))
+        return functools.wraps(f)(_coroutine(gate, f))
     if inspect.isgeneratorfunction(called):
-        return _wraps(f)(_generator(gate, f))
-    return _wraps(f)(native_protected(gate, f))
-
-
-def _wraps(f: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return functools.wraps(f)
+        return functools.wraps(f)(_generator(gate, f))
+    return functools.wraps(f)(native_protected(gate, f))
 
 
 def _coroutine(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ import pytest
 import uvloop
 
 import tagout
-from conftest import PATIENCE_S, Deployment
+from deployment import PATIENCE_S, Deployment
 from tagout import TagoutStopped
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tagout
-from conftest import PATIENCE_S, Deployment, wait_for
+from deployment import PATIENCE_S, Deployment, wait_for
 from tagout import TagoutStopped
 
 # Gives what programs below print, and that they ended well.
