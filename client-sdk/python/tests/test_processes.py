@@ -228,7 +228,8 @@ script = "try:\\n import tagout\\nexcept ImportError as error:\\n print('refused
 interpreters.run_string(interpreters.create(), script)
 """
     )
-    assert ended(program).startswith("refused: tagout does not run in a subinterpreter")
+    # From Python 3.12 on, CPython says it before the module is asked.
+    assert "subinterpreter" in ended(program).removeprefix("refused: ")
 
 
 def test_ready_heeds_signals(deployment: Deployment) -> None:
