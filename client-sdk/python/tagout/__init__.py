@@ -1,6 +1,7 @@
 """Lockout/tagout for AI agents: asks for consent before every model call, and fails closed."""
 
 from tagout._guard import Client, EssentialGuard, Guard
+from tagout._install import agent, install, uninstall
 from tagout._native import Call, GuardedSocket, Watch
 from tagout._state import State
 from tagout._stopped import TagoutStopped, find_stop
@@ -14,5 +15,8 @@ __all__ = [
     "State",
     "TagoutStopped",
     "Watch",
+    "agent",
     "find_stop",
+    "install",
+    "uninstall",
 ]

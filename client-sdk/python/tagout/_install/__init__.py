@@ -1,0 +1,100 @@
+"""`install()`: every model call of the process asks for consent first, whichever framework makes it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from tagout._guard import Client, Guard
+from tagout._install import aiohttp_, http_client, httpcore_, threads
+from tagout._install.endpoints import Endpoints, Predicate
+from tagout._install.flight import Installed, installation, named_agent
+from tagout._install.patches import Patches
+from tagout._install.raised import forget
+
+_LIBRARIES: tuple[Callable[[Patches], None], ...] = (
+    httpcore_.patch,
+    aiohttp_.patch,
+    http_client.patch,
+    threads.patch,
+)
+_changing = threading.Lock()
+
+
+def install(
+    agent: str | None = None,
+    *,
+    client: Client | None = None,
+    hosts: Iterable[str] = (),
+    paths: Iterable[str] = (),
+    predicate: Predicate | None = None,
+    ready_s: float = 10.0,
+) -> Guard:
+    """Puts every model call of this process under the guard of `agent`, or of the one that `TAGOUT_AGENT` names.
+
+    It covers httpx, httpx2, aiohttp and http.client with requests and urllib3, also clients and connections that are there
+    already. Requests to the big providers' hosts and to OpenAI- and Anthropic-compatible paths are model calls; `hosts`
+    (``"models.example"``, ``"models.example:8443"``, ``".example"`` for all below) and `paths` (regular expressions that
+    are searched in the path) add to these, and a `predicate` of host, port and path decides in their place. Everything else
+    passes untouched.
+
+    A model call that is refused is not sent, and one that is cut ends where it stands: both raise `TagoutStopped`, which
+    `find_stop` finds in what a framework makes of it. Without `client` it makes one from the environment. It waits up to
+    `ready_s` seconds for the service's answer; without an answer, calls are refused until one comes.
+
+    Called again with the same arguments it gives the same guard; with others it raises `RuntimeError`, until `uninstall()`.
+    Without an agent it raises `ValueError`, and without configuration what `Client` raises: do not go on then.
+    """
+    agent = agent or os.environ.get("TAGOUT_AGENT")
+    if not agent:
+        raise ValueError('no agent is named: say tagout.install(agent="…"), or set TAGOUT_AGENT')
+    endpoints = Endpoints(tuple(hosts), tuple(paths), predicate)
+    with _changing:
+        installed = installation.current
+        if installed is not None:
+            if not installed.is_of(agent, endpoints, client):
+                raise RuntimeError(
+                    f"tagout is installed already, for {installed.agent}: call tagout.uninstall() first, "
+                    'or name the agent of a part of the program by `with tagout.agent("…"):`'
+                )
+            return installed.guard_of(agent)
+        installed = Installed(agent, endpoints, client, ready_s)
+        guard = installed.guard_of(agent)
+        patches = Patches()
+        try:
+            for patch in _LIBRARIES:
+                patch(patches)
+        except BaseException:
+            patches.undo()
+            raise
+        installation.current, installation.patches = installed, patches
+        return guard
+
+
+def uninstall() -> None:
+    """Takes away all that `install()` has put in. Calls under way stay under their guard until they end."""
+    with _changing:
+        patches = installation.patches
+        installation.current = installation.patches = None
+        if patches is not None:
+            patches.undo()
+            forget()
+
+
+@contextmanager
+def agent(name: str) -> Iterator[Guard]:
+    """Model calls in the block, and in the tasks and threads that it starts, are those of agent `name`.
+
+    The first block of an agent waits for the service's answer as `install()` does.
+    """
+    installed = installation.current
+    if installed is None:
+        raise RuntimeError("tagout is not installed: call tagout.install(…) first")
+    guard = installed.guard_of(name)
+    before = named_agent.set(name)
+    try:
+        yield guard
+    finally:
+        named_agent.reset(before)

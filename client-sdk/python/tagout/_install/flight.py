@@ -1,0 +1,225 @@
+"""One model call under way, from before it is sent to the last byte of its answer, in the hands of the patched libraries."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from types import TracebackType
+
+from tagout._guard import Client, Guard
+from tagout._install.endpoints import Endpoints
+from tagout._install.patches import Patches
+from tagout._install.raised import raised
+from tagout._native import Call, GuardedSocket
+from tagout._stopped import TagoutStopped
+
+
+class Installed:
+    """What `install()` was given, and the guards of the agents that were named since."""
+
+    def __init__(self, agent: str, endpoints: Endpoints, client: Client | None, ready_s: float) -> None:
+        self.agent, self.endpoints = agent, endpoints
+        self._given, self._ready_s = client, ready_s
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._client = self._given or Client()
+        self._guards: dict[str, Guard] = {}
+        self._adding = threading.Lock()
+
+    def is_of(self, agent: str, endpoints: Endpoints, client: Client | None) -> bool:
+        return (self.agent, self.endpoints, self._given) == (agent, endpoints, client)
+
+    def guard_of(self, agent: str) -> Guard:
+        if self._pid != os.getpid() and self._given is None:
+            self._begin()  # The parent's client says nothing in a forked child; a new one does.
+        guard = self._guards.get(agent)
+        if guard is not None:
+            return guard
+        with self._adding:
+            if agent not in self._guards:
+                guard = self._client.guard(agent)
+                try:
+                    guard.ready(self._ready_s)
+                except TagoutStopped:
+                    pass  # Its calls are refused, and say why.
+                self._guards[agent] = guard
+            return self._guards[agent]
+
+
+class _Installation:
+    current: Installed | None = None
+    patches: Patches | None = None
+
+
+installation = _Installation()
+# Whom `with tagout.agent(…)` has named.
+named_agent: ContextVar[str | None] = ContextVar("tagout_agent", default=None)
+# The call that this task or thread works for, for the layers below the one that began it.
+current: ContextVar[Flight | None] = ContextVar("tagout_flight", default=None)
+
+
+def begin(host: str, port: int, target: str) -> Flight | None:
+    """Begins the call if it is one of a model. Raises `TagoutStopped` if it may not begin."""
+    installed = installation.current
+    if installed is None or not installed.endpoints.match(host, port, target):
+        return None
+    guard = installed.guard_of(named_agent.get() or installed.agent)
+    try:
+        return Flight(guard.call())
+    except TagoutStopped as stopped:
+        raise raised(stopped) from None
+
+
+class Flight:
+    """Entered around each step of the call: where it was cut, the step ends with `TagoutStopped`, whatever came of it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._sockets: list[GuardedSocket] = []
+        self._wakers: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._before: Token[Flight | None] | None = None
+        call.on_cut(self._wake)
+
+    @property
+    def stopped(self) -> TagoutStopped | None:
+        stopped = self._call.stopped
+        return None if stopped is None else raised(stopped)
+
+    def check(self) -> None:
+        stopped = self.stopped
+        if stopped is not None:
+            raise stopped
+
+    def holds(self, connection: socket.socket | None, also_woken: bool = False) -> None:
+        """Has a cut shut `connection`, which this call has for itself."""
+        if connection is None:
+            return
+        try:
+            self._sockets.append(self._call.socket(connection.fileno()))
+        except TagoutStopped as stopped:
+            raise raised(stopped) from None
+        except OSError:
+            # Its peer is gone: that is for the library to see. Or there are too many: then what a cut wakes goes on.
+            if not also_woken and _connected(connection):
+                raise
+
+    @property
+    def is_held(self) -> bool:
+        return bool(self._sockets)
+
+    def wake_by(self, waker: Callable[[], None]) -> None:
+        """Has a cut call `waker`, from a thread of Tagout's own; at once, if it was."""
+        with self._lock:
+            self._wakers.append(waker)
+        if self._call.stopped is not None:
+            waker()
+
+    def wake_no_more_by(self, waker: Callable[[], None]) -> None:
+        with self._lock:
+            if waker in self._wakers:
+                self._wakers.remove(waker)
+
+    def _wake(self) -> None:
+        with self._lock:
+            wakers = list(self._wakers)
+        for waker in wakers:
+            waker()
+
+    def close(self) -> None:
+        """The call is over; what it held goes back to where it came from."""
+        while self._sockets:
+            self._sockets.pop().close()
+        self._call.close()
+
+    def __enter__(self) -> Flight:
+        self.check()
+        self._before = current.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            current.reset(self._before)
+        self.leave(error, isinstance(error, Exception))
+
+    def leave(self, error: BaseException | None, replace: bool) -> None:
+        stopped = self.stopped
+        if error is not None or stopped is not None:
+            self.close()
+        if stopped is not None and not isinstance(error, TagoutStopped) and (error is None or replace):
+            raise stopped from error
+
+    def task(self) -> _Task:
+        """The same for a step of an asyncio task, which a cut cancels. Other loops' tasks are woken by their sockets."""
+        return _Task(self)
+
+
+class _Task:
+    def __init__(self, flight: Flight) -> None:
+        self._flight = flight
+        self._cancels = 0
+
+    def __enter__(self) -> None:
+        self._task = _current_task()
+        self._flight.__enter__()
+        if self._task is not None:
+            self._loop = asyncio.get_running_loop()
+            self._cancelling = _cancelling(self._task)
+            self._flight.wake_by(self._wake)
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._cancel)
+        except RuntimeError:
+            pass  # The loop is closed, and with it the task is over.
+
+    def _cancel(self) -> None:
+        # The task stands inside of the block here, so the cancellation arrives there.
+        if self._task is not None:
+            self._cancels += 1
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        replace = isinstance(error, Exception)
+        if task is not None:
+            self._flight.wake_no_more_by(self._wake)
+            if hasattr(task, "uncancel"):
+                for _ in range(self._cancels):
+                    task.uncancel()
+            ours = self._cancels > 0 and _cancelling(task) <= self._cancelling
+            replace = replace or (isinstance(error, asyncio.CancelledError) and ours)
+        before = self._flight._before
+        if before is not None:
+            current.reset(before)
+        self._flight.leave(error, replace)
+
+
+def _current_task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None  # Another kind of loop.
+
+
+def _cancelling(task: asyncio.Task[object]) -> int:
+    # Python 3.10 does not count them.
+    return task.cancelling() if hasattr(task, "cancelling") else 0
+
+
+def _connected(connection: socket.socket) -> bool:
+    try:
+        connection.getpeername()
+    except OSError:
+        return False
+    return True
