@@ -71,16 +71,14 @@ def _getresponse(original: Function) -> Function:
         flight: Flight | None = connection.__dict__.get(_FLIGHT)
         if flight is None:
             return original(connection, *args, **named)
+        # Off the connection, which closes itself where the answer's end is the connection's.
+        connection.__dict__[_FLIGHT] = None
         with flight:
             response = original(connection, *args, **named)
-        connection.__dict__[_FLIGHT] = None
-        file = getattr(response, "fp", None)
-        # urllib3 has an answer of its own around that of http.client.
-        inner = response if file is None or hasattr(file, "peek") else getattr(response, "_fp", response)
-        if getattr(inner, "fp", None) is None:
+        if response.fp is None:
             flight.close()  # It has no body.
         else:
-            inner.fp = _File(inner.fp, flight)
+            response.fp = _File(response.fp, flight)
         return response
 
     return getresponse
