@@ -45,7 +45,7 @@ def install(
     `ready_s` seconds for the service's answer; without an answer, calls are refused until one comes.
 
     Called again with the same arguments it gives the same guard; with others it raises `RuntimeError`, until `uninstall()`.
-    Without an agent it raises `ValueError`, and without configuration what `Client` raises: do not go on then.
+    Without an agent or without configuration it raises `ValueError`: do not go on then.
     """
     agent = agent or os.environ.get("TAGOUT_AGENT")
     if not agent:

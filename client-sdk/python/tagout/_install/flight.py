@@ -24,11 +24,17 @@ class Installed:
     def __init__(self, agent: str, endpoints: Endpoints, client: Client | None, ready_s: float) -> None:
         self.agent, self.endpoints = agent, endpoints
         self._given, self._ready_s = client, ready_s
+        try:
+            self._client = client or Client()
+        except ValueError as error:
+            raise ValueError(
+                f"tagout is not configured: {error}; TAGOUT_NODES, TAGOUT_CA, TAGOUT_GENESIS, TAGOUT_PINNED and "
+                "TAGOUT_TOKEN_FILE say it, or give client=tagout.Client(…)"
+            ) from error
         self._begin()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._client = self._given or Client()
         self._guards: dict[str, Guard] = {}
         self._adding = threading.Lock()
 
@@ -36,8 +42,8 @@ class Installed:
         return (self.agent, self.endpoints, self._given) == (agent, endpoints, client)
 
     def guard_of(self, agent: str) -> Guard:
-        if self._pid != os.getpid() and self._given is None:
-            self._begin()  # The parent's client says nothing in a forked child; a new one does.
+        if self._pid != os.getpid():
+            self._begin()  # A forked child's guards are to be answered for anew.
         guard = self._guards.get(agent)
         if guard is not None:
             return guard

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import tagout
-from conftest import Deployment, wait_for
+from deployment import Deployment, wait_for
 from models import Models
 from world import CUT_WITHIN_S, Cut, Work, installed, models, refused  # noqa: F401
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import tagout
-from conftest import PATIENCE_S, Deployment, wait_for
+from deployment import PATIENCE_S, Deployment, wait_for
 from models import Models
 
 # People are told 100 ms; on a busy machine a test may take longer.

@@ -1,0 +1,325 @@
+"""What `install()` guards, what it leaves alone, and how it goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+import requests
+
+import tagout
+from deployment import Deployment, wait_for
+from http2 import Http2Models
+from models import Models
+from tagout._install.endpoints import Endpoints
+from tagout._install.patches import Patches
+from world import Cut, Work, installed, models, refused  # noqa: F401
+
+PATH = "/v1/chat/completions"
+
+
+def ask(client: httpx.Client, models: Models, model: str) -> object:
+    return client.post(models.url + PATH, json={"model": model}).json()
+
+
+def test_s3_clients_and_connections_of_before_are_guarded(
+    deployment: Deployment, client: tagout.Client, models: Models
+) -> None:
+    pooled = httpx.Client()
+    session = requests.Session()
+    ask(pooled, models, "plain")
+    session.post(models.url + PATH, json={"model": "plain"})
+    connections = models.connections
+
+    guard = tagout.install(next(deployment.agents), client=client)
+    try:
+        ask(pooled, models, "plain")
+        session.post(models.url + PATH, json={"model": "plain"})
+        assert models.connections == connections, "they are the same connections"
+        for model, call in (
+            ("silent-before", lambda: ask(pooled, models, "silent-before")),
+            ("silent-session", lambda: session.post(models.url + PATH, json={"model": "silent-session"})),
+        ):
+            with tagout.agent(next(deployment.agents)) as other:
+                work = Work(call)  # A thread is of the agent that is named.
+                wait_for(lambda: models.requests[model] == 1, "the call to be under way")
+                assert Cut(deployment, other, work).stopped
+        deployment.stop(guard.agent)
+        for call in (lambda: ask(pooled, models, "late"), lambda: session.post(models.url + PATH, json={"model": "late"})):
+            assert tagout.find_stop(refused(call)[0])
+        assert models.requests["late"] == 0
+    finally:
+        tagout.uninstall()
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_what_is_no_model_call_lives_on_during_a_stop(
+    library: type, deployment: Deployment, models: Models, installed: tagout.Guard
+) -> None:
+    number = f"stream-other-{library.__name__}"
+    client = library.Client()
+    model = Work(lambda: ask(client, models, f"silent-{number}"))
+    other = client.send(
+        client.build_request("POST", f"{models.url}/other/stream", json={"model": number, "stream": True}), stream=True
+    )
+    parts = other.iter_bytes()
+    next(parts)
+    wait_for(lambda: models.requests[f"silent-{number}"] == 1, "the call to be under way")
+    assert Cut(deployment, installed, model).stopped
+    for _ in range(20):
+        assert next(parts)
+    other.close()
+    assert client.get(f"{models.url}/anything").status_code == 200
+
+
+def test_a_connection_goes_back_to_its_pool_and_is_not_shut_there(
+    deployment: Deployment, models: Models, installed: tagout.Guard
+) -> None:
+    client = httpx.Client()
+    ask(client, models, "plain-pool")
+    connections = models.connections
+    assert installed.state().calls_under_way == 0
+    deployment.stop(installed.agent)
+    wait_for(lambda: refused(installed.check)[0], "the stop to arrive")
+    assert client.get(f"{models.url}/anything").status_code == 200
+    assert models.connections == connections, "the pooled connection was good"
+
+
+def test_the_error_is_of_the_vendors_kind_and_survives_pickling(
+    deployment: Deployment, models: Models, installed: tagout.Guard
+) -> None:
+    deployment.stop(installed.agent)
+    error, _ = refused(lambda: httpx.post(models.url + PATH, json={"model": "x"}))
+    assert isinstance(error, (tagout.TagoutStopped))
+    assert isinstance(error, openai.OpenAIError) and isinstance(error, anthropic.AnthropicError)
+    assert error.tag == "a test" and "a test" in str(error)
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, openai.OpenAIError) and again.tag == error.tag and str(again) == str(error)
+
+
+def test_tasks_and_threads_are_of_the_agent_that_starts_them(
+    deployment: Deployment, models: Models, installed: tagout.Guard
+) -> None:
+    def call(model: str) -> bool:
+        return refused(lambda: httpx.post(models.url + PATH, json={"model": model}))[0] is None
+
+    async def tasks() -> list[bool]:
+        async def call_async() -> bool:
+            async with httpx.AsyncClient() as client:
+                try:
+                    await client.post(models.url + PATH, json={"model": "plain-task"})
+                except tagout.TagoutStopped:
+                    return False
+                return True
+
+        other = asyncio.create_task(call_async())
+        loop = asyncio.get_running_loop()
+        return [await other, await loop.run_in_executor(None, call, "plain-executor")]
+
+    pool = ThreadPoolExecutor(1)
+    with tagout.agent(next(deployment.agents)) as stopped:
+        deployment.stop(stopped.agent)
+        assert call("plain-of-stopped") is False
+        assert asyncio.run(tasks()) == [False, False]
+        assert pool.submit(call, "plain-of-stopped").result() is False
+        ran: list[bool] = []
+        thread = threading.Thread(target=lambda: ran.append(call("plain-of-stopped")))
+        thread.start()
+        thread.join()
+        assert ran == [False]
+    assert call("plain-of-default") is True
+    assert pool.submit(call, "plain-of-default").result() is True, "a pool's thread is of whoever submits"
+    assert models.requests["plain-of-stopped"] == models.requests["plain-task"] == 0
+
+
+@pytest.fixture
+def http2_models() -> Iterator[Http2Models]:
+    models = Http2Models()
+    yield models
+    models.end()
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+@pytest.mark.parametrize("kind", ["stream", "silent"])
+def test_s3_one_stream_of_a_shared_connection_is_cut(
+    library: type, kind: str, deployment: Deployment, http2_models: Http2Models, installed: tagout.Guard
+) -> None:
+    client = library.Client(http1=False, http2=True, timeout=30)
+    url = http2_models.url
+
+    def stream(path: str, until: Callable[[], bool]) -> int:
+        with client.stream("POST", url + path, content=b"{}") as response:
+            for words, _ in enumerate(response.iter_bytes()):
+                if until():
+                    return words
+        raise AssertionError("it has ended")
+
+    enough = threading.Event()
+    other = Work(lambda: stream("/other/stream", enough.is_set))
+    wait_for(lambda: http2_models.words["/other/stream"] > 3, "another call on the connection")
+    path = f"{PATH}/{kind}"
+    works = [Work(lambda: stream(path, lambda: False)) for _ in range(2)]
+    wait_for(lambda: http2_models.requests[path] == 2, "the calls to be under way")
+    for work in works:
+        assert Cut(deployment, installed, work).stopped if work is works[0] else not work.wait()
+        assert tagout.find_stop(work.error), repr(work.error)
+    wait_for(lambda: http2_models.resets[path] == 2, "the streams to be reset")
+    before = http2_models.words["/other/stream"]
+    wait_for(lambda: http2_models.words["/other/stream"] > before + 5, "the other call to go on")
+    assert other.thread.is_alive()
+    enough.set()
+    other.wait()
+    assert other.error is None and http2_models.connections == 1
+    refused(lambda: client.post(url + PATH + "/late", content=b"{}"))
+    assert http2_models.requests[PATH + "/late"] == 0
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+@pytest.mark.parametrize("kind", ["stream", "silent"])
+def test_s3_one_stream_of_a_connection_that_tasks_share_is_cut(
+    library: type, kind: str, deployment: Deployment, http2_models: Http2Models, installed: tagout.Guard
+) -> None:
+    path = f"{PATH}/{kind}"
+
+    async def main() -> None:
+        async with library.AsyncClient(http1=False, http2=True, timeout=30) as client:
+
+            async def stream(path: str, until: Callable[[], bool]) -> None:
+                async with client.stream("POST", http2_models.url + path, content=b"{}") as response:
+                    async for _ in response.aiter_bytes():
+                        if until():
+                            return
+                raise AssertionError("it has ended")
+
+            enough = threading.Event()
+            other = asyncio.create_task(stream("/other/stream", enough.is_set))
+            await _reached(lambda: http2_models.words["/other/stream"] > 3)
+            calls = [asyncio.create_task(stream(path, lambda: False)) for _ in range(2)]
+            await _reached(lambda: http2_models.requests[path] == 2)
+            await asyncio.to_thread(deployment.stop, installed.agent)
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, tagout.TagoutStopped), repr(error)
+            await _reached(lambda: http2_models.resets[path] == 2)
+            before = http2_models.words["/other/stream"]
+            await _reached(lambda: http2_models.words["/other/stream"] > before + 5)
+            enough.set()
+            await other
+            assert http2_models.connections == 1
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def _reached(what: Callable[[], bool]) -> None:
+    await asyncio.to_thread(wait_for, what, "the calls")
+
+
+def test_a_task_that_is_cancelled_for_another_reason_stays_cancelled(models: Models, installed: tagout.Guard) -> None:
+    async def main() -> None:
+        async with httpx.AsyncClient(timeout=30) as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.post(models.url + PATH, json={"model": "silent-timeout"}), 0.3)
+
+    asyncio.run(main())
+    assert installed.state().calls_under_way == 0
+
+
+def test_everything_is_put_back(
+    deployment: Deployment, client: tagout.Client, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: list[tuple[type, str, object]] = []
+    wrap = Patches.wrap
+
+    def noting(patches: Patches, owner: type, name: str, wrapper: Callable[..., object]) -> None:
+        owners.append((owner, name, owner.__dict__.get(name)))
+        wrap(patches, owner, name, wrapper)
+
+    monkeypatch.setattr(Patches, "wrap", noting)
+    agent = next(deployment.agents)
+    tagout.install(agent, client=client)
+    changed = [(owner, name) for owner, name, was in owners if owner.__dict__.get(name) is not was]
+    assert len(changed) > 20
+    deployment.stop(agent)
+    assert refused(lambda: openai.OpenAI(base_url=models.url, api_key="x").models.list())[0] is None
+    assert refused(lambda: httpx.post(models.url + PATH, json={"model": "x"}))[0]
+    tagout.uninstall()
+    assert [(owner, name) for owner, name, was in owners if owner.__dict__.get(name) is not was] == []
+    assert httpx.post(models.url + PATH, json={"model": "plain-after"}).status_code == 200
+
+
+def test_it_fails_closed_without_an_agent_or_configuration(
+    deployment: Deployment, client: tagout.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = http.client.HTTPConnection.send, aiohttp.ClientSession._request
+    monkeypatch.delenv("TAGOUT_AGENT", raising=False)
+    with pytest.raises(ValueError, match="TAGOUT_AGENT"):
+        tagout.install(client=client)
+    for name in deployment.settings:
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match="TAGOUT_GENESIS"):
+        tagout.install("demo/agent_2")
+    assert (http.client.HTTPConnection.send, aiohttp.ClientSession._request) == before
+    with pytest.raises(RuntimeError, match="not installed"), tagout.agent("demo/agent_2"):
+        pass
+
+
+def test_installed_twice_it_is_the_same_or_refused(
+    deployment: Deployment, client: tagout.Client, installed: tagout.Guard
+) -> None:
+    assert tagout.install(installed.agent, client=client) is installed
+    with pytest.raises(RuntimeError, match="installed already"):
+        tagout.install(next(deployment.agents), client=client)
+    with pytest.raises(RuntimeError, match="installed already"):
+        tagout.install(installed.agent, client=client, hosts=["models.example"])
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "is_one"),
+    [
+        ("api.openai.com", "/v1/models", True),
+        ("API.Anthropic.com", "/anything", True),
+        ("mine.openai.azure.com", "/x", True),
+        ("bedrock-runtime.eu-west-1.amazonaws.com", "/model/x/invoke", True),
+        ("europe-west1-aiplatform.googleapis.com", "/v1/x", True),
+        ("localhost", "/v1/chat/completions?x=1", True),
+        ("localhost", "/v1/responses/r1", True),
+        ("localhost", "/v1/messages", True),
+        ("localhost", "/v1/embeddings", True),
+        ("localhost", "/api/chat", True),
+        ("localhost", "/v1beta/models/gemini:streamGenerateContent?alt=sse", True),
+        ("notapi.openai.com.example", "/v1/models", False),
+        ("example.com", "/v1/messages-of-the-day", False),
+        ("example.com", "/my/responses", False),
+        ("s3.eu-west-1.amazonaws.com", "/x", False),
+        ("models.example", "/x", True),
+        ("sub.below.example", "/x", True),
+        ("example.org", "/ask/me", True),
+        ("node.example", "/v1/chat/completions", False),
+    ],
+)
+def test_which_requests_are_model_calls(host: str, path: str, is_one: bool) -> None:
+    endpoints = Endpoints(
+        hosts=("models.example", ".below.example"), paths=(r"/ask/",), nodes="https://node.example:7470"
+    )
+    assert endpoints.match(host, 7470, path) is is_one
+
+
+def test_a_predicate_decides_instead(deployment: Deployment, client: tagout.Client, models: Models) -> None:
+    agent = next(deployment.agents)
+    tagout.install(agent, client=client, predicate=lambda _host, _port, path: path.startswith("/mine"))
+    try:
+        deployment.stop(agent)
+        assert httpx.post(models.url + PATH, json={"model": "plain"}).status_code == 200
+        assert isinstance(refused(lambda: httpx.post(models.url + "/mine", json={"model": "mine"}))[0], tagout.TagoutStopped)
+        assert models.requests["mine"] == 0
+    finally:
+        tagout.uninstall()
