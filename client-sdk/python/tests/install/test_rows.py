@@ -10,6 +10,7 @@ import importlib
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 import tagout
 from deployment import Deployment, wait_for
 from models import Models
+from tagout._install.endpoints import Endpoints
 from world import CUT_WITHIN_S, Cut, Work, installed, models, refused  # noqa: F401
 
 ROWS = os.environ.get("TAGOUT_ROWS", "httpx httpx2 aiohttp requests urllib openai anthropic langgraph").split()
@@ -45,7 +47,13 @@ def figures() -> Iterator[Figures]:
 
 @pytest.mark.parametrize(("row", "way"), WAYS)
 def test_s3_a_call_is_cut_and_the_next_is_refused(
-    row: str, way: str, deployment: Deployment, models: Models, installed: tagout.Guard, figures: Figures
+    row: str,
+    way: str,
+    deployment: Deployment,
+    models: Models,
+    installed: tagout.Guard,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     call = importlib.import_module(f"rows.{row}_").calls(models.url)[way]
     number = next(_numbers)
@@ -66,10 +74,14 @@ def test_s3_a_call_is_cut_and_the_next_is_refused(
     assert installed.state().calls_under_way == 0
 
     blocked = f"blocked-{number}"
-    error, after_s = refused(lambda: call(blocked))
+    began = time.monotonic()
+    call_at = _note_attempts(monkeypatch)
+    error, _ = refused(lambda: call(blocked))
+    after_s = time.monotonic() - (call_at[0] if call_at else began)
     stopped = tagout.find_stop(error)
     assert stopped is not None and stopped.tag == "a test", repr(error)
     assert models.requests[blocked] == 0
+    assert len(call_at) == 1, "it was tried again"
     assert after_s < CUT_WITHIN_S
     figures.note(
         f"{row} {way}",
@@ -77,8 +89,24 @@ def test_s3_a_call_is_cut_and_the_next_is_refused(
         refused_ms=round(after_s * 1000, 1),
         reached=models.requests[blocked],
         tried=models.requests[endless],
+        attempts=len(call_at),
         error=type(error).__name__,
     )
+
+
+def _note_attempts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When a library came with a model call."""
+    attempts: list[float] = []
+    match = Endpoints.match
+
+    def noting(endpoints: Endpoints, host: str, port: int, target: str) -> bool:
+        is_one = match(endpoints, host, port, target)
+        if is_one:
+            attempts.append(time.monotonic())
+        return is_one
+
+    monkeypatch.setattr(Endpoints, "match", noting)
+    return attempts
 
 
 def _has_streamed(models: Models, model: str) -> Callable[[], bool]:
