@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -91,7 +92,15 @@ class Flight:
         self._wakers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._before: Token[Flight | None] | None = None
-        call.on_cut(self._wake)
+        # Weakly: a call whose answer nobody reads to its end is over when that answer is collected.
+        wake = weakref.WeakMethod(self._wake)
+
+        def cut() -> None:
+            wake_now = wake()
+            if wake_now is not None:
+                wake_now()
+
+        call.on_cut(cut)
 
     @property
     def stopped(self) -> TagoutStopped | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import pickle
 import threading
@@ -229,10 +230,20 @@ async def _reached(what: Callable[[], bool]) -> None:
 def test_a_task_that_is_cancelled_for_another_reason_stays_cancelled(models: Models, installed: tagout.Guard) -> None:
     async def main() -> None:
         async with httpx.AsyncClient(timeout=30) as client:
-            with pytest.raises(TimeoutError):
+            with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(client.post(models.url + PATH, json={"model": "silent-timeout"}), 0.3)
 
     asyncio.run(main())
+    assert installed.state().calls_under_way == 0
+
+
+def test_a_call_is_over_when_its_answer_is_dropped(models: Models, installed: tagout.Guard) -> None:
+    client = httpx.Client()
+    request = client.build_request("POST", models.url + PATH, json={"model": "stream-dropped", "stream": True})
+    answer = client.send(request, stream=True)
+    assert answer.status_code == 200 and installed.state().calls_under_way == 1
+    del answer, client
+    gc.collect()
     assert installed.state().calls_under_way == 0
 
 
