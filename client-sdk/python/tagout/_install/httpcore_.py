@@ -19,7 +19,8 @@ from tagout._install.patches import Function, Patches, module
 
 _CANCEL = 8  # RFC 9113, section 7
 _LOOK_S = 0.02
-_RESET_S = 1.0
+# What httpcore asks of a request to know how long sending may take.
+_RESET = SimpleNamespace(extensions={"timeout": {"write": 1.0}})
 _END = object()
 
 
@@ -53,8 +54,16 @@ def _pool(original: Function) -> Function:
         flight = _begin(request)
         if flight is None:
             return original(pool, request)
-        with flight:
-            response = original(pool, request)
+        response = None
+        try:
+            with flight:
+                response = original(pool, request)
+        except BaseException:
+            # Cut when its head was here: nobody else knows of it.
+            if response is not None:
+                with _in_name_of(flight), suppress(Exception):
+                    response.close()
+            raise
         response.stream = _Body(response.stream, flight)
         return response
 
@@ -66,8 +75,15 @@ def _async_pool(original: Function) -> Function:
         flight = _begin(request)
         if flight is None:
             return await original(pool, request)
-        with flight.task():
-            response = await original(pool, request)
+        response = None
+        try:
+            with flight.task():
+                response = await original(pool, request)
+        except BaseException:
+            if response is not None:
+                with _in_name_of(flight), suppress(Exception):
+                    await response.aclose()
+            raise
         response.stream = _AsyncBody(response.stream, flight)
         return response
 
@@ -244,21 +260,20 @@ def _readable(stream: Any, request: Any, flight: Flight) -> bool:
     return bool(events)
 
 
-def _reset(connection: Any, stream_id: int, flight: Flight | None) -> SimpleNamespace | None:
-    """Has the server make no more of a stream that was cut."""
-    if flight is None or flight.stopped is None:
-        return None
-    with suppress(Exception):  # It has ended by itself.
-        connection._h2_state.reset_stream(stream_id, error_code=_CANCEL)
-    return SimpleNamespace(extensions={"timeout": {"write": _RESET_S}})
+def _is_cut() -> bool:
+    flight = current.get()
+    return flight is not None and flight.stopped is not None
 
 
 def _closed(original: Function) -> Function:
     def _response_closed(connection: Any, stream_id: int) -> None:
-        request = _reset(connection, stream_id, current.get())
-        if request is not None:
+        if _is_cut():
+            # The server shall make no more of the stream, unless it has ended by itself.
             with suppress(Exception):
-                connection._write_outgoing_data(request)
+                # Who sends takes all that waits for it under this lock; what is put there meanwhile would be lost.
+                with connection._write_lock:
+                    connection._h2_state.reset_stream(stream_id, error_code=_CANCEL)
+                connection._write_outgoing_data(_RESET)
         original(connection, stream_id=stream_id)
 
     return _response_closed
@@ -266,10 +281,10 @@ def _closed(original: Function) -> Function:
 
 def _async_closed(original: Function) -> Function:
     async def _response_closed(connection: Any, stream_id: int) -> None:
-        request = _reset(connection, stream_id, current.get())
-        if request is not None:
+        if _is_cut():
             with suppress(Exception):
-                await connection._write_outgoing_data(request)
+                connection._h2_state.reset_stream(stream_id, error_code=_CANCEL)
+                await connection._write_outgoing_data(_RESET)
         await original(connection, stream_id=stream_id)
 
     return _response_closed
