@@ -15,10 +15,11 @@ from deployment import PATIENCE_S, Deployment, wait_for
 from tagout import TagoutStopped, find_stop
 
 
-def test_s4_nothing_begins_before_a_node_has_answered(client: tagout.Client) -> None:
-    guard = client.guard("demo/agent_2/before")
-    with pytest.raises(TagoutStopped) as refused:
-        guard.check()
+def test_s4_nothing_begins_before_a_node_has_answered(client: tagout.Client, deployment: Deployment) -> None:
+    with deployment.silent():
+        guard = client.guard("demo/agent_2/before")
+        with pytest.raises(TagoutStopped) as refused:
+            guard.check()
     assert (refused.value.code, refused.value.is_lapse, refused.value.cut) == ("not_ready", True, False)
     assert guard.ready(PATIENCE_S).enabled
     guard.check()
