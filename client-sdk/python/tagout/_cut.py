@@ -47,7 +47,7 @@ class Cutting:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._again: asyncio.TimerHandle | None = None
-        self._cancels = 0
+        self._watched = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -55,8 +55,13 @@ class Cutting:
             raise RuntimeError("a call can be cut in an asyncio task only")
         self._task: asyncio.Task[object] | None = task
         self._loop = asyncio.get_running_loop()
-        self._cancelling = _cancelling(task)
-        self._call.on_cut(self._cut)
+        self._cancels, self._cancelling = 0, _cancelling(task)
+        # Once for all its blocks: what is told lasts as long as the call.
+        if not self._watched:
+            self._watched = True
+            self._call.on_cut(self._cut)
+        elif self._call.stopped is not None:
+            self._cut()
 
     def _cut(self) -> None:
         try:
@@ -69,6 +74,8 @@ class Cutting:
         if self._task is not None:
             self._cancels += 1
             self._task.cancel()
+            if self._again is not None:
+                self._again.cancel()
             self._again = self._loop.call_later(_AGAIN_S, self._cancel)
 
     def __exit__(

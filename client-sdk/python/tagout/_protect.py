@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 from tagout import _cut
-from tagout._native import Gate, protected as native_protected
+from tagout._native import Call, Gate, protected as native_protected
 
 
 def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,6 +20,9 @@ def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
         return functools.wraps(f)(_coroutine(gate, f))
     if inspect.isgeneratorfunction(called):
         return functools.wraps(f)(_generator(gate, f))
+    # As methods of OpenAI's and Anthropic's asynchronous clients are.
+    if inspect.iscoroutinefunction(inspect.unwrap(called)):
+        return functools.wraps(f)(_either(gate, f))
     return functools.wraps(f)(native_protected(gate, f))
 
 
@@ -29,6 +32,29 @@ def _coroutine(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
             return await _cut.under(call, f(*args, **kwargs))
 
     return protected
+
+
+def _either(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain function around a coroutine function: what it gives decides how long the call is under way."""
+
+    def protected(*args: Any, **kwargs: Any) -> Any:
+        call = gate.call()
+        try:
+            result = f(*args, **kwargs)
+        except BaseException:
+            call.close()
+            raise
+        if not inspect.isawaitable(result):
+            call.close()
+            return result
+        return _rest(call, result)
+
+    return protected
+
+
+async def _rest(call: Call, result: Awaitable[Any]) -> Any:
+    with call:
+        return await _cut.under(call, result)
 
 
 def _generator(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,12 +86,14 @@ def _async_generator(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
     async def protected(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         with gate.call() as call:
             generator = f(*args, **kwargs)
+            cutting = _cut.Cutting(call)
             try:
                 step, value = generator.asend, None
                 while True:
                     call.check()
                     try:
-                        item = await _cut.under(call, step(value))
+                        with cutting:
+                            item = await step(value)
                     except StopAsyncIteration:
                         return
                     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tagout._install.flight import Flight, begin, current
+from tagout._install.flight import Flight, begin, current, no_flight
 from tagout._install.patches import Function, Patches, module
 
 _FLIGHT = "_tagout_flight"
@@ -28,9 +28,17 @@ def _request(original: Function) -> Function:
         url = session._build_url(str_or_url)
         flight = begin(url.host or "", url.port or 80, url.raw_path_qs)
         if flight is None:
-            return await original(session, method, str_or_url, **named)
-        with flight.task():
-            response = await original(session, method, str_or_url, **named)
+            with no_flight():
+                return await original(session, method, str_or_url, **named)
+        response = None
+        try:
+            with flight.task():
+                response = await original(session, method, str_or_url, **named)
+        except BaseException:
+            # Cut when its head was here: nobody else knows of it.
+            if response is not None:
+                response.close()
+            raise
         connection = response.connection
         if connection is None:
             flight.close()  # All of it is here.
@@ -70,9 +78,16 @@ def _watch(flight: Flight, response: Any, connection: Any) -> None:
 
 def _send(original: Function) -> Function:
     async def send(request: Any, connection: Any, *args: Any, **named: Any) -> Any:
-        flight = current.get()
+        flight = around = current.get()
+        if flight is None and request.method != "CONNECT":
+            # A redirect or a middleware leads where `_request` has not looked.
+            flight = begin(request.url.host or "", request.url.port or 80, request.url.raw_path_qs)
+            if flight is not None:
+                connection.add_callback(flight.close)
         if flight is not None and connection.transport is not None:
-            flight.holds(connection.transport.get_extra_info("socket"), also_woken=True)
+            held = flight.holds(connection.transport.get_extra_info("socket"), also_woken=around is not None)
+            if held is not None:
+                connection.add_callback(held.close)  # Before it goes back to its pool.
         if connection.protocol is not None:
             setattr(connection.protocol, _FLIGHT, flight)
         return await original(request, connection, *args, **named)

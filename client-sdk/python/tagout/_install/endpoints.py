@@ -61,6 +61,7 @@ PATHS = (
     r"/(chat/)?completions",  # OpenAI and all that are compatible with it
     r"/v\d+/(responses|embeddings|moderations|images/\w+|audio/\w+|complete|rerank|score)",
     r"/openai/(v\d+/)?(deployments/[^/]+/)?(responses|embeddings|images/\w+|audio/\w+)",  # Azure
+    r"^/(responses|embeddings)",  # the same of a proxy that takes them without a version
     r"/v\d+/messages",  # Anthropic
     r"/api/(generate|chat|embed|embeddings)",  # Ollama: https://github.com/ollama/ollama/blob/main/docs/api.md
     r"/model/[^/]+/(invoke|invoke-with-response-stream|converse|converse-stream)",  # Bedrock behind a proxy
@@ -91,7 +92,8 @@ class Endpoints:
 
     def _is_host(self, host: str, port: int) -> bool:
         above = (host[at:] for at, letter in enumerate(host) if letter == ".")
-        names = {host, f"{host}:{port}", *above}
+        shown = f"[{host}]" if ":" in host else host  # IPv6, as URLs have it
+        names = {host, shown, f"{shown}:{port}", *above}
         return not names.isdisjoint(HOSTS) or _HOSTS.fullmatch(host) is not None or not names.isdisjoint(self._hosts)
 
     def _is_path(self, path: str) -> bool:

@@ -7,7 +7,8 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 
@@ -71,6 +72,16 @@ named_agent: ContextVar[str | None] = ContextVar("tagout_agent", default=None)
 current: ContextVar[Flight | None] = ContextVar("tagout_flight", default=None)
 
 
+@contextmanager
+def no_flight() -> Iterator[None]:
+    """For a request that is no model call, though one may be under way around it."""
+    before = current.set(None)
+    try:
+        yield
+    finally:
+        current.reset(before)
+
+
 def begin(host: str, port: int, target: str) -> Flight | None:
     """Begins the call if it is one of a model. Raises `TagoutStopped` if it may not begin."""
     installed = installation.current
@@ -90,7 +101,7 @@ class Flight:
         self._call = call
         self._sockets: list[GuardedSocket] = []
         self._wakers: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._before: Token[Flight | None] | None = None
         # Weakly: a call whose answer nobody reads to its end is over when that answer is collected.
         wake = weakref.WeakMethod(self._wake)
@@ -112,18 +123,21 @@ class Flight:
         if stopped is not None:
             raise stopped
 
-    def holds(self, connection: socket.socket | None, also_woken: bool = False) -> None:
-        """Has a cut shut `connection`, which this call has for itself."""
+    def holds(self, connection: socket.socket | None, also_woken: bool = False) -> GuardedSocket | None:
+        """Has a cut shut `connection`, which this call has for itself until what this gives is closed, or the call."""
         if connection is None:
-            return
+            return None
         try:
-            self._sockets.append(self._call.socket(connection.fileno()))
+            held = self._call.socket(connection.fileno())
         except TagoutStopped as stopped:
             raise raised(stopped) from None
         except OSError:
             # Its peer is gone: that is for the library to see. Or there are too many: then what a cut wakes goes on.
             if not also_woken and _connected(connection):
                 raise
+            return None
+        self._sockets.append(held)
+        return held
 
     @property
     def is_held(self) -> bool:
@@ -142,10 +156,10 @@ class Flight:
                 self._wakers.remove(waker)
 
     def _wake(self) -> None:
+        # Who takes a waker away may then close what it wakes by. None of them waits for anything.
         with self._lock:
-            wakers = list(self._wakers)
-        for waker in wakers:
-            waker()
+            for waker in list(self._wakers):
+                waker()
 
     def close(self) -> None:
         """The call is over; what it held goes back to where it came from."""
@@ -154,7 +168,11 @@ class Flight:
         self._call.close()
 
     def __enter__(self) -> Flight:
-        self.check()
+        try:
+            self.check()
+        except TagoutStopped:
+            self.close()
+            raise
         self._before = current.set(self)
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from typing import Any
+from urllib.parse import urlsplit
 
 from tagout._install.flight import Flight, begin
 from tagout._install.patches import Function, Patches
@@ -20,7 +21,6 @@ def patch(patches: Patches) -> None:
 
 def _putrequest(original: Function) -> Function:
     def putrequest(connection: Any, method: str, url: str, *args: Any, **named: Any) -> None:
-        _end(connection)
         flight = begin(*_place(connection, url))
         try:
             original(connection, method, url, *args, **named)
@@ -28,6 +28,7 @@ def _putrequest(original: Function) -> Function:
             if flight is not None:
                 flight.close()
             raise
+        _end(connection)
         connection.__dict__[_FLIGHT] = flight
 
     return putrequest
@@ -36,10 +37,8 @@ def _putrequest(original: Function) -> Function:
 def _place(connection: Any, url: str) -> tuple[str, int, str]:
     """Host, port and path, also through a proxy: by a tunnel, or as a whole URL."""
     if url.startswith(("http://", "https://")):
-        scheme, _, rest = url.partition("://")
-        authority, slash, path = rest.partition("/")
-        host, colon, port = authority.rpartition("@")[2].partition(":")
-        return host, int(port) if colon and port.isdigit() else 443 if scheme == "https" else 80, slash + path
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), parts.path
     if getattr(connection, "_tunnel_host", None):
         return connection._tunnel_host, connection._tunnel_port or 443, url
     return connection.host, connection.port or 80, url

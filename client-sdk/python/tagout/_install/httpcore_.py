@@ -14,7 +14,7 @@ from os import close, pipe, write
 from types import SimpleNamespace
 from typing import Any
 
-from tagout._install.flight import Flight, begin, current
+from tagout._install.flight import Flight, begin, current, no_flight
 from tagout._install.patches import Function, Patches, module
 
 _CANCEL = 8  # RFC 9113, section 7
@@ -31,8 +31,8 @@ def patch(patches: Patches) -> None:
             continue
         patches.wrap(core.ConnectionPool, "handle_request", _pool)
         patches.wrap(core.AsyncConnectionPool, "handle_async_request", _async_pool)
-        patches.wrap(core.HTTP11Connection, "handle_request", _http11)
-        patches.wrap(core.AsyncHTTP11Connection, "handle_async_request", _async_http11)
+        patches.wrap(core.HTTP11Connection, "_send_request_headers", _http11)
+        patches.wrap(core.AsyncHTTP11Connection, "_send_request_headers", _async_http11)
         if module("h2") is None:
             continue
         patches.wrap(core.HTTP2Connection, "handle_request", _http2)
@@ -53,7 +53,8 @@ def _pool(original: Function) -> Function:
     def handle_request(pool: Any, request: Any) -> Any:
         flight = _begin(request)
         if flight is None:
-            return original(pool, request)
+            with no_flight():
+                return original(pool, request)
         response = None
         try:
             with flight:
@@ -74,7 +75,8 @@ def _async_pool(original: Function) -> Function:
     async def handle_async_request(pool: Any, request: Any) -> Any:
         flight = _begin(request)
         if flight is None:
-            return await original(pool, request)
+            with no_flight():
+                return await original(pool, request)
         response = None
         try:
             with flight.task():
@@ -157,24 +159,25 @@ class _in_name_of:
             current.reset(self._before)
 
 
+# A connection is a call's own from here on, and closed by whatever is raised. A proxy's tunnel may be shared later.
 def _http11(original: Function) -> Function:
-    def handle_request(connection: Any, request: Any) -> Any:
+    def _send_request_headers(connection: Any, request: Any) -> None:
         flight = current.get()
-        if flight is not None:
+        if flight is not None and request.method != b"CONNECT":
             flight.holds(connection._network_stream.get_extra_info("socket"))
-        return original(connection, request)
+        original(connection, request=request)
 
-    return handle_request
+    return _send_request_headers
 
 
 def _async_http11(original: Function) -> Function:
-    async def handle_async_request(connection: Any, request: Any) -> Any:
+    async def _send_request_headers(connection: Any, request: Any) -> None:
         flight = current.get()
-        if flight is not None:
+        if flight is not None and request.method != b"CONNECT":
             flight.holds(connection._network_stream.get_extra_info("socket"), also_woken=True)
-        return await original(connection, request)
+        await original(connection, request=request)
 
-    return handle_async_request
+    return _send_request_headers
 
 
 def _http2(original: Function) -> Function:
