@@ -56,6 +56,24 @@ async def stopped_meanwhile(deployment: Deployment, guard: tagout.Guard, work: A
     return cut.value
 
 
+def test_s3_a_plain_function_around_a_coroutine_is_under_way_until_that_ends(
+    deployment: Deployment, guard: tagout.Guard, run: Run
+) -> None:
+    """As the methods of vendors' asynchronous clients are."""
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    @guard.protect
+    @functools.wraps(forever)
+    def ask() -> Awaitable[None]:
+        return forever()
+
+    run(stopped_meanwhile(deployment, guard, ask()))
+    with pytest.raises(TagoutStopped):
+        ask()
+
+
 def test_s3_a_task_is_cut_where_it_stands_and_lives_on(deployment: Deployment, guard: tagout.Guard, run: Run) -> None:
     cleaned: list[str] = []
 

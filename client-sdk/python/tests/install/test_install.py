@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import http.client
+import http.server
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from deployment import Deployment, wait_for
 from http2 import Http2Models
 from models import Models
 from tagout._install.endpoints import Endpoints
+from tagout._install.flight import Flight
 from tagout._install.patches import Patches
 from world import Cut, Work, installed, models, refused  # noqa: F401
 
@@ -237,6 +239,57 @@ def test_a_task_that_is_cancelled_for_another_reason_stays_cancelled(models: Mod
     assert installed.state().calls_under_way == 0
 
 
+def test_s3_where_a_redirect_leads_is_a_model_call_too(
+    deployment: Deployment, models: Models, installed: tagout.Guard
+) -> None:
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(307)
+            self.send_header("Location", models.url + PATH)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/elsewhere"
+
+    async def ask_by_aiohttp(model: str) -> object:
+        async with aiohttp.ClientSession() as session, session.post(url, json={"model": model}) as answer:
+            return await answer.json()
+
+    try:
+        assert asyncio.run(ask_by_aiohttp("plain-led")) is not None
+        assert installed.state().calls_under_way == 0
+        assert Cut(deployment, installed, Work(lambda: asyncio.run(ask_by_aiohttp("silent-led")))).error is not None
+        for number, call in enumerate((
+            lambda model: asyncio.run(ask_by_aiohttp(model)),
+            lambda model: httpx.post(url, json={"model": model}, follow_redirects=True),
+            lambda model: requests.post(url, json={"model": model}),
+        )):
+            assert tagout.find_stop(refused(lambda: call(f"late-{number}"))[0])
+            assert models.requests[f"late-{number}"] == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_call_that_is_cut_while_it_connects_leaves_no_place_in_the_pool_taken(
+    deployment: Deployment, client: tagout.Client, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagout.install(next(deployment.agents), client=client)
+    try:
+        pooled = httpx.Client(limits=httpx.Limits(max_connections=1), timeout=5)
+        with monkeypatch.context() as patched:
+            patched.setattr(Flight, "holds", lambda *_: (_ for _ in ()).throw(tagout.TagoutStopped("cut")))
+            assert tagout.find_stop(refused(lambda: ask(pooled, models, "plain"))[0])
+        assert ask(pooled, models, "plain")
+    finally:
+        tagout.uninstall()
+
+
 def test_a_call_is_over_when_its_answer_is_dropped(models: Models, installed: tagout.Guard) -> None:
     client = httpx.Client()
     request = client.build_request("POST", models.url + PATH, json={"model": "stream-dropped", "stream": True})
@@ -313,6 +366,8 @@ def test_installed_twice_it_is_the_same_or_refused(
         ("notapi.openai.com.example", "/v1/models", False),
         ("example.com", "/v1/messages-of-the-day", False),
         ("example.com", "/my/responses", False),
+        ("proxy.example", "/responses", True),
+        ("::1", "/x", True),
         ("s3.eu-west-1.amazonaws.com", "/x", False),
         ("models.example", "/x", True),
         ("sub.below.example", "/x", True),
@@ -322,7 +377,7 @@ def test_installed_twice_it_is_the_same_or_refused(
 )
 def test_which_requests_are_model_calls(host: str, path: str, is_one: bool) -> None:
     endpoints = Endpoints(
-        hosts=("models.example", ".below.example"), paths=(r"/ask/",), nodes="https://node.example:7470"
+        hosts=("models.example", ".below.example", "[::1]:7470"), paths=(r"/ask/",), nodes="https://node.example:7470"
     )
     assert endpoints.match(host, 7470, path) is is_one
 
