@@ -92,12 +92,12 @@ impl Hub {
         change(&touched, |waiting| waiting.add(&text, event));
     }
 
-    pub fn push_renew(&self, scope: &Scope, renew: Renew) {
+    pub fn push_renew(&self, scope: &Scope, log_size: u64, deny: bool) {
         let touched = self.touched(scope);
         let within_ms = RENEWAL_US * touched.len() as u64 / 1_000;
         change(&touched, |waiting| {
-            let deny = renew.deny || waiting.renew.is_some_and(|r| r.deny);
-            waiting.renew = Some(Renew { deny, within_ms, ..renew });
+            let deny = deny || waiting.renew.is_some_and(|r| r.deny);
+            waiting.renew = Some(Renew { log_size, deny, within_ms });
         });
     }
 
@@ -230,7 +230,7 @@ mod tests {
         hub.push_stop(&scope("a"), &event(0));
         let Some(Event::Stop(text)) = all[7].next().now_or_never() else { panic!("it is pushed") };
         assert_eq!(serde_json::from_str::<StopEvent>(&text).unwrap().confirm_within_ms, 1_000);
-        hub.push_renew(&scope("a"), Renew { log_size: 1, deny: false, within_ms: 0 });
+        hub.push_renew(&scope("a"), 1, false);
         let Some(Event::Renew(renew)) = all[7].next().now_or_never() else { panic!("it is pushed") };
         assert_eq!(renew.within_ms, 500);
     }
@@ -242,10 +242,10 @@ mod tests {
         for index in 0..QUEUE_MAX as u64 + 3 {
             hub.push_stop(&scope("a"), &event(index));
         }
-        hub.push_renew(&scope("a"), Renew { log_size: 99, deny: false, within_ms: 0 });
+        hub.push_renew(&scope("a"), 99, false);
         assert_eq!(drain(&slow), (QUEUE_MAX, Some(Renew { log_size: 99, deny: true, within_ms: 0 })));
-        hub.push_renew(&scope("a"), Renew { log_size: 100, deny: false, within_ms: 0 });
-        hub.push_renew(&scope("a"), Renew { log_size: 101, deny: false, within_ms: 0 });
+        hub.push_renew(&scope("a"), 100, false);
+        hub.push_renew(&scope("a"), 101, false);
         assert_eq!(drain(&slow), (0, Some(Renew { log_size: 101, deny: false, within_ms: 0 })));
     }
 

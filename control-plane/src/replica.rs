@@ -11,7 +11,7 @@ use tagout_proto::ledger::{Effect, Ledger, Proposal, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tagout_proto::rule::RULE_VERSION;
 use tagout_proto::scope::Scope;
-use tagout_proto::wire::{Renew, StopEvent};
+use tagout_proto::wire::StopEvent;
 
 use crate::audit::{AuditError, AuditSink};
 use crate::outcomes::Outcomes;
@@ -96,7 +96,7 @@ impl Replica {
 
     fn publish(&self, proposal: &Proposal, effect: &Effect, ledger: &Ledger) {
         let log_size = ledger.size();
-        let renew = |scope, deny| self.hub.push_renew(scope, Renew { log_size, deny, within_ms: 0 });
+        let renew = |scope, deny| self.hub.push_renew(scope, log_size, deny);
         let push = |scope| {
             let (index, time_ms) = (Some(log_size - 1), proposal.time_ms);
             self.hub.push_stop(

@@ -55,7 +55,7 @@ class Cutting:
             raise RuntimeError("a call can be cut in an asyncio task only")
         self._task: asyncio.Task[object] | None = task
         self._loop = asyncio.get_running_loop()
-        self._cancels, self._cancelling = 0, _cancelling(task)
+        self._cancels, self._cancelling = 0, cancelling(task)
         # Once for all its blocks: what is told lasts as long as the call.
         if not self._watched:
             self._watched = True
@@ -85,9 +85,8 @@ class Cutting:
         assert task is not None
         if self._again is not None:
             self._again.cancel()
-        for _ in range(self._cancels):
-            _uncancel(task)
-        leave(self._call, error, others_cancel=_cancelling(task) > self._cancelling)
+        uncancel(task, self._cancels)
+        leave(self._call, error, others_cancel=cancelling(task) > self._cancelling)
 
 
 def leave(call: Call, error: BaseException | None, others_cancel: bool = False) -> None:
@@ -104,11 +103,13 @@ def leave(call: Call, error: BaseException | None, others_cancel: bool = False) 
         raise stopped from error
 
 
-def _cancelling(task: asyncio.Task[object]) -> int:
-    # Python 3.10 does not count them.
+def cancelling(task: asyncio.Task[object]) -> int:
+    """How often somebody has cancelled it. Python 3.10 does not count that."""
     return task.cancelling() if hasattr(task, "cancelling") else 0
 
 
-def _uncancel(task: asyncio.Task[object]) -> None:
+def uncancel(task: asyncio.Task[object], times: int) -> None:
+    """Takes back what we have cancelled ourselves."""
     if hasattr(task, "uncancel"):
-        task.uncancel()
+        for _ in range(times):
+            task.uncancel()

@@ -485,7 +485,7 @@ impl Driver {
                 }
             }
             Push::Renew(Renew { deny, within_ms, .. }) => {
-                let within = Duration::from_millis(within_ms.min(RENEW_WITHIN_MAX_MS));
+                let within = Duration::from_millis(within_ms.min(SPREAD_MAX_MS));
                 let at_ns = now.boot_ns + nanos(jitter(Duration::ZERO..=within));
                 self.round_at_ns = self.round_at_ns.min(at_ns);
                 if deny {
@@ -507,7 +507,7 @@ impl Driver {
         let (document, entry) = (event.stop.digest(), event.index);
         // The node counts on one confirmation from each that listens.
         let confirm_within_ms = event.confirm_within_ms.saturating_mul(covered.len() as u64);
-        self.confirm_within = Duration::from_millis(confirm_within_ms.min(CONFIRM_WITHIN_MAX_MS));
+        self.confirm_within = Duration::from_millis(confirm_within_ms.min(SPREAD_MAX_MS));
         tracing::warn!(target: "tagout", agents = covered.len(), %document, entry, by = "push", "stop received");
         self.settle_these(&covered, now);
     }

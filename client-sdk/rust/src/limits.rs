@@ -27,6 +27,8 @@ pub const TRUST_CHAIN_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How long it may take, whatever the ttl: it is long, and comes once in a while.
 pub const TRUST_CHAIN_TIMEOUT_MS: u64 = 10_000;
 
+/// Connections that nothing was asked by for so long are closed. The one by which leases are renewed must not be.
+pub const CONNECTION_IDLE_MS: u64 = 30_000;
 /// How long a request for a lease goes on that nobody waits for any more.
 pub const LEASE_TIMEOUT_MS: u64 = 10_000;
 
@@ -75,8 +77,7 @@ pub const STUCK_MS: u64 = 3_000;
 pub const CLOCK_JUMP_MS: u64 = 1_000;
 
 /// A node may ask for confirmations and renewals to be spread over so long, and no longer.
-pub const CONFIRM_WITHIN_MAX_MS: u64 = 5_000;
-pub const RENEW_WITHIN_MAX_MS: u64 = 5_000;
+pub const SPREAD_MAX_MS: u64 = 5_000;
 pub const CONFIRM_ATTEMPTS_MAX: u32 = 5;
 pub const CONFIRM_TIMEOUT_MS: u64 = 3_000;
 /// Confirmations under way at once; a stop of the fleet has one for every agent.

@@ -282,6 +282,8 @@ fn connect(tls: &ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .tcp_nodelay(true)
+        .pool_idle_timeout(Duration::from_millis(CONNECTION_IDLE_MS))
+        .pool_max_idle_per_host(1)
         .build()
 }
 

@@ -4,9 +4,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tagout_proto::limits::TTL_MIN_MS;
+use tagout_proto::limits::{TTL_MAX_MS, TTL_MIN_MS};
 
-use crate::limits::BACK_OFF_FIRST_MS;
+use crate::limits::{BACK_OFF_FIRST_MS, CONNECTION_IDLE_MS};
 
 const RENEWALS: u32 = 3;
 const PATIENCE_PART: u32 = 4;
@@ -15,6 +15,7 @@ const BACK_OFF_PART: u32 = 5;
 // The longest wait and the answer after it take less than half of the ttl: a guard that missed one renewal has the next one
 // before its lease ends, and one without a lease comes back within half a ttl of the service.
 const _: () = assert!(2 * (PATIENCE_PART + BACK_OFF_PART) < PATIENCE_PART * BACK_OFF_PART);
+const _: () = assert!(CONNECTION_IDLE_MS > TTL_MAX_MS / RENEWALS as u64);
 const _: () = assert!(BACK_OFF_FIRST_MS * BACK_OFF_PART as u64 <= TTL_MIN_MS);
 
 /// The pace of one client, by the newest lease's time to live.
@@ -65,7 +66,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tagout_proto::limits::{NODES_MAX, TTL_MAX_MS};
+    use tagout_proto::limits::NODES_MAX;
 
     use super::*;
 

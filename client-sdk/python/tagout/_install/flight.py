@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 
+from tagout._cut import cancelling, uncancel
 from tagout._guard import Client, Guard
 from tagout._install.endpoints import Endpoints
 from tagout._install.patches import Patches
@@ -205,7 +206,7 @@ class _Task:
         self._flight.__enter__()
         if self._task is not None:
             self._loop = asyncio.get_running_loop()
-            self._cancelling = _cancelling(self._task)
+            self._cancelling = cancelling(self._task)
             self._flight.wake_by(self._wake)
 
     def _wake(self) -> None:
@@ -227,10 +228,8 @@ class _Task:
         replace = isinstance(error, Exception)
         if task is not None:
             self._flight.wake_no_more_by(self._wake)
-            if hasattr(task, "uncancel"):
-                for _ in range(self._cancels):
-                    task.uncancel()
-            ours = self._cancels > 0 and _cancelling(task) <= self._cancelling
+            uncancel(task, self._cancels)
+            ours = self._cancels > 0 and cancelling(task) <= self._cancelling
             replace = replace or (isinstance(error, asyncio.CancelledError) and ours)
         before = self._flight._before
         if before is not None:
@@ -243,11 +242,6 @@ def _current_task() -> asyncio.Task[object] | None:
         return asyncio.current_task()
     except RuntimeError:
         return None  # Another kind of loop.
-
-
-def _cancelling(task: asyncio.Task[object]) -> int:
-    # Python 3.10 does not count them.
-    return task.cancelling() if hasattr(task, "cancelling") else 0
 
 
 def _connected(connection: socket.socket) -> bool:
