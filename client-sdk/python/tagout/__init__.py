@@ -1,7 +1,8 @@
 """Lockout/tagout for AI agents: asks for consent before every model call, and fails closed."""
 
 from tagout._guard import Client, EssentialGuard, Guard
-from tagout._install import agent, install, uninstall
+from tagout._install import install, uninstall
+from tagout._install.acting import agent, tool
 from tagout._native import Call, GuardedSocket, Watch
 from tagout._state import State
 from tagout._stopped import TagoutStopped, find_stop
@@ -18,5 +19,6 @@ __all__ = [
     "agent",
     "find_stop",
     "install",
+    "tool",
     "uninstall",
 ]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import Any
+from typing import Any, Protocol
 
 from tagout import _cut
 from tagout._native import Call, Gate, protected as native_protected
 
 
-def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+class CanCall(Protocol):
+    """A gate, or what stands for one that is found when it is called."""
+
+    def call(self) -> Call: ...
+
+
+def protect(gate: CanCall, f: Callable[..., Any]) -> Callable[..., Any]:
     # What an object does when it is called, its class says.
     called = f if inspect.isroutine(f) or isinstance(f, functools.partial) else getattr(type(f), "__call__", f)
     if inspect.isasyncgenfunction(called):
@@ -21,12 +27,12 @@ def protect(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.isgeneratorfunction(called):
         return functools.wraps(f)(_generator(gate, f))
     # As methods of OpenAI's and Anthropic's asynchronous clients are.
-    if inspect.iscoroutinefunction(inspect.unwrap(called)):
+    if inspect.iscoroutinefunction(inspect.unwrap(called)) or not isinstance(gate, Gate):
         return functools.wraps(f)(_either(gate, f))
     return functools.wraps(f)(native_protected(gate, f))
 
 
-def _coroutine(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+def _coroutine(gate: CanCall, f: Callable[..., Any]) -> Callable[..., Any]:
     async def protected(*args: Any, **kwargs: Any) -> Any:
         with gate.call() as call:
             return await _cut.under(call, f(*args, **kwargs))
@@ -34,7 +40,7 @@ def _coroutine(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
     return protected
 
 
-def _either(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+def _either(gate: CanCall, f: Callable[..., Any]) -> Callable[..., Any]:
     """A plain function around a coroutine function: what it gives decides how long the call is under way."""
 
     def protected(*args: Any, **kwargs: Any) -> Any:
@@ -57,7 +63,7 @@ async def _rest(call: Call, result: Awaitable[Any]) -> Any:
         return await _cut.under(call, result)
 
 
-def _generator(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+def _generator(gate: CanCall, f: Callable[..., Any]) -> Callable[..., Any]:
     def protected(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         with gate.call() as call:
             generator = f(*args, **kwargs)
@@ -82,7 +88,7 @@ def _generator(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
     return protected
 
 
-def _async_generator(gate: Gate, f: Callable[..., Any]) -> Callable[..., Any]:
+def _async_generator(gate: CanCall, f: Callable[..., Any]) -> Callable[..., Any]:
     async def protected(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         with gate.call() as call:
             generator = f(*args, **kwargs)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 from tagout._guard import Client, Guard
 from tagout._install import aiohttp_, http_client, httpcore_, threads
 from tagout._install.endpoints import Endpoints, Predicate
-from tagout._install.flight import Installed, installation, named_agent
+from tagout._install.installed import Installed, installation
 from tagout._install.patches import Patches
 from tagout._install.raised import forget
 
@@ -81,20 +80,3 @@ def uninstall() -> None:
         if patches is not None:
             patches.undo()
             forget()
-
-
-@contextmanager
-def agent(name: str) -> Iterator[Guard]:
-    """Model calls in the block, and in the tasks and threads that it starts, are those of agent `name`.
-
-    The first block of an agent waits for the service's answer as `install()` does.
-    """
-    installed = installation.current
-    if installed is None:
-        raise RuntimeError("tagout is not installed: call tagout.install(…) first")
-    guard = installed.guard_of(name)
-    before = named_agent.set(name)
-    try:
-        yield guard
-    finally:
-        named_agent.reset(before)

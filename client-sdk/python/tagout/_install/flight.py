@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 import weakref
@@ -13,62 +12,12 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 
 from tagout._cut import cancelling, uncancel
-from tagout._guard import Client, Guard
-from tagout._install.endpoints import Endpoints
-from tagout._install.patches import Patches
+from tagout._install.installed import installation
 from tagout._install.raised import raised
 from tagout._native import Call, GuardedSocket
 from tagout._stopped import TagoutStopped
 
 
-class Installed:
-    """What `install()` was given, and the guards of the agents that were named since."""
-
-    def __init__(self, agent: str, endpoints: Endpoints, client: Client | None, ready_s: float) -> None:
-        self.agent, self.endpoints = agent, endpoints
-        self._given, self._ready_s = client, ready_s
-        try:
-            self._client = client or Client()
-        except ValueError as error:
-            raise ValueError(
-                f"tagout is not configured: {error}; TAGOUT_NODES, TAGOUT_CA, TAGOUT_GENESIS, TAGOUT_PINNED and "
-                "TAGOUT_TOKEN_FILE say it, or give client=tagout.Client(…)"
-            ) from error
-        self._begin()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._guards: dict[str, Guard] = {}
-        self._adding = threading.Lock()
-
-    def is_of(self, agent: str, endpoints: Endpoints, client: Client | None) -> bool:
-        return (self.agent, self.endpoints, self._given) == (agent, endpoints, client)
-
-    def guard_of(self, agent: str) -> Guard:
-        if self._pid != os.getpid():
-            self._begin()  # A forked child's guards are to be answered for anew.
-        guard = self._guards.get(agent)
-        if guard is not None:
-            return guard
-        with self._adding:
-            if agent not in self._guards:
-                guard = self._client.guard(agent)
-                try:
-                    guard.ready(self._ready_s)
-                except TagoutStopped:
-                    pass  # Its calls are refused, and say why.
-                self._guards[agent] = guard
-            return self._guards[agent]
-
-
-class _Installation:
-    current: Installed | None = None
-    patches: Patches | None = None
-
-
-installation = _Installation()
-# Whom `with tagout.agent(…)` has named.
-named_agent: ContextVar[str | None] = ContextVar("tagout_agent", default=None)
 # The call that this task or thread works for, for the layers below the one that began it.
 current: ContextVar[Flight | None] = ContextVar("tagout_flight", default=None)
 
@@ -88,7 +37,7 @@ def begin(host: str, port: int, target: str) -> Flight | None:
     installed = installation.current
     if installed is None or not installed.endpoints.match(host, port, target):
         return None
-    guard = installed.guard_of(named_agent.get() or installed.agent)
+    guard = installed.guard_of(installed.actor().agent)
     try:
         return Flight(guard.call())
     except TagoutStopped as stopped:

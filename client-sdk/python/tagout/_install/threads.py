@@ -1,7 +1,6 @@
 """Threads are of the agent that starts them, as asyncio's tasks are by themselves.
 
-Only who is named by `with tagout.agent(…)` goes along, no other context: `threading.Thread.start` and the `submit` of thread
-pools carry it.
+Only who acts goes along, no other context: `threading.Thread.start` and the `submit` of thread pools carry it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tagout._install.flight import named_agent
+from tagout._install.installed import actor
 from tagout._install.patches import Function, Patches
 
 
@@ -21,13 +20,13 @@ def patch(patches: Patches) -> None:
 
 def _start(original: Function) -> Function:
     def start(thread: threading.Thread) -> None:
-        agent = named_agent.get()
-        if agent is not None:
+        acts = actor.get()
+        if acts is not None:
             run = thread.run
 
             def named_run() -> None:
                 del thread.__dict__["run"]
-                named_agent.set(agent)
+                actor.set(acts)
                 run()
 
             thread.__dict__["run"] = named_run
@@ -38,14 +37,14 @@ def _start(original: Function) -> Function:
 
 def _submit(original: Function) -> Function:
     def submit(pool: ThreadPoolExecutor, function: Any, /, *args: Any, **named: Any) -> Any:
-        agent = named_agent.get()
+        acts = actor.get()
 
         def named_function(*args: Any, **named: Any) -> Any:
-            before = named_agent.set(agent)
+            before = actor.set(acts)
             try:
                 return function(*args, **named)
             finally:
-                named_agent.reset(before)
+                actor.reset(before)
 
         return original(pool, named_function, *args, **named)
 

@@ -1,0 +1,129 @@
+"""Other agents than the one that `install()` was given, and what they do besides calling models."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextvars import Token
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tagout import _protect
+from tagout._guard import Guard
+from tagout._install.installed import Actor, Installed, actor, installation
+from tagout._install.raised import raised
+from tagout._native import Call
+from tagout._stopped import TagoutStopped
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What a segment of a scope takes (proto/SPEC.md, M19).
+_SEGMENT_MAX = 64
+_NOT_OF_A_SEGMENT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def agent(name: str) -> Acting:
+    """Model calls in the block, and in the tasks and threads that it starts, are those of agent `name`, a scope.
+
+    The first block of an agent waits for the service's answer as `install()` does; `async with` does so without holding up the
+    event loop.
+    """
+    return Acting(Actor(name, name))
+
+
+def below(name: str, **attributes: str) -> Acting:
+    """The same for what a framework calls an agent: `name` becomes one segment below the agent that the program has named.
+
+    What a scope does not take becomes ``_``: the agent "Senior Researcher" of ``demo/agent_2`` is
+    ``demo/agent_2/Senior_Researcher``. Agents that call others are not nested. `attributes` are what records say of the calls.
+    """
+    base = current_installed().actor().base
+    segment = _NOT_OF_A_SEGMENT.sub("_", name).strip("_.")[:_SEGMENT_MAX] or "_"
+    return Acting(Actor(f"{base}/{segment}", base, {"gen_ai.agent.name": name, **attributes}))
+
+
+def current_guard() -> Guard:
+    """The guard of the agent that acts in this task or thread."""
+    installed = current_installed()
+    return installed.guard_of(installed.actor().agent)
+
+
+def tool(f: F) -> F:
+    """A function that acts in the world, under the guard of the agent that acts when it is called.
+
+    It is as `guard.protect`, for functions that are made before it is known whose they are: refused while the agent is
+    stopped, and coroutines and generators are cut. Without `install()` it raises `RuntimeError`.
+    """
+    return _protect.protect(_Acting(), f)  # type: ignore[return-value]
+
+
+def current_installed() -> Installed:
+    installed = installation.current
+    if installed is None:
+        raise RuntimeError("tagout is not installed: call tagout.install(…) first")
+    return installed
+
+
+class Acting:
+    """A block in which another agent acts."""
+
+    def __init__(self, who: Actor) -> None:
+        self._who = who
+        self._before: list[Token[Actor | None]] = []
+        current_installed()
+
+    def __enter__(self) -> Guard:
+        guard = current_installed().guard_of(self._who.agent)
+        self._before.append(actor.set(self._who))
+        return guard
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        actor.reset(self._before.pop())
+
+    async def __aenter__(self) -> Guard:
+        installed = current_installed()
+        if not installed.knows(self._who.agent) and _is_asyncio():
+            await asyncio.to_thread(installed.guard_of, self._who.agent)
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    async def steps(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """An asynchronous generator's items, with the agent acting in each step of it and not between them."""
+        try:
+            while True:
+                async with self:
+                    try:
+                        item = await anext(items)
+                    except StopAsyncIteration:
+                        return
+                yield item
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+
+class _Acting:
+    """Stands for the guard of whoever acts."""
+
+    def call(self) -> Call:
+        try:
+            return current_guard().call()
+        except TagoutStopped as stopped:
+            raise raised(stopped) from None
+
+
+def _is_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

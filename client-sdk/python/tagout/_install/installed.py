@@ -1,0 +1,84 @@
+"""What is installed in this process, and who acts: whose calls those of a task or thread are."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from tagout._guard import Client, Guard
+from tagout._install.endpoints import Endpoints
+from tagout._install.patches import Patches
+from tagout._stopped import TagoutStopped
+
+
+@dataclass(frozen=True)
+class Actor:
+    #: The agent by whose guard its calls are.
+    agent: str
+    #: What a program has named; the agents that frameworks name are below it.
+    base: str
+    #: What is known of it besides, by the names of OpenTelemetry's conventions, such as ``gen_ai.agent.name``.
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+# None: the agent that `install()` was given.
+actor: ContextVar[Actor | None] = ContextVar("tagout_actor", default=None)
+
+
+class Installed:
+    """What `install()` was given, and the guards of the agents that were named since."""
+
+    def __init__(self, agent: str, endpoints: Endpoints, client: Client | None, ready_s: float) -> None:
+        self.agent, self.endpoints = agent, endpoints
+        self._given, self._ready_s = client, ready_s
+        try:
+            self._client = client or Client()
+        except ValueError as error:
+            raise ValueError(
+                f"tagout is not configured: {error}; TAGOUT_NODES, TAGOUT_CA, TAGOUT_GENESIS, TAGOUT_PINNED and "
+                "TAGOUT_TOKEN_FILE say it, or give client=tagout.Client(…)"
+            ) from error
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._guards: dict[str, Guard] = {}
+        self._adding = threading.Lock()
+
+    def is_of(self, agent: str, endpoints: Endpoints, client: Client | None) -> bool:
+        return (self.agent, self.endpoints, self._given) == (agent, endpoints, client)
+
+    def actor(self) -> Actor:
+        """Who acts in this task or thread."""
+        return actor.get() or Actor(self.agent, self.agent)
+
+    def knows(self, agent: str) -> bool:
+        """Its guard is there, and nobody has to wait for it."""
+        return self._pid == os.getpid() and agent in self._guards
+
+    def guard_of(self, agent: str) -> Guard:
+        if self._pid != os.getpid():
+            self._begin()  # A forked child's guards are to be answered for anew.
+        guard = self._guards.get(agent)
+        if guard is not None:
+            return guard
+        with self._adding:
+            if agent not in self._guards:
+                guard = self._client.guard(agent)
+                try:
+                    guard.ready(self._ready_s)
+                except TagoutStopped:
+                    pass  # Its calls are refused, and say why.
+                self._guards[agent] = guard
+            return self._guards[agent]
+
+
+class _Installation:
+    current: Installed | None = None
+    patches: Patches | None = None
+
+
+installation = _Installation()
