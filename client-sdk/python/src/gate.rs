@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use tagout::{Denied, EssentialGuard, Guard, Permit, Reason, State};
+use tagout::{Denied, EssentialGuard, Guard, Permit, Reason, Running, State};
 
 use crate::call::Call;
 use crate::client::{Client, Process};
@@ -65,7 +65,10 @@ impl Gate {
 
     /// Begins a call: under way until it is closed, and cut by a halt, the end of a drain or a long lapse.
     fn call(&self, py: Python<'_>) -> PyResult<Call> {
-        self.begin(py).map(Call::new)
+        match self.0.native.call() {
+            Ok(call) => Ok(Call::new(call)),
+            Err(denied) => self.0.again(py, denied, Native::call).map(Call::new),
+        }
     }
 
     fn _ready(&self, py: Python<'_>, timeout_s: f64) -> PyResult<Py<PyDict>> {
@@ -133,11 +136,12 @@ impl Gate {
 }
 
 impl Gate {
-    /// Begins a call that nobody in Python holds.
-    pub fn begin(&self, py: Python<'_>) -> PyResult<tagout::Call> {
-        match self.0.native.call() {
-            Ok(call) => Ok(call),
-            Err(denied) => self.0.again(py, denied, Native::call),
+    /// Begins a call that nobody in Python holds, and nothing cuts.
+    #[inline]
+    pub fn running(&self, py: Python<'_>) -> PyResult<Running<'_>> {
+        match self.0.native.running() {
+            Ok(running) => Ok(running),
+            Err(denied) => self.0.again(py, denied, Native::running),
         }
     }
 }
@@ -168,11 +172,11 @@ impl Here {
     /// Refused. If that was because this process is a forked child, its own gate decides: no process pays for a look at its
     /// id while it is permitted.
     #[cold]
-    fn again<T>(
-        &self,
+    fn again<'a, T>(
+        &'a self,
         py: Python<'_>,
         denied: Denied,
-        ask: impl FnOnce(&Native) -> Result<T, Denied>,
+        ask: impl FnOnce(&'a Native) -> Result<T, Denied>,
     ) -> PyResult<T> {
         if denied.reason != Reason::ForkedChild {
             return Err(refused(py, &denied));
@@ -194,6 +198,14 @@ impl Native {
         match &self.essential {
             None => self.guard.acquire(tokens),
             Some(essential) => essential.acquire(tokens),
+        }
+    }
+
+    #[inline]
+    fn running(&self) -> Result<Running<'_>, Denied> {
+        match &self.essential {
+            None => self.guard.running(),
+            Some(essential) => essential.running(),
         }
     }
 

@@ -78,7 +78,8 @@ unsafe extern "C" fn call(
     let begun = catch_unwind(AssertUnwindSafe(|| unsafe {
         let py = Python::assume_attached();
         let gate = Borrowed::from_ptr(py, (*this).gate);
-        gate.cast_unchecked::<Gate>().get().begin(py)
+        let gate = gate.cast_unchecked::<Gate>();
+        gate.get().running(py)
     }));
     let error = match begun {
         Ok(Ok(_under_way)) => {

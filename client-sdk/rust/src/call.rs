@@ -1,5 +1,6 @@
 //! A call under way, in its caller's hands: what `run` and `stream` are made of, and what code takes that is neither.
 
+use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -120,6 +121,20 @@ impl Call {
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Call").field(self.guard.agent()).finish()
+    }
+}
+
+/// A call under way that nothing can cut: [`Guard::running`] begins it and dropping it ends it.
+#[must_use = "dropped, the call is over"]
+pub struct Running<'a> {
+    _registered: Registered,
+    /// Keeps the client running.
+    _guard: PhantomData<&'a Guard>,
+}
+
+impl Running<'_> {
+    pub(crate) fn begun(registered: Registered) -> Self {
+        Self { _registered: registered, _guard: PhantomData }
     }
 }
 

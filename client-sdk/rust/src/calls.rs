@@ -6,9 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use crate::denied::Denied;
 use crate::sockets::Sockets;
@@ -23,32 +21,35 @@ pub(crate) struct Calls {
 #[derive(Default)]
 struct Batches {
     open: Arc<Batch>,
-    /// Cut, but not all dropped yet.
-    cut: Vec<Arc<Batch>>,
+    /// Of each batch that was cut: cancelled when its last call has been dropped.
+    cut: Vec<CancellationToken>,
 }
 
-/// The calls between two cuts.
-#[derive(Default)]
+/// The calls between two cuts. Each holds it, and so its references count them.
 struct Batch {
     cut: CancellationToken,
-    calls: TaskTracker,
     why: OnceLock<Denied>,
+    /// Goes with the last of them.
+    dropped: DropGuard,
 }
 
 /// One call as it is counted. Drop it after the call itself.
-pub(crate) struct Registered {
-    batch: Arc<Batch>,
-    _counted: TaskTrackerToken,
+pub(crate) struct Registered(Arc<Batch>);
+
+impl Default for Batch {
+    fn default() -> Self {
+        let dropped = CancellationToken::new().drop_guard();
+        Self { cut: CancellationToken::new(), why: OnceLock::new(), dropped }
+    }
 }
 
 impl Calls {
     pub(crate) fn register(&self) -> Registered {
-        let batches = self.batches.lock();
-        Registered { batch: Arc::clone(&batches.open), _counted: batches.open.calls.token() }
+        Registered(Arc::clone(&self.batches.lock().open))
     }
 
     pub(crate) fn under_way(&self) -> usize {
-        self.batches.lock().open.calls.len()
+        self.batches.lock().open.calls()
     }
 
     /// Cuts every call that is registered now, and says how many that are. When it returns all sockets are shut.
@@ -60,19 +61,18 @@ impl Calls {
     }
 
     fn cut_open(&self, why: impl FnOnce() -> Denied) -> usize {
-        let batch = {
+        let (batch, calls) = {
             let mut batches = self.batches.lock();
-            batches.cut.retain(|batch| !batch.calls.is_empty());
-            if batches.open.calls.is_empty() {
+            batches.cut.retain(|dropped| !dropped.is_cancelled());
+            if batches.open.calls() == 0 {
                 return 0;
             }
             let batch = std::mem::take(&mut batches.open);
-            batches.cut.push(Arc::clone(&batch));
-            batch
+            batches.cut.push(batch.dropped.token().clone());
+            let calls = batch.calls();
+            (batch, calls)
         };
         let _ = batch.why.set(why());
-        batch.calls.close();
-        let calls = batch.calls.len();
         batch.cut.cancel();
         calls
     }
@@ -81,30 +81,37 @@ impl Calls {
     pub(crate) fn all_dropped(&self) -> impl Future<Output = ()> + Send + use<> {
         let cut = self.batches.lock().cut.clone();
         async move {
-            for batch in cut {
-                batch.calls.wait().await;
+            for dropped in cut {
+                dropped.cancelled().await;
             }
         }
+    }
+}
+
+impl Batch {
+    /// One of the references is that of whoever asks.
+    fn calls(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self) - 1
     }
 }
 
 impl Registered {
     /// Resolves when the call is cut.
     pub(crate) fn cut(&self) -> WaitForCancellationFutureOwned {
-        self.batch.cut.clone().cancelled_owned()
+        self.0.cut.clone().cancelled_owned()
     }
 
     pub(crate) fn is_cut(&self) -> bool {
-        self.batch.cut.is_cancelled()
+        self.0.cut.is_cancelled()
     }
 
     /// A token that the cut cancels, and that cancels nothing else.
     pub(crate) fn token(&self) -> CancellationToken {
-        self.batch.cut.child_token()
+        self.0.cut.child_token()
     }
 
     /// Why it was cut, once it was.
     pub(crate) fn why(&self) -> Option<Denied> {
-        self.batch.why.get().cloned()
+        self.0.why.get().cloned()
     }
 }

@@ -1,6 +1,7 @@
 //! The guard: what stands before one agent's calls.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use tagout_proto::scope::Scope;
 use tagout_proto::wire::StopPath;
 use tokio::sync::watch;
 
-use crate::call::{Call, GuardedStream};
-use crate::calls::Calls;
+use crate::call::{Call, GuardedStream, Running};
+use crate::calls::{Calls, Registered};
 use crate::cell::{Cell, Reader};
 use crate::client::{GuardError, Handle};
 use crate::clock;
@@ -87,6 +88,8 @@ pub(crate) struct Agent {
     pub(crate) calls: Calls,
     /// Its calls and tokens of the last minute, where they are limited.
     throttle: Mutex<Throttle>,
+    /// There is a share of limits in `standing`: what most agents have not, and no call has to take a lock for.
+    limited: AtomicBool,
     /// One cell for each class of essential calls that somebody has a handle for. They come and never go, so that no lock
     /// stands between a stop and a cell.
     essential: [OnceLock<EssentialCell>; ESSENTIAL_HANDLES_MAX],
@@ -233,7 +236,17 @@ impl Guard {
     /// # Errors
     /// [`Denied`] if it may not begin.
     pub fn call(&self) -> Result<Call, Denied> {
-        self.begin(Self::check)
+        let registered = self.begin(Self::check)?;
+        Ok(Call::begun(registered, self.clone()))
+    }
+
+    /// Begins a call that nothing can cut, such as a plain function. It is under way until it is dropped: a stop before it
+    /// refuses it, and one that comes meanwhile is confirmed when it has ended.
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn running(&self) -> Result<Running<'_>, Denied> {
+        self.begin(Self::check).map(Running::begun)
     }
 
     /// Stops this agent: a halt on its scope, for what the program itself sees that must not go on. Nobody signs it. When this
@@ -314,14 +327,15 @@ impl Guard {
     }
 
     /// Registers first and checks after: see `calls.rs`.
-    fn begin(&self, check: impl FnOnce(&Self) -> Result<Permit, Denied>) -> Result<Call, Denied> {
+    #[inline]
+    fn begin(&self, check: impl FnOnce(&Self) -> Result<Permit, Denied>) -> Result<Registered, Denied> {
         if self.forked() {
             return Err(self.denied());
         }
         let registered = self.agent.calls.register();
         let _permit = check(self)?;
         self.spend(1, 0)?;
-        Ok(Call::begun(registered, self.clone()))
+        Ok(registered)
     }
 
     /// Counts against this instance's share of the limits, if there are any.
@@ -329,10 +343,10 @@ impl Guard {
         if self.forked() {
             return Err(self.denied());
         }
-        let share = self.bounds().share;
-        if share == CallLimits::default() {
+        if !self.agent.limited.load(Ordering::Acquire) {
             return Ok(());
         }
+        let share = self.bounds().share;
         let spent = self.agent.throttle.lock().spend(calls, tokens, share, clock::boot_ns());
         spent.map_err(|Full { retry_after }| Denied {
             agent: self.agent.scope.clone(),
@@ -474,7 +488,16 @@ impl EssentialGuard {
     /// # Errors
     /// [`Denied`] if it may not begin.
     pub fn call(&self) -> Result<Call, Denied> {
-        self.guard.begin(|_| self.check())
+        let registered = self.guard.begin(|_| self.check())?;
+        Ok(Call::begun(registered, self.guard.clone()))
+    }
+
+    /// As [`Guard::running`].
+    ///
+    /// # Errors
+    /// [`Denied`] if it may not begin.
+    pub fn running(&self) -> Result<Running<'_>, Denied> {
+        self.guard.begin(|_| self.check()).map(Running::begun)
     }
 }
 
@@ -520,7 +543,8 @@ impl Agent {
         };
         let essential = std::array::from_fn(|_| OnceLock::new());
         let (calls, throttle, version) = (Calls::default(), Mutex::default(), watch::Sender::new(0));
-        Self { scope, cell: Cell::new(), calls, throttle, essential, standing: Mutex::new(standing), version }
+        let (cell, limited) = (Cell::new(), AtomicBool::new(false));
+        Self { scope, cell, calls, throttle, limited, essential, standing: Mutex::new(standing), version }
     }
 
     /// The cell of `class`, and whether it is new: then the client's thread is to write it. `None` if there is no room.
@@ -566,6 +590,8 @@ impl Agent {
             standing.answered = true;
             // Also after a lapse that nobody has looked at, so that whoever waits for the end of it wakes.
             let was_closed = !self.cell.reader().permits();
+            // First, so that no call that finds the cell open misses it.
+            self.limited.store(bounds.is_limited(), Ordering::Release);
             self.cell.allow_until(deadline_ns);
             self.write_essential(&essential);
             let changed = standing.denied.take().is_some() || was_closed;
@@ -593,6 +619,7 @@ impl Agent {
         self.cell.deny();
         self.write_essential(&essential);
         let mut standing = free.unwrap_or_else(|| self.standing.lock());
+        self.limited.store(bounds.is_limited(), Ordering::Release);
         let news = standing.denied.as_ref().is_none_or(|old| !old.same_kind(&reason));
         let changed = standing.take_terms(essential, bounds) || news || (answered && !standing.answered);
         // From here on `check_essential` denies too.
@@ -642,6 +669,10 @@ impl Bounds {
     pub(crate) fn of(judgement: &Judgement) -> Self {
         let Judgement { limits, share, isolated, .. } = *judgement;
         Self { limits, share, isolated }
+    }
+
+    fn is_limited(&self) -> bool {
+        self.share != CallLimits::default()
     }
 }
 

@@ -103,7 +103,7 @@ pub mod tls;
 mod trip;
 pub mod trusted;
 
-pub use call::{Call, GuardedStream};
+pub use call::{Call, GuardedStream, Running};
 pub use client::{BuildError, Builder, Client, GuardError};
 pub use clock::Now;
 pub use counters::Counters;
