@@ -6,6 +6,7 @@ The model's name says what it does: ``plain…`` answers at once, ``stream…`` 
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ BETWEEN_WORDS_S = 0.01
 
 
 class Models:
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: Counter[str] = Counter()
         self.words: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
@@ -29,18 +30,30 @@ class Models:
         class Handler(_Handler):
             counts = models
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._scheme = "https" if tls else "http"
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server.tls = tls
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def end(self) -> None:
         self.ending.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    tls: ssl.SSLContext | None = None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        # In the connection's own thread, where a handshake holds up nobody.
+        if self.tls is not None:
+            request = self.tls.wrap_socket(request, server_side=True)
+        super().finish_request(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
