@@ -33,6 +33,8 @@ const RESERVE_MIB: u64 = 16;
 /// The scope that gets consent, and the agents below it.
 const DEMO: &str = "demo";
 const AGENTS: [&str; 3] = ["demo/agent_1", "demo/agent_2", "demo/agent_3"];
+/// Enrolled for whoever puts an agent of their own under the deployment.
+const MINE: &str = "demo/mine";
 /// What a terminal sends on Ctrl-C.
 const SIGINT: i32 = 2;
 
@@ -76,6 +78,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     }
     nodes.work(agreed(&args.dir)).await?;
     let model = ModelServer::start(args.model, Duration::from_millis(args.word_ms)).await?;
+    write_mine(&args.dir, &model)?;
     introduce(&args, &nodes, &model, made_now)?;
 
     let mut agents =
@@ -179,8 +182,9 @@ async fn agreed(dir: &Path) -> anyhow::Result<()> {
     let scope = Scope::parse(DEMO)?;
     let tokens = dir.join("tokens");
     std::fs::create_dir_all(&tokens).with_context(|| format!("cannot make {}", tokens.display()))?;
-    let agents = AGENTS.map(|agent| Scope::parse(agent).map(|scope| (scope, token_file(dir, agent))));
-    let agents = agents.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let agents = AGENTS.iter().chain([&MINE]);
+    let agents = agents.map(|agent| Scope::parse(agent).map(|scope| (scope, token_file(dir, agent))));
+    let agents = agents.collect::<Result<Vec<_>, _>>()?;
     let agree = move || {
         let signers = [signer(&keys, "alice")?, signer(&keys, "bob")?];
         agree(&profile, &scope, &agents, &signers).map_err(|failure| anyhow::anyhow!("{failure}"))
@@ -204,6 +208,30 @@ fn spawn(dir: &Path, agent: &str, model: &ModelServer) -> anyhow::Result<Child> 
         command.arg("--token-file").arg(token_file);
     }
     command.stdin(Stdio::piped()).kill_on_drop(true).spawn().with_context(|| format!("cannot start {agent}"))
+}
+
+/// What a shell reads to run an agent of one's own here: the demonstration's model answers it if there is no key for another.
+fn write_mine(dir: &Path, model: &ModelServer) -> anyhow::Result<()> {
+    let whole = std::path::absolute(dir)?;
+    let quoted = |path: PathBuf| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let text = format!(
+        "\
+export TAGOUT_PROFILE={}
+export TAGOUT_TOKEN_FILE={}
+export TAGOUT_AGENT={MINE}
+[ -n \"${{OPENAI_API_KEY-}}\" ] && [ \"$OPENAI_API_KEY\" != {MINE} ] ||
+    export OPENAI_API_KEY={MINE} OPENAI_BASE_URL={}
+",
+        quoted(whole.join("profile.toml")),
+        quoted(token_file(&whole, MINE)),
+        model.base_url()
+    );
+    let path = mine_file(dir);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn mine_file(dir: &Path) -> PathBuf {
+    dir.join("mine.env")
 }
 
 fn introduce(args: &DevArgs, nodes: &Nodes, model: &ModelServer, made_now: bool) -> anyhow::Result<()> {
@@ -233,6 +261,8 @@ Try this in a second terminal:
     tagout resume demo/agent_2 --reason \"reviewed, INC-4711\" --key {dir}/keys/alice --key {dir}/keys/bob
     tagout log verify
 {}
+To put an agent of your own under it, as {MINE}: `. {}` in its shell (see \"Python\" in README.md).
+
 Ctrl-C ends it; the next `tagout dev` goes on from here.
 ",
         nodes.list(),
@@ -240,6 +270,7 @@ Ctrl-C ends it; the next `tagout dev` goes on from here.
         model.base_url(),
         model.addr(),
         nodes.suggestion(),
+        mine_file(&args.dir).display(),
     );
     Ok(())
 }

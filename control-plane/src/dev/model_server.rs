@@ -33,6 +33,8 @@ const MAX_OPEN_CALLS: usize = 4096;
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 const MAX_TOKENS: u64 = 100_000;
 const DEFAULT_TOKENS: u64 = 64;
+/// Somebody shall have the time to stop it.
+const DEFAULT_TOKENS_STREAMED: u64 = 256;
 
 const SENTENCES: [&str; 8] = [
     "I have read the ticket and looked up the order in the warehouse system.",
@@ -332,13 +334,14 @@ impl Answer {
     fn plan(desk: &Desk, request: &ChatRequest) -> Self {
         let number = desk.answers.fetch_add(1, Ordering::Relaxed);
         let asked = request.max_completion_tokens.or(request.max_tokens);
+        let by_default = if request.stream { DEFAULT_TOKENS_STREAMED } else { DEFAULT_TOKENS };
         let prompt_bytes: usize = request.messages.iter().map(|message| message.to_string().len()).sum();
         Self {
             id: format!("chatcmpl-{number:024}"),
             created: crate::clock::wall_ms() / 1000,
             model: request.model.clone().unwrap_or_else(|| MODEL.to_owned()),
             number,
-            tokens: asked.unwrap_or(DEFAULT_TOKENS).clamp(1, MAX_TOKENS),
+            tokens: asked.unwrap_or(by_default).clamp(1, MAX_TOKENS),
             cut_short: asked.is_some(),
             prompt_tokens: prompt_bytes.div_ceil(4) as u64, // about what tokenizers make of English
             token_interval: desk.token_interval,
