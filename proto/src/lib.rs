@@ -13,6 +13,7 @@ pub mod limits;
 pub mod lock;
 pub mod log;
 pub mod note;
+pub mod profile;
 pub mod restore;
 pub mod rule;
 pub mod scope;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tagout::{Client, Guard};
-use tagout_control_plane::cli::ProfileFile;
+use tagout_proto::profile::ProfileFile;
 
 const READY: Duration = Duration::from_secs(120);
 

@@ -11,7 +11,7 @@ import sys
 import anthropic
 import tagout
 
-mine = tagout.install().agent  # TAGOUT_AGENT says who this is, TAGOUT_NODES and the like where it asks
+mine = tagout.install().agent  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 
 async def answer(name: str, client: anthropic.AsyncAnthropic) -> None:

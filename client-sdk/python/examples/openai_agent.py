@@ -10,7 +10,7 @@ import sys
 import openai
 import tagout
 
-tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_NODES and the like where it asks
+tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 client = openai.OpenAI()
 try:

@@ -27,6 +27,7 @@ pub struct Process {
 
 /// What it was made of, for making it again.
 pub struct Config {
+    profile: Option<PathBuf>,
     nodes: Vec<String>,
     ca: Option<Content>,
     genesis: Option<Content>,
@@ -49,11 +50,12 @@ pub enum Content {
 impl Client {
     #[new]
     #[pyo3(signature = (
-        *, nodes=None, ca=None, genesis=None, pinned=None, token=None, token_file=None, instance=None, stop_folder=None,
+        *, profile=None, nodes=None, ca=None, genesis=None, pinned=None, token=None, token_file=None, instance=None, stop_folder=None,
         state_folder=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
+        profile: Option<PathBuf>,
         nodes: Option<Vec<String>>,
         ca: Option<Content>,
         genesis: Option<Content>,
@@ -65,6 +67,7 @@ impl Client {
         state_folder: Option<PathBuf>,
     ) -> PyResult<Self> {
         let config = Config {
+            profile: profile.or_else(|| Some(variable("TAGOUT_PROFILE")?.into())),
             nodes: nodes.unwrap_or_else(nodes_of_environment),
             ca: ca.or_else(|| Some(Content::File(variable("TAGOUT_CA")?.into()))),
             genesis: genesis.or_else(|| Some(Content::File(variable("TAGOUT_GENESIS")?.into()))),
@@ -89,6 +92,12 @@ impl Client {
     #[getter]
     fn deployment(&self) -> String {
         self.0.native.deployment().to_string()
+    }
+
+    /// Where it asks.
+    #[getter]
+    fn nodes(&self) -> Vec<String> {
+        self.0.native.nodes().to_vec()
     }
 }
 
@@ -116,6 +125,9 @@ impl Process {
 impl Config {
     fn build(&self, instance: Option<String>) -> Result<tagout::Client, BuildError> {
         let mut builder = tagout::Client::builder();
+        if let Some(path) = &self.profile {
+            builder = builder.profile_file(path);
+        }
         for node in &self.nodes {
             builder = builder.node(node);
         }

@@ -23,9 +23,11 @@ F = TypeVar("F", bound=Callable[..., object])
 class Client(_native.Client):
     """Keeps the leases of its guards. Make one in a program; it waits for nobody.
 
-    What is not given comes from the environment: ``TAGOUT_NODES`` (separated by commas), ``TAGOUT_CA``, ``TAGOUT_GENESIS``,
-    ``TAGOUT_PINNED``, ``TAGOUT_TOKEN`` or ``TAGOUT_TOKEN_FILE``, ``TAGOUT_STOP_FOLDER`` and ``TAGOUT_STATE_FOLDER``. `ca` and
-    `genesis` are files, or as `bytes` what would stand in them.
+    `profile` is the deployment's ``profile.toml``, which says where its nodes, its CA and its genesis are and what is pinned;
+    `nodes`, `ca`, `genesis` and `pinned` say it instead, one by one. What is not given comes from the environment:
+    ``TAGOUT_PROFILE``, ``TAGOUT_NODES`` (separated by commas), ``TAGOUT_CA``, ``TAGOUT_GENESIS``, ``TAGOUT_PINNED``,
+    ``TAGOUT_TOKEN`` or ``TAGOUT_TOKEN_FILE``, ``TAGOUT_STOP_FOLDER`` and ``TAGOUT_STATE_FOLDER``. `ca` and `genesis` are
+    files, or as `bytes` what would stand in them.
 
     A forked child makes it anew when it first asks a guard, so one made before workers are forked is good in all of them.
 

@@ -14,6 +14,7 @@ class Client:
     def __new__(
         cls,
         *,
+        profile: str | PathLike[str] | None = None,
         nodes: Sequence[str] | None = None,
         ca: str | PathLike[str] | bytes | None = None,
         genesis: str | PathLike[str] | bytes | None = None,
@@ -26,6 +27,8 @@ class Client:
     ) -> Client: ...
     @property
     def deployment(self) -> str: ...
+    @property
+    def nodes(self) -> list[str]: ...
 
 @disjoint_base
 class Gate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import signal
@@ -45,14 +44,7 @@ class Deployment:
     @property
     def settings(self) -> dict[str, str]:
         """What a client is made of, as environment."""
-        genesis = hashlib.sha256((self.dev / "genesis-document.json").read_bytes()).hexdigest()
-        return {
-            "TAGOUT_NODES": self.node,
-            "TAGOUT_CA": str(self.dev / "ca.pem"),
-            "TAGOUT_GENESIS": str(self.dev / "genesis.json"),
-            "TAGOUT_PINNED": f"demo:{genesis}",
-            "TAGOUT_TOKEN_FILE": str(self.token_file),
-        }
+        return {"TAGOUT_PROFILE": str(self.dev / "profile.toml"), "TAGOUT_TOKEN_FILE": str(self.token_file)}
 
     def cli(self, *arguments: str, signers: tuple[str, ...] = ("alice",)) -> str:
         keys = [word for name in signers for word in ("--key", str(self.dev / "keys" / name))]

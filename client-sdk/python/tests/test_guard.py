@@ -173,9 +173,36 @@ def test_a_file_and_the_programs_own_configuration_are_told_apart(
         tagout.Client().guard("*")
     with pytest.raises(TypeError):
         tagout.Client("https://127.0.0.1")  # type: ignore[misc]
-    monkeypatch.setenv("TAGOUT_GENESIS", "")
+    monkeypatch.setenv("TAGOUT_PROFILE", "")
     with pytest.raises(ValueError, match="no genesis is given"):
         tagout.Client()
+
+
+def test_a_profile_says_what_is_not_said_one_by_one(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_profile = tagout.Client()
+    assert of_profile.nodes == [deployment.node]
+    monkeypatch.delenv("TAGOUT_PROFILE")
+    monkeypatch.setenv("TAGOUT_NODES", f" {deployment.node}, ")
+    monkeypatch.setenv("TAGOUT_CA", str(deployment.dev / "ca.pem"))
+    monkeypatch.setenv("TAGOUT_GENESIS", str(deployment.dev / "genesis.json"))
+    monkeypatch.setenv("TAGOUT_PINNED", of_profile.deployment)
+    one_by_one = tagout.Client()
+    assert one_by_one.nodes == [deployment.node]
+    one_by_one.guard(next(deployment.agents)).ready(PATIENCE_S)
+
+    profile = tmp_path / "profile.toml"
+    profile.write_text('deployment = "x"\nca = "none.pem"\ngenesis = "none.json"\nnodes = ["https://127.0.0.1:1"]\n')
+    assert tagout.Client(profile=profile).nodes == [deployment.node], "what is said has precedence"
+    monkeypatch.delenv("TAGOUT_GENESIS")
+    with pytest.raises(OSError, match="none.json"):
+        tagout.Client(profile=profile)
+    profile.write_text("nodes = 1\n")
+    with pytest.raises(ValueError, match="no profile of a deployment.*line 1"):
+        tagout.Client(profile=profile)
+    with pytest.raises(OSError, match="no-such"):
+        tagout.Client(profile=tmp_path / "no-such")
 
 
 def test_a_stop_in_the_folder_of_stops_needs_no_service(deployment: Deployment, tmp_path: Path) -> None:

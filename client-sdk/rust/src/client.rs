@@ -13,6 +13,7 @@ use tagout_proto::authority::AuthorityError;
 use tagout_proto::command::Deployment;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
+use tagout_proto::profile::ProfileFile;
 use tagout_proto::scope::{Scope, ScopeError};
 use tagout_proto::token::{NotAToken, Token};
 use tagout_proto::wire::StopPath;
@@ -41,6 +42,7 @@ pub struct Client(Arc<Handle>);
 pub(crate) struct Handle {
     core: Arc<Core>,
     deployment: Deployment,
+    nodes: Vec<String>,
 }
 
 /// What the driver and the handles share.
@@ -64,6 +66,7 @@ pub(crate) struct Core {
 
 #[derive(Default)]
 pub struct Builder {
+    profile: Option<PathBuf>,
     nodes: Vec<String>,
     ca: Option<Source>,
     genesis: Option<Source>,
@@ -89,7 +92,15 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
-    #[error("no genesis is given: use .genesis_file(…) with the deployment's genesis.json")]
+    #[error("{path} is no profile of a deployment")]
+    Profile {
+        path: PathBuf,
+        #[source]
+        source: toml::de::Error,
+    },
+    #[error(
+        "no genesis is given: use .genesis_file(…) with the deployment's genesis.json, or .profile_file(…)"
+    )]
     NoGenesis,
     #[error("the genesis is no JSON of {{\"document\": …, \"signatures\": […]}}")]
     Genesis(#[source] serde_json::Error),
@@ -150,6 +161,11 @@ impl Client {
         &self.0.deployment
     }
 
+    /// Where it asks.
+    pub fn nodes(&self) -> &[String] {
+        &self.0.nodes
+    }
+
     /// Takes a signed stop, or whatever else takes away, that came by a way of its own: an envelope as JSON,
     /// `{"document": "…", "signatures": ["…"]}`, the exact bytes of the document and of its armored signatures as text
     /// ([`Envelope`] serialises to it).
@@ -197,6 +213,14 @@ impl std::fmt::Debug for Client {
 }
 
 impl Builder {
+    /// `profile.toml` of the deployment, as `tagout init` and `tagout dev` write it: it says what [`node`](Self::node),
+    /// [`ca_file`](Self::ca_file), [`genesis_file`](Self::genesis_file) and [`pinned`](Self::pinned) would, where these are
+    /// not called. It is read when the client is built. As with a pin, take it from the people who made the deployment.
+    pub fn profile_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.profile = Some(path.into());
+        self
+    }
+
     /// A node's address, `https://host:port`. Name all of them: the client tries them in turn.
     ///
     /// `http://` is taken only for a loopback address, for tests and for a proxy on the same host.
@@ -286,7 +310,10 @@ impl Builder {
     }
 
     /// Starts the client. It waits for no node.
-    pub fn build(self) -> Result<Client, BuildError> {
+    pub fn build(mut self) -> Result<Client, BuildError> {
+        if let Some(path) = self.profile.take() {
+            self.fill_in(&path)?;
+        }
         let genesis = self.genesis.ok_or(BuildError::NoGenesis)?.read()?;
         let genesis: Envelope = serde_json::from_slice(&genesis).map_err(BuildError::Genesis)?;
         let (name, pinned) = parse_pin(&self.pinned.ok_or(BuildError::NotPinned)?)?;
@@ -330,7 +357,23 @@ impl Builder {
             Some(runtime) => drop(runtime.spawn(driver.run())),
             None => start_thread(driver).map_err(BuildError::Thread)?,
         }
-        Ok(Client(Arc::new(Handle { core, deployment })))
+        Ok(Client(Arc::new(Handle { core, deployment, nodes: self.nodes })))
+    }
+
+    /// What nobody has said, as the profile says it.
+    fn fill_in(&mut self, path: &Path) -> Result<(), BuildError> {
+        let text = Source::File(path.into()).read()?;
+        let text = String::from_utf8_lossy(&text);
+        let profile: ProfileFile =
+            toml::from_str(&text).map_err(|source| BuildError::Profile { path: path.into(), source })?;
+        let beside = |file: PathBuf| Source::File(path.parent().unwrap_or(Path::new("")).join(file));
+        if self.nodes.is_empty() {
+            self.nodes = profile.nodes;
+        }
+        self.ca.get_or_insert_with(|| beside(profile.ca));
+        self.genesis.get_or_insert_with(|| beside(profile.genesis));
+        self.pinned.get_or_insert(profile.deployment);
+        Ok(())
     }
 }
 

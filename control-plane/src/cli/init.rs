@@ -20,6 +20,7 @@ use tagout_proto::command::{ActionKind, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::{LAPSE_GRACE_DEFAULT_MS, NODES_MAX};
+use tagout_proto::profile::ProfileFile;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature};
 
@@ -27,7 +28,7 @@ use super::failure::{Exit, Failure};
 use super::files::{read_public_key, write_new};
 use super::node_folder::{Beginning, CA_FILE, GENESIS_FILE, NodeFolder, NodeKey, NodePlan, SEED_FILE};
 use super::out::{Ink, Out, count, now_ms};
-use super::profile::ProfileFile;
+use super::profile;
 use super::signing;
 use super::{authority, duration_ms};
 use crate::pki;
@@ -341,7 +342,7 @@ fn write_all(
         (&ca, &ca_pem),
         (&genesis, &envelope_text),
         (&plan.dir.join(UNSIGNED_FILE), &envelope.document),
-        (&profile_path, &profile.text()),
+        (&profile_path, &profile::text(&profile)),
     ] {
         write_new(path, text.as_bytes(), 0o644)?;
     }

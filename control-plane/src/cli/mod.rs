@@ -43,7 +43,7 @@ mod suspend;
 pub(crate) mod testing;
 
 pub use failure::{Exit, Failure};
-pub use profile::{Profile, ProfileFile};
+pub use profile::Profile;
 
 use out::Out;
 

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use tagout_proto::authority::Authority;
 use tagout_proto::command::Deployment;
 use tagout_proto::envelope::Envelope;
+use tagout_proto::profile::ProfileFile;
 use tagout_proto::trust::Trust;
 
 use super::chain::{self, Chain};
@@ -13,41 +13,24 @@ use super::failure::{Exit, Failure};
 use super::files::replace;
 use super::out::Out;
 
-/// `profile.toml`, as it is written. Paths are relative to the file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProfileFile {
-    /// `name:<SHA-256 of the genesis>`.
-    pub deployment: String,
-    /// Where nodes answer, in the order in which they are tried.
-    #[serde(default)]
-    pub nodes: Vec<String>,
-    pub ca: PathBuf,
-    pub genesis: PathBuf,
-    /// Keys that sign when no `--key` is given.
-    #[serde(default)]
-    pub keys: Vec<String>,
-}
-
-impl ProfileFile {
-    /// As `tagout init` writes it.
-    pub fn text(&self) -> String {
-        format!(
-            "# Which deployment the `tagout` command means. Paths are relative to this file.\n\n{}",
-            toml::to_string(self).expect("a profile is text and lists of text")
-        )
-    }
+/// As `tagout init` writes it.
+pub fn text(file: &ProfileFile) -> String {
+    format!(
+        "# Which deployment the `tagout` command means. Paths are relative to this file.\n\n{}",
+        toml::to_string(file).expect("a profile is text and lists of text")
+    )
 }
 
 /// Adds a node to a profile that is as `tagout init` writes it; false, and nothing done, if people have edited it.
 pub fn add_node(path: &Path, url: &str) -> Result<bool, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read the profile", path, &e))?;
-    let Some(mut file) = toml::from_str::<ProfileFile>(&text).ok().filter(|file| file.text() == text) else {
+    let Some(mut file) = toml::from_str::<ProfileFile>(&text).ok().filter(|file| self::text(file) == text)
+    else {
         return Ok(false);
     };
     if !file.nodes.iter().any(|node| node == url) {
         file.nodes.push(url.into());
-        replace(path, file.text().as_bytes())?;
+        replace(path, self::text(&file).as_bytes())?;
     }
     Ok(true)
 }

@@ -9,9 +9,9 @@ use clap::Args;
 use eventsource_stream::Eventsource;
 use futures_util::StreamExt;
 use tagout::{Client, Guard, Reason, Stopped};
+use tagout_proto::profile::ProfileFile;
 use tokio::io::AsyncReadExt;
 
-use crate::cli::ProfileFile;
 use crate::tls;
 
 /// A line is shown once it has so many characters.

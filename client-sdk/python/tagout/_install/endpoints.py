@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import urlsplit
 
@@ -80,7 +79,7 @@ class Endpoints:
     hosts: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     predicate: Predicate | None = None
-    nodes: str = field(default_factory=lambda: os.environ.get("TAGOUT_NODES", ""))
+    nodes: tuple[str, ...] = ()
 
     def match(self, host: str, port: int, target: str) -> bool:
         host, path = host.lower().rstrip("."), target.partition("?")[0]
@@ -109,5 +108,5 @@ class Endpoints:
 
     @cached_property
     def _own(self) -> frozenset[tuple[str, int]]:
-        urls = (urlsplit(node.strip()) for node in self.nodes.split(",") if node.strip())
+        urls = map(urlsplit, self.nodes)
         return frozenset((url.hostname or "", url.port or 443) for url in urls)

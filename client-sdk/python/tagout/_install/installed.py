@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tagout._guard import Client, Guard
 from tagout._install.endpoints import Endpoints
@@ -32,15 +32,15 @@ class Installed:
     """What `install()` was given, and the guards of the agents that were named since."""
 
     def __init__(self, agent: str, endpoints: Endpoints, client: Client | None, ready_s: float) -> None:
-        self.agent, self.endpoints = agent, endpoints
-        self._given, self._ready_s = client, ready_s
+        self.agent, self._given, self._ready_s = agent, (agent, endpoints, client), ready_s
         try:
             self._client = client or Client()
         except ValueError as error:
             raise ValueError(
-                f"tagout is not configured: {error}; TAGOUT_NODES, TAGOUT_CA, TAGOUT_GENESIS, TAGOUT_PINNED and "
-                "TAGOUT_TOKEN_FILE say it, or give client=tagout.Client(…)"
+                f"tagout is not configured: {error}; TAGOUT_PROFILE and TAGOUT_TOKEN_FILE say it, or give "
+                "client=tagout.Client(…)"
             ) from error
+        self.endpoints = replace(endpoints, nodes=tuple(self._client.nodes))
         self._begin()
 
     def _begin(self) -> None:
@@ -49,7 +49,7 @@ class Installed:
         self._adding = threading.Lock()
 
     def is_of(self, agent: str, endpoints: Endpoints, client: Client | None) -> bool:
-        return (self.agent, self.endpoints, self._given) == (agent, endpoints, client)
+        return self._given == (agent, endpoints, client)
 
     def actor(self) -> Actor:
         """Who acts in this task or thread."""

@@ -332,7 +332,7 @@ def test_it_fails_closed_without_an_agent_or_configuration(
         tagout.install(client=client)
     for name in deployment.settings:
         monkeypatch.delenv(name)
-    with pytest.raises(ValueError, match="TAGOUT_GENESIS"):
+    with pytest.raises(ValueError, match="TAGOUT_PROFILE"):
         tagout.install("demo/agent_2")
     assert (http.client.HTTPConnection.send, aiohttp.ClientSession._request) == before
     with pytest.raises(RuntimeError, match="not installed"), tagout.agent("demo/agent_2"):
@@ -377,7 +377,7 @@ def test_installed_twice_it_is_the_same_or_refused(
 )
 def test_which_requests_are_model_calls(host: str, path: str, is_one: bool) -> None:
     endpoints = Endpoints(
-        hosts=("models.example", ".below.example", "[::1]:7470"), paths=(r"/ask/",), nodes="https://node.example:7470"
+        hosts=("models.example", ".below.example", "[::1]:7470"), paths=(r"/ask/",), nodes=("https://node.example:7470",)
     )
     assert endpoints.match(host, 7470, path) is is_one
 

@@ -16,6 +16,7 @@ use tagout_proto::authority::{Authority, Succession};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::log::checkpoint::Checkpoint;
+use tagout_proto::profile::ProfileFile;
 use tagout_proto::restore::{Epoch, Restore};
 
 use super::{PLAN_FILE, PLAN_FORMAT, PROFILE_FILE, Plan, RESTORE_FILE, authority_file, document, say_loss};
@@ -29,7 +30,7 @@ use crate::cli::log::tiles::open_checkpoint;
 use crate::cli::log::{entries, read_older};
 use crate::cli::node_folder::{Beginning, NodeFolder, NodeKey, NodePlan};
 use crate::cli::out::{Out, count, now_ms};
-use crate::cli::profile::{self, Profile, ProfileFile};
+use crate::cli::profile::{self, Profile};
 use crate::pki;
 use crate::store::StoreKind;
 
@@ -314,15 +315,11 @@ fn write_all(
             genesis: "genesis.json".into(),
             keys: vec![],
         };
-        let text = format!(
-            "# Which deployment the `tagout` command means. Paths are relative to this file.\n\n{}",
-            toml::to_string(&file).expect("a profile is text and lists of text")
-        );
         let plan = serde_json::to_string(plan).expect("a plan is plain data") + "\n";
         for (name, text) in [
             ("genesis.json", genesis.as_str()),
             ("ca.pem", &ca),
-            (PROFILE_FILE, &text),
+            (PROFILE_FILE, &profile::text(&file)),
             (RESTORE_FILE, &restore.to_document()),
             (&authority_file(version), draft),
             (PLAN_FILE, &plan),
