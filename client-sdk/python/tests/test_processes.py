@@ -241,6 +241,7 @@ def test_ready_heeds_signals(deployment: Deployment) -> None:
         PRELUDE
         + """
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     tagout.Client(nodes=["https://127.0.0.1:9"]).guard(AGENT).ready(1000)
