@@ -129,6 +129,12 @@ impl Deployment {
         Self { folder, name: made.deployment, address, signers, node: None, starts: 0 }
     }
 
+    /// Adds a line to the node's configuration, before it starts.
+    pub fn configure(&self, line: &str) {
+        let text = std::fs::read_to_string(self.config()).expect("the configuration");
+        std::fs::write(self.config(), format!("{text}{line}\n")).expect("its folder is there");
+    }
+
     /// Starts the node and waits until it can issue leases.
     pub fn start_node(&mut self) {
         self.starts += 1;

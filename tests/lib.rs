@@ -7,3 +7,4 @@ pub mod ran;
 pub mod random;
 pub mod skip;
 pub mod wait;
+pub mod webhook;

@@ -24,3 +24,4 @@ mod take_away;
 mod tampering;
 mod thousand;
 mod trip;
+mod webhooks;

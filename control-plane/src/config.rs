@@ -36,6 +36,8 @@ pub struct NodeConfig {
     pub reserve_mib: Option<u64>,
     /// The newest rule of verdicts that may come into force; absent for the oldest.
     pub rule: Option<u64>,
+    /// Which security platforms may take away by webhook, and what.
+    pub webhooks: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +71,8 @@ impl NodeConfig {
             &mut config.tls_cert,
             &mut config.tls_key,
         ];
-        for file in named.into_iter().chain(&mut config.ca).chain(&mut config.ca_folder) {
+        let optional = [&mut config.ca, &mut config.ca_folder, &mut config.webhooks].into_iter().flatten();
+        for file in named.into_iter().chain(optional) {
             *file = folder.join(&file);
         }
         Ok(config)
@@ -127,6 +130,8 @@ impl NodeConfig {
              # guards that do not know the rule in force deny.\n"
                 .into(),
             or(self.rule.map(|rule| format!("rule = {rule}\n")), "rule = 1"),
+            "\n# The webhooks of security platforms that may stop agents through this node (\"SOAR platforms\" in README.md).\n".into(),
+            or(self.webhooks.as_deref().map(|file| path("webhooks", file)), "webhooks = \"webhooks.toml\""),
         ]
         .concat()
     }
@@ -156,6 +161,7 @@ mod tests {
             ca_folder: Some("../ca".into()),
             reserve_mib: Some(64),
             rule: Some(1),
+            webhooks: Some("webhooks.toml".into()),
         }
     }
 
@@ -181,6 +187,7 @@ mod tests {
             reserve_mib: None,
             node_id: None,
             rule: None,
+            webhooks: None,
             ..config()
         };
         let text = bare.documented();

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod config;
 pub mod dev;
 pub mod divergence;
+pub mod document;
 pub mod fair;
 pub mod instances;
 pub mod leases;
@@ -29,6 +30,7 @@ pub mod store;
 mod tighten;
 pub mod tls;
 mod way;
+pub mod webhooks;
 
 /// Runs what may wait for a disk away from the async threads.
 async fn blocking<T: Send + 'static>(

@@ -39,6 +39,7 @@ use crate::reserve::Reserve;
 use crate::seed::{self, Seed};
 use crate::service::Service;
 use crate::tls::{ServerLimits, serve_tls};
+use crate::webhooks::Webhooks;
 
 /// Stops that guards hold and the service does not know, waiting to be committed.
 const UNKNOWN_STOPS_MAX: usize = 1024;
@@ -100,6 +101,7 @@ impl Node {
             .with_context(|| format!("cannot listen on {}: is another node running there?", config.listen))?;
         let address = listener.local_addr()?;
         let tls = NodeTls::load(certificate_files(&config))?;
+        let webhooks = config.webhooks.as_deref().map(Webhooks::load).transpose()?.unwrap_or_default();
 
         // First of all: on a full disk, it gives the stores the room that they need to open.
         let reserve = Reserve::open(&config.data, config.reserve_mib)
@@ -208,7 +210,7 @@ impl Node {
 
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
-        let app = api::router(Api { service: service.clone(), security, metrics });
+        let app = api::router(Api { service: service.clone(), security, metrics, webhooks: webhooks.into() });
         tokio::spawn(tls.clone().follow(shutdown.clone()));
         let server =
             tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use reqwest::header::HeaderMap;
 use reqwest::multipart::{Form, Part};
-use reqwest::{Client, Method, Request, RequestBuilder, Response, Url};
+use reqwest::{Client, Method, Request, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tagout_proto::command::{
     Action, BulkLocks, Enroll, Grant, LockCommand, LockSet, Release, Revoke, Seen, Suspend,
@@ -20,6 +20,7 @@ use tagout_proto::rule::{CallLimits, Terms};
 use tagout_proto::sshsig::PublicKey;
 use tagout_proto::token::Token;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime, stop};
+use tagout_tests::webhook::{self, BY_SEVERITY, Hook, configure};
 
 use super::document::{
     METHOD_NOT_ALLOWED, NO_SUCH_PATH, Operation, codes, committed, document, operations, parameters,
@@ -33,6 +34,9 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("submitCommand", "bad-request"),
     ("shutdownAgent", "bad-request"),
     ("tripAgent", "bad-request"),
+    ("takeWebhook", "bad-request"),
+    // An automation whose role is for other scopes.
+    ("takeWebhook", "no-role"),
     // 1,024 waves, 16,384 suspended keys, 20,000 connections.
     ("submitCommand", "too-many-waves"),
     ("submitCommand", "too-many-suspended"),
@@ -51,6 +55,10 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("isReady", "not-ready"),
     ("tripAgent", "not-committed"),
     ("tripAgent", "not-ready"),
+    ("takeWebhook", "not-committed"),
+    ("takeWebhook", "not-ready"),
+    ("takeWebhook", "pending"),
+    ("takeWebhook", "not-kept"),
     ("submitCommand", "pending"),
     ("shutdownAgent", "pending"),
     ("submitCommand", "not-kept"),
@@ -61,16 +69,19 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("askForLease", "busy"),
     ("confirmStop", "busy"),
     ("tripAgent", "busy"),
+    ("takeWebhook", "busy"),
     ("tryAuthority", "busy"),
     // A full disk, of which full_disk.rs is a test.
     ("submitCommand", "disk-low"),
     ("submitCommand", "disk-full"),
     ("shutdownAgent", "disk-full"),
     ("tripAgent", "disk-low"),
+    ("takeWebhook", "disk-full"),
     // A disk that fails.
     ("submitCommand", "internal"),
     ("shutdownAgent", "internal"),
     ("tripAgent", "internal"),
+    ("takeWebhook", "internal"),
     ("readTrustChain", "internal"),
     ("readTile", "internal"),
 ];
@@ -105,7 +116,11 @@ fn the_node_serves_the_committed_document() {
         let mut traffic = Traffic::new(&deployment, &http, &document);
         let zeros = Digest::default().to_string();
         for operation in operations(&document) {
-            let path = operation.path.replace("{id}", &zeros).replace("{path}", "entries/000");
+            let path = operation
+                .path
+                .replace("{name}", "soc")
+                .replace("{id}", &zeros)
+                .replace("{path}", "entries/000");
             let url = deployment.url(&path);
             let answer = http.request(operation.method.parse().unwrap(), &url).send().await.unwrap();
             assert_ne!(answer.status(), 405, "{operation:?}");
@@ -125,7 +140,10 @@ fn the_node_serves_the_committed_document() {
 
 #[test]
 fn every_answer_is_documented_and_every_documented_answer_is_given() {
-    let deployment = Deployment::start(Choice::default());
+    let mut deployment = Deployment::make(Choice::default());
+    let hook = format!("scopes = ['doc']\nagents_per_hour = 1\n{BY_SEVERITY}");
+    configure(&deployment, &[Hook("soc", "soar", &hook), Hook("person", "alice", &hook)]);
+    deployment.start_node();
     let http = deployment.http();
     let document = document();
     let mut traffic = Traffic::new(&deployment, &http, &document);
@@ -137,6 +155,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         traffic.log().await;
         traffic.guards_and_locks().await;
         traffic.grants().await;
+        traffic.webhooks().await;
         traffic.enrolments().await;
         traffic.refused_forms().await;
         traffic.authorities().await;
@@ -544,6 +563,46 @@ impl<'a> Traffic<'a> {
         self.refused("tripAgent", used, "used").await;
     }
 
+    async fn webhooks(&mut self) {
+        let alert = |severity: &str| json!({"scope": "doc/alerted", "reason": "test", "case": "INC-1", "severity": severity});
+        let fleet = json!({"scope": "*", "reason": "test", "case": "INC-2", "severity": "critical"});
+        let other = json!({"scope": "doc/other", "reason": "test", "case": "INC-3", "severity": "critical"});
+        let post = |webhook: &str, sent: &webhook::Request| {
+            let request = self.http.post(self.deployment.url(&format!("/v1/webhooks/{webhook}")));
+            request.headers(sent.headers()).header("content-type", "application/json").body(sent.body.clone())
+        };
+        let critical = webhook::Request::new(&alert("critical"));
+        let odd_time =
+            webhook::Request { timestamp: "now".into(), ..webhook::Request::new(&alert("critical")) };
+        let large =
+            webhook::Request { body: " ".repeat(300 * 1024), ..webhook::Request::new(&alert("critical")) };
+        let unsigned =
+            webhook::Request { signature: "v1,AAAA".into(), ..webhook::Request::new(&alert("critical")) };
+        let refused = [
+            (post("soc", &odd_time), "bad-webhook"),
+            (post("soc", &unsigned), "webhook-refused"),
+            (post("soc", &webhook::Request::new(&fleet)), "scope-not-allowed"),
+            (post("none", &critical), "no-such-webhook"),
+            (post("soc", &large), "too-large"),
+            (post("soc", &webhook::Request::new(&alert("odd"))), "unmapped"),
+            (post("person", &webhook::Request::new(&alert("critical"))), "webhook-key"),
+        ];
+        let (nothing, taken) = (post("soc", &webhook::Request::new(&alert("low"))), post("soc", &critical));
+        let (again, used) = (post("soc", &critical), post("soc", &critical));
+        let too_many = post("soc", &webhook::Request::new(&other));
+        for (request, code) in refused {
+            self.refused("takeWebhook", request, code).await;
+        }
+        self.asked("takeWebhook", nothing, 204).await;
+        let taken = self.asked("takeWebhook", taken, 201).await;
+        self.asked("takeWebhook", again, 200).await;
+        self.refused("takeWebhook", too_many, "blast-limit").await;
+        let lock = taken["digest"].as_str().unwrap().parse().unwrap();
+        self.taken(&self.deployment.release("doc/alerted", &[lock]), 201).await;
+        self.taken(&self.deployment.start_of("doc/alerted", &[lock]), 201).await;
+        self.refused("takeWebhook", used, "used").await;
+    }
+
     async fn authorities(&mut self) {
         let chain = self.get("readTrustChain", "/v1/authority", 200).await;
         let genesis: Value =
@@ -711,7 +770,7 @@ impl<'a> Traffic<'a> {
     async fn asked(&mut self, id: &str, request: RequestBuilder, status: u16) -> Value {
         let request = request.build().expect("a request");
         let what = format!("{} {}", request.method(), request.url());
-        self.parameters_fit(id, request.url());
+        self.parameters_fit(id, &request);
         let answer = self.send(id, request).await;
         let (found, body) = self.answered(id, answer).await;
         assert_eq!(found, status, "{what}: {body}");
@@ -733,7 +792,7 @@ impl<'a> Traffic<'a> {
 
     async fn listen(&mut self, scope: &str) -> Events {
         let request = self.read(&format!("/v1/events?scope={scope}")).build().unwrap();
-        self.parameters_fit("listenForStops", request.url());
+        self.parameters_fit("listenForStops", &request);
         let answer = self.send("listenForStops", request).await;
         let at = self.foretold("listenForStops", answer.status().as_u16());
         self.judge_head(&at, answer.headers());
@@ -841,8 +900,9 @@ impl<'a> Traffic<'a> {
         self.schemas.check(at, value, &mut self.met).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// What the path and the query of a good request say must be foretold as well.
-    fn parameters_fit(&mut self, id: &str, url: &Url) {
+    /// What the path, the query and the headers of a good request say must be foretold as well.
+    fn parameters_fit(&mut self, id: &str, request: &Request) {
+        let url = request.url();
         let operation = self.named(id).clone();
         let mut names = Vec::new();
         for at in parameters(self.document, &operation) {
@@ -853,6 +913,8 @@ impl<'a> Traffic<'a> {
                 let (before, after) = operation.path.split_once(&format!("{{{name}}}")).expect("its place");
                 let rest = &url.path()[before.len()..];
                 Some(if after.is_empty() { rest } else { rest.split('/').next().unwrap() }.to_owned())
+            } else if parameter["in"] == "header" {
+                request.headers().get(name).map(|value| value.to_str().expect("ASCII").to_owned())
             } else {
                 url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
             };

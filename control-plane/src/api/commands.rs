@@ -117,7 +117,7 @@ async fn submit(
 ) -> Result<CommandAnswer, Problem> {
     let command =
         Command::parse(envelope.document.as_bytes()).map_err(tagout_proto::ledger::Refusal::from)?;
-    let (action, scope) = (command.action.kind(), command.action.scope());
+    let action = command.action.kind();
     match wanted {
         Form::Full if command.shutdown_form => {
             return Err(Problem::new(
@@ -131,8 +131,19 @@ async fn submit(
         }
         Form::Full | Form::Shutdown => {}
     }
+    take(api, envelope, &command, from).await
+}
+
+/// Has a command take effect, and says what it reaches.
+pub(super) async fn take(
+    api: &Api,
+    envelope: &Envelope,
+    command: &Command,
+    from: Source,
+) -> Result<CommandAnswer, Problem> {
+    let (action, scope) = (command.action.kind(), command.action.scope());
     let found = read::find_instances(&api.service, scope.clone());
-    let receipt = api.service.submit_from(from, envelope.clone(), &command).await?;
+    let receipt = api.service.submit_from(from, envelope.clone(), command).await?;
     Ok(CommandAnswer {
         action,
         digest: receipt.digest,

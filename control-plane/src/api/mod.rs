@@ -13,6 +13,7 @@ mod problem;
 mod read;
 mod security_log;
 mod trips;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -34,12 +35,15 @@ use crate::admission::Admission;
 use crate::fair::Source;
 use crate::service::Service;
 use crate::tls::Peer;
+use crate::webhooks::Webhooks;
 
 /// A command, its signatures and what multipart puts around them.
 const COMMAND_BODY_MAX_BYTES: usize = COMMAND_MAX_BYTES + SIGNATURES_MAX * SIGNATURE_MAX_BYTES + 16 * 1024;
 /// A lease request for the most agents, with some stops that the service does not know.
 const LEASE_BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
 const CONFIRMATION_BODY_MAX_BYTES: usize = 4 * 1024;
+/// What a security platform tells of one alert or incident.
+const WEBHOOK_BODY_MAX_BYTES: usize = 256 * 1024;
 
 /// The description of this API (OpenAPI 3.1). It is written by hand, and tests/openapi.rs holds it to what a node answers.
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -49,6 +53,7 @@ pub struct Api {
     pub service: Service,
     pub security: SecurityLog,
     pub metrics: Metrics,
+    pub webhooks: Arc<Webhooks>,
 }
 
 pub fn router(api: Api) -> Router {
@@ -78,6 +83,7 @@ fn routes() -> Vec<Route> {
         takes("/v1/leases", LEASE_BODY_MAX_BYTES, guards::lease),
         takes("/v1/confirmations", CONFIRMATION_BODY_MAX_BYTES, guards::confirm),
         takes("/v1/trips", STOP_MAX_BYTES, trips::trip),
+        takes("/v1/webhooks/{name}", WEBHOOK_BODY_MAX_BYTES, webhooks::webhook),
         shows("/v1/events", events::events),
         shows("/v1/agents", read::agents),
         shows("/v1/enrolments", read::enrolments),

@@ -15,6 +15,7 @@ use crate::pending::NotKept;
 use crate::raft::ProposeError;
 use crate::reserve::DiskRefused;
 use crate::service::SubmitError;
+use crate::webhooks::NotDone;
 
 #[derive(Debug)]
 pub struct Problem {
@@ -56,22 +57,26 @@ codes! {
     BadRequest BAD_REQUEST "bad-request"
     BadScope BAD_REQUEST "bad-scope"
     BadTile BAD_REQUEST "bad-tile"
+    BadWebhook BAD_REQUEST "bad-webhook"
     NotAStop BAD_REQUEST "not-a-stop"
 
     NoValidSignature UNAUTHORIZED "no-valid-signature"
     NotEnrolled UNAUTHORIZED "not-enrolled"
     Unsigned UNAUTHORIZED "unsigned"
+    WebhookRefused UNAUTHORIZED "webhook-refused"
 
     BelowThreshold FORBIDDEN "below-threshold"
     EnrolledElsewhere FORBIDDEN "enrolled-elsewhere"
     NoRole FORBIDDEN "no-role"
     RootKey FORBIDDEN "root-key"
     RootThreshold FORBIDDEN "root-threshold"
+    ScopeNotAllowed FORBIDDEN "scope-not-allowed"
 
     NoSuchLock NOT_FOUND "no-such-lock"
     NoSuchPath NOT_FOUND "no-such-path"
     NoSuchStop NOT_FOUND "no-such-stop"
     NoSuchTile NOT_FOUND "no-such-tile"
+    NoSuchWebhook NOT_FOUND "no-such-webhook"
 
     Method METHOD_NOT_ALLOWED "method"
 
@@ -112,7 +117,10 @@ codes! {
     RuleUnknown UNPROCESSABLE_ENTITY "rule-unknown"
     StartElsewhere UNPROCESSABLE_ENTITY "start-elsewhere"
     TakesNoStart UNPROCESSABLE_ENTITY "takes-no-start"
+    Unmapped UNPROCESSABLE_ENTITY "unmapped"
     WrongDeployment UNPROCESSABLE_ENTITY "wrong-deployment"
+
+    BlastLimit TOO_MANY_REQUESTS "blast-limit"
 
     Internal INTERNAL_SERVER_ERROR "internal"
 
@@ -124,6 +132,7 @@ codes! {
     NotReady SERVICE_UNAVAILABLE "not-ready"
     Pending SERVICE_UNAVAILABLE "pending"
     TooManyListeners SERVICE_UNAVAILABLE "too-many-listeners"
+    WebhookKey SERVICE_UNAVAILABLE "webhook-key"
 
     DiskFull INSUFFICIENT_STORAGE "disk-full"
     DiskLow INSUFFICIENT_STORAGE "disk-low"
@@ -166,6 +175,7 @@ impl IntoResponse for Problem {
             // RFC 9110, section 15.5.2, wants a challenge. For documents it is no registered scheme, since none signs them.
             let challenge = match self.code {
                 Code::NotEnrolled => "Bearer realm=\"tagout\"",
+                Code::WebhookRefused => "StandardWebhooks",
                 _ => "SSHSIG namespace=\"tagout-command\"",
             };
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
@@ -291,6 +301,22 @@ impl From<NotEnrolled> for Problem {
             | NotEnrolled::Revoked { .. }
             | NotEnrolled::Ended { .. } => Code::NotEnrolled,
             NotEnrolled::Elsewhere { .. } => Code::EnrolledElsewhere,
+        };
+        Self::new(code, why.to_string())
+    }
+}
+
+impl From<NotDone> for Problem {
+    fn from(why: NotDone) -> Self {
+        let code = match &why {
+            NotDone::Scope { .. } => Code::ScopeNotAllowed,
+            NotDone::TooMany(_) => Code::BlastLimit,
+            NotDone::NoAutomation(_) => Code::WebhookKey,
+            NotDone::Document(_) => Code::Unmapped,
+            NotDone::Sign(error) => {
+                tracing::error!(error = error as &dyn std::error::Error, "a webhook's key cannot sign");
+                Code::WebhookKey
+            }
         };
         Self::new(code, why.to_string())
     }

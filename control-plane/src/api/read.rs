@@ -25,7 +25,7 @@ use crate::clock;
 use crate::service::Service;
 
 /// An instance counts as there while calls under its last lease may still go on.
-const SEEN_WITHIN: Duration = Duration::from_millis(LAPSE_GRACE_DEFAULT_MS + TTL_DEFAULT_MS);
+pub(super) const SEEN_WITHIN: Duration = Duration::from_millis(LAPSE_GRACE_DEFAULT_MS + TTL_DEFAULT_MS);
 /// How long the answer to a command waits for what other nodes know of instances.
 const REACH_PATIENCE: Duration = Duration::from_millis(50);
 /// How long a question for news may wait.

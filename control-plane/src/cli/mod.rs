@@ -16,7 +16,6 @@ mod chain;
 mod client;
 pub mod dev;
 mod doctor;
-pub mod document;
 mod failure;
 mod files;
 #[cfg(test)]

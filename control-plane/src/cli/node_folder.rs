@@ -161,6 +161,7 @@ impl NodeFolder<'_> {
             node_id: listed_later.then_some(plan.id),
             reserve_mib: plan.reserve_mib,
             rule: None,
+            webhooks: None,
         };
         let genesis = serde_json::to_string(self.genesis).expect("an envelope is text") + "\n";
         let seed = Zeroizing::new(format!("{}\n", BASE64.encode(&*key.seed)));

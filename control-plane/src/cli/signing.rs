@@ -9,10 +9,10 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::sshsig::NAMESPACE;
 use tagout_proto::trust::Trust;
 
-use super::document;
 use super::failure::Failure;
 use super::files::quoted;
 use super::out::{Ink, Out, now_ms};
+use crate::document;
 use crate::sign::{SignError, Signer};
 
 /// A command with its signatures, ready to be sent.

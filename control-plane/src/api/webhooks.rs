@@ -1,0 +1,134 @@
+//! `POST /v1/webhooks/{name}`: a security platform takes away. See `webhooks/`.
+
+use std::collections::BTreeSet;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use tagout_proto::command::Command;
+use tagout_proto::ledger::Refusal;
+use tagout_proto::scope::Scope;
+use tagout_proto::sentence::sentence;
+use tagout_proto::wire::CommandAnswer;
+use tracing::Instrument;
+
+use super::problem::{Code, Problem};
+use super::read::{SEEN_WITHIN, reach_of};
+use super::{Api, WEBHOOK_BODY_MAX_BYTES, commands, read};
+use crate::clock;
+use crate::fair::Source;
+use crate::tls::Peer;
+use crate::way::way;
+use crate::webhooks::{self, Headers, Integration};
+
+/// 201 with what took effect now, 200 with what had before, 204 where the request asks for nothing.
+pub async fn webhook(
+    State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let name = name.map_or_else(|_| String::new(), |Path(name)| name);
+    let Some(webhook) = api.webhooks.get(&name) else {
+        let detail = "this node's configuration has no webhook of that name: see \"webhooks\" in tagout.toml";
+        return Problem::new(Code::NoSuchWebhook, detail).into_response();
+    };
+    let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
+    let took = take(&api, webhook, &headers, body, from).await;
+    let code = took.as_ref().map_or_else(|problem| problem.code().name(), |_| "ok");
+    metrics::counter!("tagout_webhooks_total", "webhook" => name.clone(), "code" => code).increment(1);
+    match took {
+        Ok(None) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Some(answer)) => {
+            let CommandAnswer { digest, index, action, scope, repeated, .. } = &answer;
+            tracing::warn!(webhook = name, %digest, index, %action, %scope, repeated, "a webhook took away");
+            let status = if *repeated { StatusCode::OK } else { StatusCode::CREATED };
+            (status, axum::Json(answer)).into_response()
+        }
+        Err(problem) => {
+            // Pending is no refusal: it holds where it was pushed.
+            if !matches!(problem.code(), Code::Pending | Code::Busy) {
+                api.security.refused(peer.map(|Extension(peer)| peer.address.to_string()), None, &problem);
+            }
+            problem.into_response()
+        }
+    }
+}
+
+async fn take(
+    api: &Api,
+    webhook: &Integration,
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    from: Source,
+) -> Result<Option<CommandAnswer>, Problem> {
+    let body = body.map_err(unreadable)?;
+    let header = |name: &'static str| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        value.ok_or_else(|| refused(&webhooks::Refused::Missing(name)))
+    };
+    let headers = Headers {
+        id: header("webhook-id")?,
+        timestamp: header("webhook-timestamp")?,
+        signature: header("webhook-signature")?,
+    };
+    let now_ms = clock::wall_ms();
+    let sent = webhook.verify(&headers, &body, now_ms).map_err(|why| refused(&why))?;
+    let body = serde_json::from_slice(&body)
+        .map_err(|e| Problem::new(Code::BadWebhook, format!("the body is no JSON: {}", sentence(e))))?;
+    let Some(wanted) = webhook.wanted(&body).map_err(|why| Problem::new(Code::Unmapped, why.to_string()))?
+    else {
+        return Ok(None);
+    };
+
+    let (deployment, principal, locks) = {
+        let ledger = api.service.replica.ledger();
+        let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
+        let principal = webhook.principal(authority)?.to_owned();
+        (authority.deployment.clone(), principal, ledger.locks_touching(&Scope::fleet()))
+    };
+    if let Some(record) = webhooks::placed_before(&locks, &wanted, &principal) {
+        let found = read::find_instances(&api.service, wanted.scope.clone());
+        return Ok(Some(CommandAnswer {
+            action: record.lock.kind.action(),
+            digest: record.lock.id,
+            index: record.lock.index,
+            time_ms: record.lock.time_ms,
+            repeated: true,
+            awaited: 0,
+            reach: reach_of(&api.service, &wanted.scope, found).await,
+            scope: wanted.scope,
+        }));
+    }
+    let living = api.service.cluster.instances_below(&Scope::fleet(), SEEN_WITHIN).await;
+    let agents: BTreeSet<_> = living.into_iter().map(|(agent, _)| agent).collect();
+    webhook.allow(&wanted, &principal, &locks, &agents, now_ms)?;
+    let envelope = webhook.sign(&deployment, &sent, wanted)?;
+    let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
+    let span = way(&envelope.digest());
+    commands::take(api, &envelope, &command, from).instrument(span).await.map(Some)
+}
+
+fn refused(why: &webhooks::Refused) -> Problem {
+    use webhooks::Refused::{Id, Missing, Signature, Time, Timestamp};
+    let code = match why {
+        Missing(_) | Signature | Time { .. } => Code::WebhookRefused,
+        Id | Timestamp => Code::BadWebhook,
+    };
+    Problem::new(code, why.to_string())
+}
+
+fn unreadable(rejection: BytesRejection) -> Problem {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let detail = format!(
+                "a webhook's body has at most {WEBHOOK_BODY_MAX_BYTES} bytes: send less of the alert"
+            );
+            Problem::new(Code::TooLarge, detail)
+        }
+        _ => Problem::new(Code::BadRequest, sentence(rejection.body_text())),
+    }
+}

@@ -1,0 +1,104 @@
+//! How much one webhook may take away: so many agents an hour, and then it is for people. Pure: times are given.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tagout_proto::scope::Scope;
+
+pub const HOUR_MS: u64 = 3600 * 1000;
+/// Of one webhook; beyond that nothing more is taken within the hour, whatever its limit.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// What it took away through this node. The locks in force are in the ledger, for all nodes; this is for those that people
+/// have lifted since.
+#[derive(Default)]
+pub struct Taken(VecDeque<(u64, Scope)>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this webhook may take away from {limit} agents an hour, and with this it would be {agents}: what it asks for is for \
+     people to do, with `tagout stop` (agents_per_hour in the node's webhooks file is the limit)"
+)]
+pub struct TooMany {
+    pub limit: u64,
+    pub agents: u64,
+}
+
+impl Taken {
+    pub fn note(&mut self, scope: &Scope, now_ms: u64) {
+        self.forget(now_ms);
+        self.0.push_back((now_ms, scope.clone()));
+    }
+
+    fn forget(&mut self, now_ms: u64) {
+        while self.0.front().is_some_and(|(at_ms, _)| at_ms + HOUR_MS <= now_ms) {
+            self.0.pop_front();
+        }
+    }
+
+    /// Whether `scope` may be added. `in_force` are the scopes of its locks of the last hour, `agents` all that live.
+    pub fn allow(
+        &mut self,
+        scope: &Scope,
+        in_force: Vec<Scope>,
+        agents: &BTreeSet<Scope>,
+        limit: u64,
+        now_ms: u64,
+    ) -> Result<(), TooMany> {
+        self.forget(now_ms);
+        let mut scopes: BTreeSet<&Scope> = self.0.iter().map(|(_, scope)| scope).collect();
+        scopes.extend(&in_force);
+        scopes.insert(scope);
+        // A scope that nobody lives in may yet have somebody: it counts as one.
+        let (mut touched, mut empty) = (BTreeSet::new(), 0);
+        for scope in scopes {
+            let before = agents.iter().filter(|agent| scope.covers(agent));
+            let mut any = false;
+            touched.extend(before.inspect(|_| any = true));
+            empty += u64::from(!any);
+        }
+        let count = touched.len() as u64 + empty;
+        if count > limit || self.0.len() >= REMEMBERED_MAX {
+            Err(TooMany { limit, agents: count })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(text: &str) -> Scope {
+        Scope::parse(text).unwrap()
+    }
+
+    #[test]
+    fn agents_are_counted_once_for_an_hour() {
+        let agents: BTreeSet<_> = ["demo/a/1", "demo/a/2", "demo/b"].map(scope).into();
+        let mut taken = Taken::default();
+        let allow = |taken: &mut Taken, text: &str, limit, now_ms| {
+            let allowed =
+                taken.allow(&scope(text), vec![], &agents, limit, now_ms).map_err(|over| over.agents);
+            allowed.inspect(|()| taken.note(&scope(text), now_ms))
+        };
+        assert_eq!(allow(&mut taken, "demo/a", 2, 0), Ok(()));
+        assert_eq!(allow(&mut taken, "demo/a/1", 2, 1), Ok(()), "it counts already");
+        assert_eq!(allow(&mut taken, "demo/b", 2, 2), Err(3));
+        assert_eq!(allow(&mut taken, "demo/nobody", 2, 3), Err(3), "somebody may be there soon");
+        assert_eq!(allow(&mut taken, "*", 3, 4), Ok(()));
+        assert_eq!(allow(&mut taken, "demo/b", 2, HOUR_MS + 3), Err(3), "the fleet was taken away from at 4");
+        assert_eq!(allow(&mut taken, "demo/b", 2, HOUR_MS + 4), Ok(()));
+    }
+
+    #[test]
+    fn what_other_nodes_have_taken_counts_by_its_locks() {
+        let agents: BTreeSet<_> = ["demo/a", "demo/b"].map(scope).into();
+        let mut taken = Taken::default();
+        let in_force = vec![scope("demo/a")];
+        assert_eq!(
+            taken.allow(&scope("demo/b"), in_force, &agents, 1, 0),
+            Err(TooMany { limit: 1, agents: 2 })
+        );
+    }
+}

@@ -1,0 +1,364 @@
+//! From what a security platform sends to what is to be done here: templates over its JSON. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tagout_proto::limits::{CASE_MAX_BYTES, REASON_MAX_BYTES};
+use tagout_proto::lock::LockKind;
+use tagout_proto::rule::CallLimits;
+use tagout_proto::scope::{Scope, ScopeError};
+use tagout_proto::sentence::sentence;
+
+/// Of a scope, a case or a severity before anything is read from it.
+const VALUE_MAX_BYTES: usize = 4096;
+/// In `actions`: whatever severity has no line of its own.
+const OTHER: &str = "other";
+
+/// Text with values of the body in it: `{/result/agent}` is the value at that JSON Pointer (RFC 6901), and in
+/// `{/a|/b}` the first that is there. Values are strings, numbers and booleans.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    /// Pointers: the first that leads to something.
+    Value(Vec<String>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no template: {{/path/to/value}} stands for a value, with | between alternatives; a brace alone has no place"
+)]
+pub struct NotATemplate(String);
+
+/// What a severity does.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Does {
+    Stop,
+    Pause,
+    Isolate,
+    Restrict,
+    Throttle(CallLimits),
+    Nothing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Actions {
+    Always(Does),
+    BySeverity(BTreeMap<String, Does>),
+}
+
+/// What of a body means what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    pub scope: Template,
+    pub reason: Template,
+    /// Of one incident or alert: what comes again with it is the same.
+    pub case: Template,
+    pub severity: Template,
+    pub actions: Actions,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub scope: Scope,
+    pub kind: LockKind,
+    pub reason: String,
+    pub case: String,
+}
+
+/// Why a body says nothing that can be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unmapped {
+    #[error(
+        "the body has no text, number or truth value at {pointers}, which this webhook's {what} is taken from"
+    )]
+    Missing { what: &'static str, pointers: String },
+    #[error("the {what} that the body gives has more than {VALUE_MAX_BYTES} bytes")]
+    Long { what: &'static str },
+    #[error("the body names no scope: {0}")]
+    Scope(ScopeError),
+    #[error("the case that the body gives is not 1 to {CASE_MAX_BYTES} bytes without control characters")]
+    Case,
+    #[error(
+        "severity {0:?} does nothing that this webhook's configuration says; list it under actions, or \"other\""
+    )]
+    Severity(String),
+}
+
+impl TryFrom<String> for Template {
+    type Error = NotATemplate;
+
+    fn try_from(text: String) -> Result<Self, NotATemplate> {
+        let parts = parse(&text);
+        match parts {
+            Some(parts) if !parts.is_empty() => Ok(Self { text, parts }),
+            _ => Err(NotATemplate(text)),
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<Vec<Part>> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (before, after) = rest.split_once('{').unwrap_or((rest, ""));
+        if before.contains('}') || (before.len() < rest.len() && after.is_empty()) {
+            return None;
+        }
+        if !before.is_empty() {
+            parts.push(Part::Text(before.into()));
+        }
+        if before.len() == rest.len() {
+            break;
+        }
+        let (pointers, after) = after.split_once('}')?;
+        let pointers: Vec<String> = pointers.split('|').map(Into::into).collect();
+        if !pointers.iter().all(|pointer| pointer.starts_with('/') && !pointer.contains('{')) {
+            return None;
+        }
+        parts.push(Part::Value(pointers));
+        rest = after;
+    }
+    Some(parts)
+}
+
+impl Template {
+    fn fill(&self, body: &Value, what: &'static str) -> Result<String, Unmapped> {
+        let mut filled = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => filled.push_str(text),
+                Part::Value(pointers) => {
+                    let mut values = pointers.iter().filter_map(|pointer| text_of(body.pointer(pointer)?));
+                    let missing = || Unmapped::Missing { what, pointers: pointers.join(" or ") };
+                    filled.push_str(&values.next().ok_or_else(missing)?);
+                }
+            }
+            if filled.len() > VALUE_MAX_BYTES {
+                return Err(Unmapped::Long { what });
+            }
+        }
+        Ok(filled)
+    }
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::String(_) | Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+impl Mapping {
+    /// What `body` asks for; `None` where its severity does nothing.
+    pub fn wanted(&self, body: &Value) -> Result<Option<Wanted>, Unmapped> {
+        let does = match &self.actions {
+            Actions::Always(does) => does,
+            Actions::BySeverity(actions) => {
+                // As platforms write it: "High", "critical", 4.
+                let severity = self.severity.fill(body, "severity")?.to_lowercase();
+                let does = actions.get(&severity).or_else(|| actions.get(OTHER));
+                does.ok_or_else(|| Unmapped::Severity(sentence(severity)))?
+            }
+        };
+        let kind = match does {
+            Does::Stop => LockKind::Halt,
+            Does::Pause => LockKind::Pause,
+            Does::Isolate => LockKind::Isolate,
+            Does::Restrict => LockKind::Restrict,
+            Does::Throttle(limits) => LockKind::Throttle(*limits),
+            Does::Nothing => return Ok(None),
+        };
+        let scope = Scope::parse(&self.scope.fill(body, "scope")?).map_err(Unmapped::Scope)?;
+        let reason = readable(&self.reason.fill(body, "reason")?);
+        let case = self.case.fill(body, "case")?;
+        if case.len() > CASE_MAX_BYTES || case.chars().any(char::is_control) {
+            return Err(Unmapped::Case);
+        }
+        Ok(Some(Wanted { scope, kind, reason, case }))
+    }
+}
+
+/// A reason as a lock's tag takes it: on one line, and not too long.
+fn readable(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line[..line.floor_char_boundary(REASON_MAX_BYTES)].into()
+}
+
+/// Mappings for what platforms send, by their vendors' documentation. Where an agent's scope stands is up to who writes the
+/// detection: they all look for a field `tagout_scope`.
+pub struct Ready {
+    pub name: &'static str,
+    pub scope: &'static str,
+    pub reason: &'static str,
+    pub case: &'static str,
+    pub severity: &'static str,
+}
+
+pub const READY: [Ready; 6] = [
+    Ready {
+        name: "generic",
+        scope: "{/scope|/agent_id|/tagout_scope}",
+        reason: "{/reason|/title|/name}",
+        case: "{/case|/case_id|/id}",
+        severity: "{/severity}",
+    },
+    // https://docs.splunk.com/Documentation/Splunk/latest/Alert/Webhooks: `result` is the first row; of a notable event it
+    // has these fields of Enterprise Security.
+    Ready {
+        name: "splunk-es",
+        scope: "{/result/tagout_scope}",
+        reason: "{/result/rule_title|/result/rule_name|/search_name}",
+        case: "{/result/event_id|/sid}",
+        severity: "{/result/urgency|/result/severity}",
+    },
+    // https://www.elastic.co/docs/solutions/security/detect-and-alert: rule actions write their body themselves, here with
+    // `context.rule.name`, `context.rule.severity` and the alert's id.
+    Ready {
+        name: "elastic-security",
+        scope: "{/tagout_scope}",
+        reason: "{/rule/name}",
+        case: "{/alert/id|/rule/id}",
+        severity: "{/rule/severity|/alert/severity}",
+    },
+    // https://learn.microsoft.com/azure/sentinel/playbook-triggers-actions: the incident that a playbook is given.
+    Ready {
+        name: "microsoft-sentinel",
+        scope: "{/tagout_scope|/object/properties/tagout_scope}",
+        reason: "{/object/properties/title}",
+        case: "{/object/properties/incidentNumber|/object/name}",
+        severity: "{/object/properties/severity}",
+    },
+    // https://xsoar.pan.dev/docs/incidents: an incident's fields; severity is a number from 0 to 4.
+    Ready {
+        name: "cortex-xsoar",
+        scope: "{/CustomFields/tagoutscope|/tagout_scope}",
+        reason: "{/name}",
+        case: "{/id}",
+        severity: "{/severity}",
+    },
+    // https://docs.strangebee.com/thehive: what a webhook notifier tells of a case or an alert; severity is 1 to 4.
+    Ready {
+        name: "thehive",
+        scope: "{/object/customFields/tagout_scope/string|/object/customFields/tagout_scope|/tagout_scope}",
+        reason: "{/object/title}",
+        case: "{/object/number|/object/sourceRef|/objectId}",
+        severity: "{/object/severity}",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn template(text: &str) -> Template {
+        Template::try_from(text.to_owned()).unwrap()
+    }
+
+    fn mapping(ready: &Ready, actions: &str) -> Mapping {
+        #[derive(Deserialize)]
+        struct Holder {
+            actions: Actions,
+        }
+        Mapping {
+            scope: template(ready.scope),
+            reason: template(ready.reason),
+            case: template(ready.case),
+            severity: template(ready.severity),
+            actions: toml::from_str::<Holder>(actions).unwrap().actions,
+        }
+    }
+
+    fn generic(actions: &str) -> Mapping {
+        mapping(&READY[0], actions)
+    }
+
+    const BY_SEVERITY: &str = "actions = { critical = 'stop', high = 'isolate', 4 = 'stop', 3 = 'pause',
+        medium = { throttle = { calls_per_minute = 60 } }, low = 'nothing', other = 'restrict' }";
+
+    #[test]
+    fn a_severity_says_what_is_done() {
+        let wanted = |severity: Value| {
+            let body = json!({"scope": "demo/agent_2", "reason": "r", "id": 7, "severity": severity});
+            generic(BY_SEVERITY).wanted(&body).unwrap().map(|wanted| wanted.kind)
+        };
+        assert_eq!(wanted("Critical".into()), Some(LockKind::Halt));
+        assert_eq!(wanted("high".into()), Some(LockKind::Isolate));
+        assert_eq!(wanted(3.into()), Some(LockKind::Pause));
+        let throttle = CallLimits { calls_per_minute: Some(60), tokens_per_minute: None };
+        assert_eq!(wanted("medium".into()), Some(LockKind::Throttle(throttle)));
+        assert_eq!(wanted("low".into()), None);
+        assert_eq!(wanted("whatever".into()), Some(LockKind::Restrict));
+        let body = json!({"scope": "demo/agent_2", "reason": "r", "id": 7, "severity": "whatever"});
+        let unlisted = generic("actions = { critical = 'stop' }").wanted(&body);
+        assert_eq!(unlisted, Err(Unmapped::Severity("whatever".into())));
+        assert_eq!(generic("actions = 'stop'").wanted(&body).unwrap().unwrap().kind, LockKind::Halt);
+    }
+
+    #[test]
+    fn values_are_put_into_text_and_the_first_that_is_there_counts() {
+        let body = json!({"a": {"b/c": "x"}, "list": ["y"], "empty": "", "none": null});
+        let fill = |text: &str| template(text).fill(&body, "scope");
+        assert_eq!(fill("moltbook/{/a/b~1c}/{/list/0}").unwrap(), "moltbook/x/y");
+        assert_eq!(fill("{/empty|/none|/a|/list/0}").unwrap(), "y");
+        let missing = fill("{/empty|/none}").unwrap_err().to_string();
+        assert!(missing.contains("/empty or /none, which this webhook's scope"), "{missing}");
+        for wrong in ["", "{", "}", "a{b}", "{/a", "{/a}}", "{/a|b}", "{{/a}}"] {
+            assert!(Template::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_body_cannot_name_what_no_scope_is() {
+        for scope in ["../x", "a//b", "a b", "-\u{202e}", "**"] {
+            let body = json!({"scope": scope, "reason": "r", "id": 1});
+            assert!(matches!(generic("actions = 'stop'").wanted(&body), Err(Unmapped::Scope(_))), "{scope}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_made_to_fit_and_a_case_is_not() {
+        let with = |reason: String, case: String| {
+            generic("actions = 'stop'").wanted(&json!({"scope": "demo", "reason": reason, "case": case}))
+        };
+        let wanted = with(format!("two\nlines {}", "é".repeat(1000)), "INC-1".into()).unwrap().unwrap();
+        assert!(wanted.reason.starts_with("two lines é") && wanted.reason.len() <= REASON_MAX_BYTES);
+        assert_eq!(with("r".into(), "x".repeat(CASE_MAX_BYTES + 1)), Err(Unmapped::Case));
+        assert_eq!(with("r".into(), "a\nb".into()), Err(Unmapped::Case));
+        assert_eq!(with("x".repeat(5000), "1".into()), Err(Unmapped::Long { what: "reason" }));
+    }
+
+    #[test]
+    fn each_ready_mapping_takes_what_its_vendor_documents() {
+        let bodies = [
+            json!({"scope": "demo/agent_2", "reason": "R", "case": "C", "severity": "critical"}),
+            json!({"sid": "s", "search_name": "n", "owner": "admin", "app": "ess", "results_link": "https://x",
+                "result": {"tagout_scope": "demo/agent_2", "rule_title": "R", "event_id": "C", "urgency": "critical"}}),
+            json!({"tagout_scope": "demo/agent_2", "rule": {"name": "R", "severity": "critical"}, "alert": {"id": "C"}}),
+            json!({"tagout_scope": "demo/agent_2", "objectSchemaType": "Incident", "objectEventType": "Create",
+                "object": {"properties": {"title": "R", "incidentNumber": "C", "severity": "Critical"}}}),
+            json!({"id": "C", "name": "R", "severity": 4, "CustomFields": {"tagoutscope": "demo/agent_2"}}),
+            json!({"objectType": "Case", "operation": "create", "objectId": "~1",
+                "object": {"title": "R", "number": "C", "severity": 4, "customFields": {"tagout_scope": {"string": "demo/agent_2"}}}}),
+        ];
+        for (ready, body) in READY.iter().zip(bodies) {
+            let wanted = mapping(ready, BY_SEVERITY).wanted(&body).unwrap().unwrap();
+            let scope = Scope::parse("demo/agent_2").unwrap();
+            let expected = Wanted { scope, kind: LockKind::Halt, reason: "R".into(), case: "C".into() };
+            assert_eq!(wanted, expected, "{}", ready.name);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Security platforms take away by webhook: what one asks for becomes a command, signed on this node in the name of an
+//! automation, and goes the way of every command. So a webhook can do what its automation's role allows and no more, and
+//! never gives anything back (S7).
+//!
+//! ```text
+//! verified (standard.rs) → mapped (mapping.rs) → its scope allowed → not too much at once (blast.rs) → signed → step ② of a stop
+//! ```
+//!
+//! Of one request every node makes the same bytes: its id and time are the request's. So a request that is sent again, to
+//! whichever node, is the same command, which takes effect once.
+
+mod blast;
+mod config;
+mod mapping;
+mod standard;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tagout_proto::authority::{Authority, PrincipalKind};
+use tagout_proto::command::{Action, Deployment, LockCommand};
+use tagout_proto::envelope::Envelope;
+use tagout_proto::ledger::LockRecord;
+use tagout_proto::scope::Scope;
+use tagout_proto::sshsig::{NAMESPACE, PublicKey};
+use tagout_proto::strict::DocumentError;
+
+use self::blast::Taken;
+pub use self::blast::TooMany;
+pub use self::config::ConfigError;
+use self::config::Webhook;
+pub use self::mapping::{Unmapped, Wanted};
+pub use self::standard::{Headers, Refused, Sent};
+use crate::document;
+use crate::sign::SignError;
+
+/// All that this node takes.
+#[derive(Default)]
+pub struct Webhooks(BTreeMap<String, Integration>);
+
+pub struct Integration {
+    webhook: Webhook,
+    taken: Mutex<Taken>,
+}
+
+/// Why a request that was verified and mapped does nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum NotDone {
+    #[error("webhook {name:?} may not touch {scope}: the scopes in its configuration are what it may ({})", .allowed.join(", "))]
+    Scope { name: String, scope: Scope, allowed: Vec<String> },
+    #[error(
+        "webhook {0:?} signs with a key that is of no automation in the authority: give an automation this key, never a person's"
+    )]
+    NoAutomation(String),
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error("the automation's key cannot sign")]
+    Sign(#[from] SignError),
+}
+
+impl Webhooks {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let each = config::load(path)?.into_iter();
+        let each =
+            each.map(|webhook| (webhook.name.clone(), Integration { webhook, taken: Mutex::default() }));
+        Ok(Self(each.collect()))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Integration> {
+        self.0.get(name)
+    }
+}
+
+impl Integration {
+    pub fn verify<'a>(&self, headers: &Headers<'a>, body: &[u8], now_ms: u64) -> Result<Sent<'a>, Refused> {
+        standard::verify(&self.webhook.keys, headers, body, now_ms / 1000)
+    }
+
+    /// What the body asks for; `None` where that is nothing.
+    pub fn wanted(&self, body: &Value) -> Result<Option<Wanted>, Unmapped> {
+        self.webhook.mapping.wanted(body)
+    }
+
+    /// The automation in whose name it acts.
+    pub fn principal<'a>(&self, authority: &'a Authority) -> Result<&'a str, NotDone> {
+        let line = self.webhook.signer.public_key().line();
+        let principal = PublicKey::parse_openssh(&line).ok().and_then(|key| authority.principal_of(&key));
+        let automation = principal.filter(|principal| principal.kind == PrincipalKind::Automation);
+        automation
+            .map(|automation| automation.name.as_str())
+            .ok_or_else(|| NotDone::NoAutomation(self.webhook.name.clone()))
+    }
+
+    /// Whether it may do this now. `locks` are those in force, `agents` all that live; both as one node knows them.
+    pub fn allow(
+        &self,
+        wanted: &Wanted,
+        principal: &str,
+        locks: &[LockRecord],
+        agents: &BTreeSet<Scope>,
+        now_ms: u64,
+    ) -> Result<(), NotDone> {
+        let Webhook { name, scopes, agents_per_hour, .. } = &self.webhook;
+        if !scopes.iter().any(|allowed| allowed.covers(&wanted.scope)) {
+            let allowed = scopes.iter().map(ToString::to_string).collect();
+            return Err(NotDone::Scope { name: name.clone(), scope: wanted.scope.clone(), allowed });
+        }
+        let of_hour = locks.iter().filter(|record| {
+            record.lock.time_ms + blast::HOUR_MS > now_ms
+                && record.lock.tag.by.iter().any(|by| by == principal)
+        });
+        let in_force = of_hour.map(|record| record.lock.scope.clone()).collect();
+        let mut taken = self.taken.lock();
+        taken.allow(&wanted.scope, in_force, agents, *agents_per_hour, now_ms)?;
+        taken.note(&wanted.scope, now_ms);
+        Ok(())
+    }
+
+    /// The command, signed.
+    pub fn sign(
+        &self,
+        deployment: &Deployment,
+        sent: &Sent<'_>,
+        wanted: Wanted,
+    ) -> Result<Envelope, NotDone> {
+        let Webhook { name, signer, .. } = &self.webhook;
+        let Wanted { scope, kind, reason, case } = wanted;
+        let id = data_encoding::HEXLOWER.encode(&Sha256::digest(sent.id));
+        let action = Action::Lock(LockCommand { scope, kind, reason, case: Some(case) });
+        let document =
+            document::build(deployment, &format!("{name}:{}", &id[..32]), sent.at_s * 1000, &action)?;
+        let signature = signer.sign(NAMESPACE, document.as_bytes())?;
+        Ok(Envelope { document, signatures: vec![signature] })
+    }
+}
+
+/// The lock in force that the same case has placed already.
+pub fn placed_before<'a>(
+    locks: &'a [LockRecord],
+    wanted: &Wanted,
+    principal: &str,
+) -> Option<&'a LockRecord> {
+    locks.iter().find(|LockRecord { lock, .. }| {
+        lock.scope == wanted.scope
+            && lock.kind == wanted.kind
+            && lock.tag.case.as_ref() == Some(&wanted.case)
+            && !lock.released
+            && lock.tag.by.iter().any(|by| by == principal)
+    })
+}
+
+#[cfg(test)]
+mod fuzz;
