@@ -149,7 +149,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
     let mut traffic = Traffic::new(&deployment, &http, &document);
     runtime().block_on(async {
         // Answered only after its 10 s.
-        let far = http.get(deployment.url("/log/checkpoint?size=1000000"));
+        let far = http.get(deployment.url("/log/checkpoint?size=10000"));
         let far = tokio::spawn(far.send());
         traffic.operation().await;
         traffic.log().await;
@@ -201,6 +201,8 @@ impl<'a> Traffic<'a> {
     async fn log(&mut self) {
         self.get("readCheckpoint", "/log/checkpoint?size=1", 200).await;
         self.refused("readCheckpoint", self.read("/log/checkpoint?size=all"), "bad-request").await;
+        let request = self.read(&format!("/log/checkpoint?size={}", u64::MAX)); // at once
+        self.refused("readCheckpoint", request, "no-checkpoint").await;
         for tile in ["0/000.p/1", "entries/000.p/1"] {
             self.get("readTile", &format!("/log/tile/{tile}"), 200).await;
         }

@@ -14,6 +14,8 @@ use super::problem::{Code, Problem};
 
 /// How long a reader may wait for the checkpoint to cover an entry that it has just seen acknowledged.
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(10);
+/// Further ahead than the log can grow meanwhile: nobody has seen that entry.
+const AHEAD_MAX: u64 = 100_000;
 
 #[derive(Deserialize)]
 pub struct Wanted {
@@ -27,10 +29,15 @@ pub async fn checkpoint(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(Wanted { size }) = wanted.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
-    if tokio::time::timeout(CHECKPOINT_WAIT, api.service.audit.wait_for(size)).await.is_err() {
+    let not_yet = || {
         let detail = format!("the checkpoint does not cover {size} entries yet; try again");
-        return Err(Problem::new(Code::NoCheckpoint, detail));
+        Problem::new(Code::NoCheckpoint, detail)
+    };
+    if size > api.service.replica.ledger().size() + AHEAD_MAX {
+        return Err(not_yet());
     }
+    let covered = tokio::time::timeout(CHECKPOINT_WAIT, api.service.audit.wait_for(size)).await;
+    covered.map_err(|_| not_yet())?;
     let note = api.service.audit.checkpoint();
     if note.is_empty() {
         return Err(Problem::new(Code::NoCheckpoint, "the log is empty; try again"));
