@@ -2,6 +2,7 @@
 
 mod authority;
 mod bad_input;
+mod consent;
 mod doctor;
 mod dropped;
 mod durable;

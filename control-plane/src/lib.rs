@@ -11,6 +11,7 @@ pub mod config;
 pub mod dev;
 pub mod divergence;
 pub mod document;
+pub mod due;
 pub mod fair;
 pub mod instances;
 pub mod leases;

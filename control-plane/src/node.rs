@@ -27,6 +27,7 @@ use crate::certificates::{self, NodeTls};
 use crate::cluster::{Cluster, PeerLogs};
 use crate::config::NodeConfig;
 use crate::divergence::Divergence;
+use crate::due;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
 use crate::outcomes::Outcomes;
@@ -208,6 +209,7 @@ impl Node {
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
         tokio::spawn(service.clone().commit_pending(security.clone()));
 
+        tokio::spawn(due::warn(replica.clone(), shutdown.clone()));
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
         let app = api::router(Api { service: service.clone(), security, metrics, webhooks: webhooks.into() });

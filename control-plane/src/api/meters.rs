@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 
+use crate::clock;
+use crate::due::{HOUR_MS, WARNED_BEFORE_H, due};
 use crate::service::Service;
 
 /// The text beside each metric.
@@ -12,6 +14,7 @@ pub fn describe() {
     describe_gauge!("tagout_build_info", "1, with the version of this build");
 
     describe_counter!("tagout_commands_total", "Commands by action and outcome code");
+    describe_counter!("tagout_webhooks_total", "Requests of security platforms by webhook and outcome code");
     describe_histogram!(
         "tagout_commit_seconds",
         Unit::Seconds,
@@ -19,6 +22,11 @@ pub fn describe() {
     );
     describe_histogram!("tagout_apply_seconds", Unit::Seconds, "Applying one committed entry to the state");
     describe_gauge!("tagout_locks_in_force", "Locks that are not released, or not started yet");
+
+    describe_gauge!(
+        "tagout_grants_ending",
+        "Grants that end within so many hours, with none of the same scope and terms to follow them"
+    );
 
     describe_gauge!("tagout_log_entries", "Entries of the audit log that this node has applied");
     describe_gauge!("tagout_log_checkpointed_entries", "Entries that its newest signed checkpoint covers");
@@ -126,6 +134,16 @@ pub fn leases(service: &Service) {
     gauge!("tagout_least_lease_left_seconds").set((ttl - ages.oldest).as_secs_f64());
 }
 
+/// What consent ends soon.
+pub fn grants(service: &Service) {
+    let now_ms = clock::wall_ms();
+    let grants = service.replica.ledger().grants(now_ms);
+    for hours in WARNED_BEFORE_H {
+        let count = due(&grants, now_ms + hours * HOUR_MS).len();
+        gauge!("tagout_grants_ending", "within_hours" => hours.to_string()).set(count as f64);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -159,6 +177,7 @@ mod tests {
         let (mut named, mut described) = (BTreeSet::new(), BTreeSet::new());
         literals(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut named, &mut described);
         assert!(named.len() > 20, "{named:?}");
+        named.remove("tagout_scope"); // a field of alerts, which is no metric
         let missing: Vec<_> = named.difference(&described).collect();
         assert!(missing.is_empty(), "describe them in api/meters.rs: {missing:?}");
     }

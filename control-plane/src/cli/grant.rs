@@ -9,6 +9,7 @@ use tagout_proto::strict::parse_instant_ms;
 
 use super::failure::{Exit, Failure};
 use super::out::{Out, instant, now_ms, span};
+use super::renew_due::{self, RenewDue};
 use super::session::{Done, Session};
 use super::status;
 use super::stop::LimitArgs;
@@ -16,8 +17,15 @@ use super::{Globals, KeyArgs, duration_ms};
 
 #[derive(Args)]
 pub struct GrantArgs {
-    /// What may run: an agent, all below a path, or '*' (in quotes) for the whole fleet
-    scope: Scope,
+    /// What may run: an agent, all below a path, or '*' (in quotes) for the whole fleet. With --renew-due, only what lies there
+    #[arg(required_unless_present = "renew_due")]
+    scope: Option<Scope>,
+    /// Give anew, in one ceremony and with the terms that they have, all grants that end soon and that none follows
+    #[arg(long, conflicts_with_all = ["essential", "calls_per_minute", "tokens_per_minute"])]
+    renew_due: bool,
+    /// With --renew-due: what soon is
+    #[arg(long, value_name = "TIME", value_parser = duration_ms, default_value = "72h")]
+    within: u64,
     /// For how long from now, such as 72h
     #[arg(long = "for", value_name = "TIME", value_parser = duration_ms, required_unless_present = "until")]
     for_ms: Option<u64>,
@@ -61,6 +69,11 @@ pub fn run(out: &Out, globals: &Globals, args: GrantArgs) -> Result<Exit, Failur
             instant(expires_at_ms)
         )));
     }
+    if args.renew_due {
+        let GrantArgs { scope, within, reason, keys, .. } = &args;
+        let renew = RenewDue { below: scope.as_ref(), within_ms: *within, expires_at_ms, reason, keys };
+        return renew_due::run(out, globals, &renew);
+    }
     let session = Session::open(out, globals)?;
     let signers = session.signers(&args.keys)?;
     // What people put their names to is what was verified here: the signed checkpoint, and the epoch and the authority
@@ -69,7 +82,7 @@ pub fn run(out: &Out, globals: &Globals, args: GrantArgs) -> Result<Exit, Failur
     let authority = session.authority().version;
     let terms = Terms { essential: args.essential.into_iter().collect(), limits: args.limits.limits() };
     let grant = Grant {
-        scope: args.scope,
+        scope: args.scope.expect("required by clap"),
         expires_at_ms,
         seen: Seen { epoch: epoch.id, size: seen.size, authority },
         terms: terms.clone(),

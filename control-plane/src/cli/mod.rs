@@ -30,6 +30,7 @@ mod out;
 mod profile;
 mod reach;
 mod renew;
+mod renew_due;
 mod restart;
 mod restore;
 mod revoke;
