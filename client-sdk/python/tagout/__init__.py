@@ -1,5 +1,6 @@
 """Lockout/tagout for AI agents: asks for consent before every model call, and fails closed."""
 
+from tagout import records
 from tagout._guard import Client, EssentialGuard, Guard
 from tagout._install import install, uninstall
 from tagout._install.acting import agent, tool
@@ -19,6 +20,7 @@ __all__ = [
     "agent",
     "find_stop",
     "install",
+    "records",
     "tool",
     "uninstall",
 ]

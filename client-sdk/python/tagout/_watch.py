@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ def start(watcher: Watcher) -> None:
     """Starts a thread that does this watcher's work until the interpreter ends."""
     finished = _original("allocate_lock")()
     finished.acquire()
-    _original("start_new_thread")(_work, (watcher, finished))
+    start_thread(_work, watcher, finished)
 
     def end() -> None:
         # It shall not be on its way back to Python when the interpreter goes. Only a callback that blocks keeps it.
@@ -35,6 +36,11 @@ def _work(watcher: Watcher, finished) -> None:  # type: ignore[no-untyped-def]
             del event, callback, arguments
     finally:
         finished.release()
+
+
+def start_thread(function: Callable[..., object], *arguments: object) -> None:
+    """Starts a thread that takes no lock of Python's own `threading`, and that nothing waits for."""
+    _original("start_new_thread")(function, arguments)
 
 
 def _original(name: str):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from tagout._guard import Client, Guard
 from tagout._install import aiohttp_, http_client, httpcore_, threads
 from tagout._install.endpoints import Endpoints, Predicate
-from tagout._install.installed import Installed, installation
+from tagout._install.installed import Installed, Records, installation
 from tagout._install.patches import Patches
 from tagout._install.raised import forget
 
@@ -19,6 +19,8 @@ _LIBRARIES: tuple[Callable[[Patches], None], ...] = (
     http_client.patch,
     threads.patch,
 )
+# What only records need.
+_RECORDED: tuple[Callable[[Patches], None], ...] = (aiohttp_.patch_recorded, http_client.patch_recorded)
 _changing = threading.Lock()
 
 
@@ -29,6 +31,7 @@ def install(
     hosts: Iterable[str] = (),
     paths: Iterable[str] = (),
     predicate: Predicate | None = None,
+    records: Records | None = None,
     ready_s: float = 10.0,
 ) -> Guard:
     """Puts every model call of this process under the guard of `agent`, or of the one that `TAGOUT_AGENT` names.
@@ -43,27 +46,32 @@ def install(
     `find_stop` finds in what a framework makes of it. Without `client` it makes one from the environment. It waits up to
     `ready_s` seconds for the service's answer; without an answer, calls are refused until one comes.
 
+    `records` has one record made of each model call, also of those that are refused or cut: a path, or the one that
+    `TAGOUT_RECORDS` names, takes them as JSON lines; ``tagout.records.JsonLines`` and ``Spans`` can do more, and any function
+    of a `tagout.records.Record` does. Nothing that goes wrong there touches a call. A path that cannot be opened is an `OSError`.
+
     Called again with the same arguments it gives the same guard; with others it raises `RuntimeError`, until `uninstall()`.
     Without an agent or without configuration it raises `ValueError`: do not go on then.
     """
     agent = agent or os.environ.get("TAGOUT_AGENT")
+    records = records or os.environ.get("TAGOUT_RECORDS") or None
     if not agent:
         raise ValueError('no agent is named: say tagout.install(agent="…"), or set TAGOUT_AGENT')
     endpoints = Endpoints(tuple(hosts), tuple(paths), predicate)
     with _changing:
         installed = installation.current
         if installed is not None:
-            if not installed.is_of(agent, endpoints, client):
+            if not installed.is_of(agent, endpoints, client, records):
                 raise RuntimeError(
                     f"tagout is installed already, for {installed.agent}: call tagout.uninstall() first, "
                     'or name the agent of a part of the program by `with tagout.agent("…"):`'
                 )
             return installed.guard_of(agent)
-        installed = Installed(agent, endpoints, client, ready_s)
+        installed = Installed(agent, endpoints, client, records, ready_s)
         guard = installed.guard_of(agent)
         patches = Patches()
         try:
-            for patch in _LIBRARIES:
+            for patch in _LIBRARIES if records is None else (*_LIBRARIES, *_RECORDED):
                 patch(patches)
         except BaseException:
             patches.undo()
@@ -73,7 +81,7 @@ def install(
 
 
 def uninstall() -> None:
-    """Takes away all that `install()` has put in. Calls under way stay under their guard until they end."""
+    """Takes away all that `install()` has put in. Calls under way stay under their guard, and are recorded, until they end."""
     with _changing:
         patches = installation.patches
         installation.current = installation.patches = None

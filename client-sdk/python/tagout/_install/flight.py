@@ -14,6 +14,7 @@ from types import TracebackType
 from tagout._cut import cancelling, uncancel
 from tagout._install.installed import installation
 from tagout._install.raised import raised
+from tagout._install.recording import Body, Recording
 from tagout._native import Call, GuardedSocket
 from tagout._stopped import TagoutStopped
 
@@ -32,23 +33,29 @@ def no_flight() -> Iterator[None]:
         current.reset(before)
 
 
-def begin(host: str, port: int, target: str) -> Flight | None:
+def begin(host: str, port: int, target: str, method: str, body: Body) -> Flight | None:
     """Begins the call if it is one of a model. Raises `TagoutStopped` if it may not begin."""
     installed = installation.current
     if installed is None or not installed.endpoints.match(host, port, target):
         return None
-    guard = installed.guard_of(installed.actor().agent)
+    actor, recorder = installed.actor(), installed.recorder
+    recording = None if recorder is None else recorder.begin(actor, host, port, target, method, body)
     try:
-        return Flight(guard.call())
+        return Flight(installed.guard_of(actor.agent).call(), recording)
     except TagoutStopped as stopped:
+        if recording is not None:
+            recording.end(stopped)
         raise raised(stopped) from None
 
 
 class Flight:
     """Entered around each step of the call: where it was cut, the step ends with `TagoutStopped`, whatever came of it."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, recording: Recording | None) -> None:
         self._call = call
+        self.recording = recording
+        if recording is not None:
+            recording.call = call
         self._sockets: list[GuardedSocket] = []
         self._wakers: list[Callable[[], None]] = []
         self._lock = threading.RLock()
@@ -116,6 +123,8 @@ class Flight:
         while self._sockets:
             self._sockets.pop().close()
         self._call.close()
+        if self.recording is not None:
+            self.recording.end()
 
     def __enter__(self) -> Flight:
         try:
@@ -135,6 +144,8 @@ class Flight:
 
     def leave(self, error: BaseException | None, replace: bool) -> None:
         stopped = self.stopped
+        if error is not None and self.recording is not None:
+            self.recording.failed(error)
         if error is not None or stopped is not None:
             self.close()
         if stopped is not None and not isinstance(error, TagoutStopped) and (error is None or replace):

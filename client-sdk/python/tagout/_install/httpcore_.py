@@ -10,12 +10,14 @@ import select
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from functools import partial
 from os import close, pipe, write
 from types import SimpleNamespace
 from typing import Any
 
 from tagout._install.flight import Flight, begin, current, no_flight
 from tagout._install.patches import Function, Patches, module
+from tagout._install.recording import Streamed
 
 _CANCEL = 8  # RFC 9113, section 7
 _LOOK_S = 0.02
@@ -46,7 +48,17 @@ def patch(patches: Patches) -> None:
 def _begin(request: Any) -> Flight | None:
     url = request.url
     port = url.port or (443 if url.scheme in (b"https", b"wss") else 80)
-    return begin(url.host.decode("ascii", "replace"), port, url.target.decode("ascii", "replace"))
+    host, target = url.host.decode("ascii", "replace"), url.target.decode("ascii", "replace")
+    return begin(host, port, target, request.method.decode("ascii", "replace"), partial(_sent, request))
+
+
+def _sent(request: Any) -> bytes | Streamed:
+    # As httpx's byte streams keep it, and httpcore's own.
+    for name in ("_stream", "_content"):
+        body = getattr(request.stream, name, None)
+        if isinstance(body, bytes):
+            return body
+    return Streamed()
 
 
 def _pool(original: Function) -> Function:
@@ -59,6 +71,8 @@ def _pool(original: Function) -> Function:
         try:
             with flight:
                 response = original(pool, request)
+                if flight.recording is not None:
+                    flight.recording.answered(response.status)
         except BaseException:
             # Cut when its head was here: nobody else knows of it.
             if response is not None:
@@ -81,6 +95,8 @@ def _async_pool(original: Function) -> Function:
         try:
             with flight.task():
                 response = await original(pool, request)
+                if flight.recording is not None:
+                    flight.recording.answered(response.status)
         except BaseException:
             if response is not None:
                 with _in_name_of(flight), suppress(Exception):
@@ -97,13 +113,15 @@ class _Body:
         self._stream, self._flight = stream, flight
 
     def __iter__(self) -> Iterator[bytes]:
-        parts = iter(self._stream)
+        parts, recording = iter(self._stream), self._flight.recording
         try:
             while True:
                 with self._flight:
                     part = next(parts, _END)
                 if part is _END:
                     break
+                if recording is not None:
+                    recording.received(len(part))  # type: ignore[arg-type]
                 yield part  # type: ignore[misc]
         finally:
             # In this call's name: a stream of its is reset.
@@ -124,13 +142,15 @@ class _AsyncBody:
         self._stream, self._flight = stream, flight
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = self._stream.__aiter__()
+        parts, recording = self._stream.__aiter__(), self._flight.recording
         try:
             while True:
                 with self._flight.task():
                     part = await anext(parts, _END)
                 if part is _END:
                     break
+                if recording is not None:
+                    recording.received(len(part))  # type: ignore[arg-type]
                 yield part  # type: ignore[misc]
         finally:
             try:

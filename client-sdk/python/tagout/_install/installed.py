@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Mapping
@@ -11,7 +12,12 @@ from dataclasses import dataclass, field, replace
 from tagout._guard import Client, Guard
 from tagout._install.endpoints import Endpoints
 from tagout._install.patches import Patches
+from tagout._install.recording import Recorder, Take
 from tagout._stopped import TagoutStopped
+from tagout.records import JsonLines
+
+#: Where records of calls go: a file of JSON lines, or what takes them.
+Records = str | os.PathLike[str] | Take
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,11 @@ actor: ContextVar[Actor | None] = ContextVar("tagout_actor", default=None)
 class Installed:
     """What `install()` was given, and the guards of the agents that were named since."""
 
-    def __init__(self, agent: str, endpoints: Endpoints, client: Client | None, ready_s: float) -> None:
-        self.agent, self._given, self._ready_s = agent, (agent, endpoints, client), ready_s
+    def __init__(
+        self, agent: str, endpoints: Endpoints, client: Client | None, records: Records | None, ready_s: float
+    ) -> None:
+        self.agent, self._given, self._ready_s = agent, (agent, endpoints, client, records), ready_s
+        self.recorder = None if records is None else Recorder(_taker(records))
         try:
             self._client = client or Client()
         except ValueError as error:
@@ -48,8 +57,8 @@ class Installed:
         self._guards: dict[str, Guard] = {}
         self._adding = threading.Lock()
 
-    def is_of(self, agent: str, endpoints: Endpoints, client: Client | None) -> bool:
-        return self._given == (agent, endpoints, client)
+    def is_of(self, agent: str, endpoints: Endpoints, client: Client | None, records: Records | None) -> bool:
+        return self._given == (agent, endpoints, client, records)
 
     def actor(self) -> Actor:
         """Who acts in this task or thread."""
@@ -74,6 +83,14 @@ class Installed:
                     pass  # Its calls are refused, and say why.
                 self._guards[agent] = guard
             return self._guards[agent]
+
+
+def _taker(records: Records) -> Take:
+    if isinstance(records, (str, os.PathLike)):
+        return JsonLines(records)
+    if not callable(records) or inspect.iscoroutinefunction(records):
+        raise TypeError("records is a path, tagout.records.JsonLines or Spans, or a plain function that takes a record")
+    return records
 
 
 class _Installation:

@@ -6,10 +6,12 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 from models import BETWEEN_WORDS_S, WORD
 
@@ -63,8 +65,9 @@ class Http2Models:
                     paths[event.stream_id] = headers[":path"]
                     self.requests[headers[":path"]] += 1
                 elif isinstance(event, h2.events.StreamEnded) and "stream" in paths[event.stream_id]:
-                    state.send_headers(event.stream_id, [(":status", "200")])
-                    streams.add(event.stream_id)
+                    with suppress(h2.exceptions.StreamClosedError):  # It is reset already, by what came with this.
+                        state.send_headers(event.stream_id, [(":status", "200")])
+                        streams.add(event.stream_id)
                 elif isinstance(event, h2.events.StreamReset):
                     self.resets[paths[event.stream_id]] += 1
                     streams.discard(event.stream_id)

@@ -1,10 +1,13 @@
 """A model server of the tests' own, compatible with OpenAI's and Anthropic's; what it counts is the judge.
 
-The model's name says what it does: ``plain…`` answers at once, ``stream…`` sends words without end, ``silent…`` sends nothing.
+The model's name says what it does: ``plain…`` answers at once, ``stream…`` sends words without end, ``silent…`` sends nothing,
+``broken…`` hangs up in its answer, ``gzip…`` compresses it, ``status-429`` answers with that status. What is asked at ``/to/…``
+is sent to `PATH`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import ssl
 import threading
@@ -14,6 +17,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+PATH = "/v1/chat/completions"
 WORD = "word "
 BETWEEN_WORDS_S = 0.01
 
@@ -23,6 +27,9 @@ class Models:
         self.requests: Counter[str] = Counter()
         self.words: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
+        #: The bytes of each model's answers, and the bodies that were received.
+        self.answered: Counter[str] = Counter()
+        self.bodies: list[bytes] = []
         self.connections = 0
         self.ending = threading.Event()
         models = self
@@ -33,7 +40,6 @@ class Models:
         self._scheme = "https" if tls else "http"
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.tls = tls
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -47,6 +53,8 @@ class Models:
 
 
 class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # Many come at once.
     tls: ssl.SSLContext | None = None
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -72,7 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({"data": [], "object": "list"})
 
     def do_POST(self) -> None:
-        body = json.loads(self._body() or b"{}")
+        received = self._body()
+        self.counts.bodies.append(received)
+        if self.path.startswith("/to/"):
+            self._redirect(PATH)
+            return
+        body = _members(received)
         model = body.get("model") or self.path.rpartition("/")[2].partition(":")[0]
         self.counts.requests[model] += 1
         try:
@@ -80,10 +93,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self._wait_until_gone()
                 self.counts.gone[model] += 1
                 self.close_connection = True
+            elif "gzip" in model:
+                self._answer_compressed(gzip.compress(json.dumps(whole(self.path, model)).encode()), model)
+            elif "broken" in model:
+                self._break_off()
             elif body.get("stream") or "stream" in self.path:
                 self._stream(model, events_of(self.path, model))
             else:
-                self._answer(whole(self.path, model))
+                status = int(model.rpartition("-")[2]) if model.startswith("status-") else 200
+                self._answer(whole(self.path, model), status, model)
         except OSError:
             self.counts.gone[model] += 1
             self.close_connection = True
@@ -107,10 +125,33 @@ class _Handler(BaseHTTPRequestHandler):
             except TimeoutError:
                 continue
 
-    def _answer(self, body: dict[str, Any]) -> None:
+    def _redirect(self, path: str) -> None:
+        self.send_response(307)
+        self.send_header("Location", path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _break_off(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"not all of it")
+        self.close_connection = True
+
+    def _answer(self, body: dict[str, Any], status: int = 200, model: str = "") -> None:
         data = json.dumps(body).encode()
+        self.counts.answered[model] += len(data)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _answer_compressed(self, data: bytes, model: str) -> None:
+        self.counts.answered[model] += len(data)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -122,20 +163,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         first, word, last = events
         for event in first:
-            self._chunk(event)
+            self._chunk(event, model)
         words = 3 if "plain" in model else 10**9
         for _ in range(words):
             if self.counts.ending.is_set():
                 return
-            self._chunk(word())
+            self._chunk(word(), model)
             self.counts.words[model] += 1
             time.sleep(BETWEEN_WORDS_S)
         for event in last:
-            self._chunk(event)
-        self._chunk(b"")
+            self._chunk(event, model)
+        self._chunk(b"", model)
 
-    def _chunk(self, data: bytes) -> None:
+    def _chunk(self, data: bytes, model: str) -> None:
+        self.counts.answered[model] += len(data)
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+def _members(body: bytes) -> dict[str, Any]:
+    try:
+        members = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return members if isinstance(members, dict) else {}
 
 
 def _event(data: dict[str, Any], name: str | None = None) -> bytes:
