@@ -106,7 +106,7 @@ class Recording:
         self._length += length
 
     def has_length(self, length: int) -> None:
-        """The answer's body had that many bytes, which nobody has counted."""
+        """The answer's body had that many bytes, whatever was counted of it."""
         self._length = length
 
     def failed(self, error: BaseException) -> None:
@@ -114,7 +114,7 @@ class Recording:
             self._error = error
 
     def end(self, refused: TagoutStopped | None = None) -> None:
-        """The call is over, or did not begin. The first time counts; a forked child leaves it to its parent."""
+        """The call is over, or was refused. The first time counts; a forked child leaves it to its parent."""
         record = self._ended(refused)
         if record is not None:
             self._context.run(self._recorder.take, record)
@@ -130,7 +130,7 @@ class Recording:
                 _watch.start_thread(self._context.run, self._recorder.take, record)
 
     def _ended(self, refused: TagoutStopped | None) -> Record | None:
-        if self._pid != os.getpid():
+        if self._pid != os.getpid() or (self.call is None and refused is None):
             return None
         try:
             self._under_way.pop()

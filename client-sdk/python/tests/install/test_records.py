@@ -36,6 +36,7 @@ from models import Models
 from rows import aiohttp_, httpx2_, httpx_, requests_, urllib_
 from tagout._install.acting import below
 from tagout._install.conventions import model, operation, provider
+from tagout._install.installed import Installed
 from tagout.records import JsonLines, Record, Spans, failures
 from world import Cut, Work, models, refused  # noqa: F401
 
@@ -517,6 +518,22 @@ def test_calls_of_tasks_at_once_are_told_apart(models: Models, install: Install,
     assert {name: about["http.response.body.size"] for name, about in told.items()} == {
         name: models.answered[name] for name in told
     }
+
+
+def test_what_neither_began_nor_was_refused_has_no_record(
+    models: Models, install: Install, taken: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(taken.append)
+    with monkeypatch.context() as broken:
+        broken.setattr(Installed, "guard_of", raising_guard)
+        assert isinstance(refused(lambda: ask(models, "late-broken"))[0], ValueError)
+    ask(models, "plain-after")
+    assert [record.attributes["gen_ai.request.model"] for record in taken] == ["plain-after"]
+    assert models.requests["late-broken"] == 0
+
+
+def raising_guard(_installed: object, _agent: str) -> tagout.Guard:
+    raise ValueError("no such scope")
 
 
 def test_uninstall_records_what_is_under_way_and_nothing_more(
