@@ -11,7 +11,10 @@ from typing import Any
 
 def main(here: Path, figures: Path) -> None:
     rows = [line.split() for line in (here / "rows.txt").read_text().splitlines() if not line.startswith("#")]
-    table = [row_of(name, packages, here, figures) for name, _module, *packages in rows]
+    calling = here.parent / "install" / "rows"
+    table = [
+        row_of(name, packages, here, figures) for name, module, *packages in rows if (calling / f"{module}_.py").exists()
+    ]
     lines = [
         "| packages | ways to call | refused calls that reached the server | calls tried again | cut within, at most | raised within, at most |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
