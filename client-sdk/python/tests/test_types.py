@@ -10,6 +10,7 @@ from pathlib import Path
 import tagout
 
 PACKAGE = Path(tagout.__file__).parent
+SETTINGS = Path(__file__).parents[1] / "pyproject.toml"
 
 # Each line's comment is what mypy says of its type.
 USES = """
@@ -54,7 +55,7 @@ def mypy(*arguments: str) -> str:
 
 def test_the_package_is_strictly_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
-    mypy("mypy", "--strict", "--python-version", "3.10", "-p", "tagout")
+    mypy("mypy", "--config-file", str(SETTINGS), "--strict", "--python-version", "3.10", "-p", "tagout")
 
 
 def test_the_stubs_are_the_extensions(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 The model's name says what it does: ``plain…`` answers at once, ``stream…`` sends words without end, ``silent…`` sends nothing,
 ``broken…`` hangs up in its answer, ``gzip…`` compresses it, ``status-429`` answers with that status. What is asked at ``/to/…``
 is sent to `PATH`.
+and ``tool…`` calls the first tool that it is given (by chat completions, not streamed) and answers once it has its result.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._break_off()
             elif body.get("stream") or "stream" in self.path:
                 self._stream(model, events_of(self.path, model))
+            elif model.startswith("tool") and not any(said.get("role") == "tool" for said in body["messages"]):
+                self._answer(_tool_call(model, body["tools"][0]["function"]["name"]))
             else:
                 status = int(model.rpartition("-")[2]) if model.startswith("status-") else 200
                 self._answer(whole(self.path, model), status, model)
@@ -205,6 +208,12 @@ def whole(path: str, model: str) -> dict[str, Any]:
         return {"object": "list", "model": model, "data": data, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
     message = {"role": "assistant", "content": WORD * 3}
     return _completion(model, "chat.completion", {"message": message, "finish_reason": "stop"})
+
+
+def _tool_call(model: str, tool: str) -> dict[str, Any]:
+    call = {"id": "t1", "type": "function", "function": {"name": tool, "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return _completion(model, "chat.completion", {"message": message, "finish_reason": "tool_calls"})
 
 
 def events_of(path: str, model: str) -> tuple[list[bytes], Callable[[], bytes], list[bytes]]:

@@ -75,3 +75,29 @@ def refused(call: Callable[[], object]) -> tuple[BaseException | None, float]:
     except Exception as error:
         return error, time.monotonic() - began
     return None, time.monotonic() - began
+
+
+class Agents:
+    """The agents that a framework names, below the one that is installed."""
+
+    def __init__(self, deployment: Deployment, installed: tagout.Guard) -> None:
+        self._deployment, self._installed = deployment, installed
+
+    def guard(self, name: str) -> tagout.Guard:
+        with tagout.agent(f"{self._installed.agent}/{name}") as guard:
+            return guard
+
+    def stop(self, name: str) -> None:
+        guard = self.guard(name)
+        self._deployment.stop(guard.agent)
+        wait_for(lambda: not guard.state().enabled, "the stop to arrive")
+
+    def resume(self, name: str) -> None:
+        guard = self.guard(name)
+        self._deployment.resume(guard.agent)
+        wait_for(lambda: guard.state().enabled, "the resume to arrive")
+
+
+@pytest.fixture
+def agents(deployment: Deployment, installed: tagout.Guard) -> Agents:
+    return Agents(deployment, installed)
