@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from tagout._guard import Client, Guard
-from tagout._install import aiohttp_, http_client, httpcore_, threads
+from tagout._install import aiohttp_, http_client, httpcore_, mcp_, threads
 from tagout._install.endpoints import Endpoints, Predicate
 from tagout._install.installed import Installed, Records, installation
 from tagout._install.patches import Patches
@@ -32,6 +32,7 @@ def install(
     paths: Iterable[str] = (),
     predicate: Predicate | None = None,
     records: Records | None = None,
+    tools: bool = True,
     ready_s: float = 10.0,
 ) -> Guard:
     """Puts every model call of this process under the guard of `agent`, or of the one that `TAGOUT_AGENT` names.
@@ -41,6 +42,8 @@ def install(
     (``"models.example"``, ``"models.example:8443"``, ``".example"`` for all below) and `paths` (regular expressions that
     are searched in the path) add to these, and a `predicate` of host, port and path decides in their place. Everything else
     passes untouched.
+
+    Tool calls by the `mcp` package are guarded too, since an agent that is stopped must not act; `tools=False` leaves them be.
 
     A model call that is refused is not sent, and one that is cut ends where it stands: both raise `TagoutStopped`, which
     `find_stop` finds in what a framework makes of it. Without `client` it makes one from the environment. It waits up to
@@ -61,18 +64,20 @@ def install(
     with _changing:
         installed = installation.current
         if installed is not None:
-            if not installed.is_of(agent, endpoints, client, records):
+            if not installed.is_of(agent, endpoints, client, records, tools):
                 raise RuntimeError(
                     f"tagout is installed already, for {installed.agent}: call tagout.uninstall() first, "
                     'or name the agent of a part of the program by `with tagout.agent("…"):`'
                 )
             return installed.guard_of(agent)
-        installed = Installed(agent, endpoints, client, records, ready_s)
+        installed = Installed(agent, endpoints, client, records, tools, ready_s)
         guard = installed.guard_of(agent)
         patches = Patches()
         try:
             for patch in _LIBRARIES if records is None else (*_LIBRARIES, *_RECORDED):
                 patch(patches)
+            if tools:
+                mcp_.patch(patches)
         except BaseException:
             patches.undo()
             raise

@@ -86,7 +86,7 @@ class Acting:
 
     async def __aenter__(self) -> Guard:
         installed = current_installed()
-        if not installed.knows(self._who.agent) and _is_asyncio():
+        if not installed.knows(self._who.agent) and is_asyncio():
             await asyncio.to_thread(installed.guard_of, self._who.agent)
         return self.__enter__()
 
@@ -121,7 +121,7 @@ class _Acting:
             raise raised(stopped) from None
 
 
-def _is_asyncio() -> bool:
+def is_asyncio() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -38,9 +38,15 @@ class Installed:
     """What `install()` was given, and the guards of the agents that were named since."""
 
     def __init__(
-        self, agent: str, endpoints: Endpoints, client: Client | None, records: Records | None, ready_s: float
+        self,
+        agent: str,
+        endpoints: Endpoints,
+        client: Client | None,
+        records: Records | None,
+        tools: bool,
+        ready_s: float,
     ) -> None:
-        self.agent, self._given, self._ready_s = agent, (agent, endpoints, client, records), ready_s
+        self.agent, self._given, self._ready_s = agent, (agent, endpoints, client, records, tools), ready_s
         self.recorder = None if records is None else Recorder(_taker(records))
         try:
             self._client = client or Client()
@@ -57,8 +63,10 @@ class Installed:
         self._guards: dict[str, Guard] = {}
         self._adding = threading.Lock()
 
-    def is_of(self, agent: str, endpoints: Endpoints, client: Client | None, records: Records | None) -> bool:
-        return self._given == (agent, endpoints, client, records)
+    def is_of(
+        self, agent: str, endpoints: Endpoints, client: Client | None, records: Records | None, tools: bool
+    ) -> bool:
+        return self._given == (agent, endpoints, client, records, tools)
 
     def actor(self) -> Actor:
         """Who acts in this task or thread."""

@@ -29,6 +29,9 @@ class Patches:
             if owner.__dict__.get(name) is wrapped:
                 setattr(owner, name, original)
 
+        self.undo_by(undo)
+
+    def undo_by(self, undo: Callable[[], None]) -> None:
         self._undo.append(undo)
 
     def undo(self) -> None:

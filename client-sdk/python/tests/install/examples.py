@@ -33,7 +33,9 @@ class Example:
 
 
 @contextmanager
-def running(name: str, agent: str, model: str, deployment: Deployment, models: Models) -> Iterator[Example]:
+def running(
+    name: str, agent: str, model: str, deployment: Deployment, models: Models, *arguments: str
+) -> Iterator[Example]:
     settings = {
         "TAGOUT_AGENT": agent,
         "MODEL": model,
@@ -43,7 +45,7 @@ def running(name: str, agent: str, model: str, deployment: Deployment, models: M
         "ANTHROPIC_API_KEY": "none",
     }
     code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    process = deployment.python(code, str(EXAMPLES / name), "a story", **settings)
+    process = deployment.python(code, str(EXAMPLES / name), "a story", *arguments, **settings)
     assert process.stderr is not None
     threading.Thread(target=process.stderr.read, daemon=True).start()
     try:

@@ -1,9 +1,9 @@
 """A model server of the tests' own, compatible with OpenAI's and Anthropic's; what it counts is the judge.
 
 The model's name says what it does: ``plain…`` answers at once, ``stream…`` sends words without end, ``silent…`` sends nothing,
-``broken…`` hangs up in its answer, ``gzip…`` compresses it, ``status-429`` answers with that status. What is asked at ``/to/…``
-is sent to `PATH`.
-and ``tool…`` calls the first tool that it is given (by chat completions, not streamed) and answers once it has its result.
+``broken…`` hangs up in its answer, ``gzip…`` compresses it, ``status-429`` answers with that status, and ``tool…`` calls the tool
+that its name has in it, or the first that it is given, by chat completions that are not streamed, and answers once it has the
+result. What is asked at ``/to/…`` is sent to `PATH`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif body.get("stream") or "stream" in self.path:
                 self._stream(model, events_of(self.path, model))
             elif model.startswith("tool") and not any(said.get("role") == "tool" for said in body["messages"]):
-                self._answer(_tool_call(model, body["tools"][0]["function"]["name"]))
+                self._answer(_tool_call(model, [tool["function"]["name"] for tool in body["tools"]]))
             else:
                 status = int(model.rpartition("-")[2]) if model.startswith("status-") else 200
                 self._answer(whole(self.path, model), status, model)
@@ -210,7 +210,8 @@ def whole(path: str, model: str) -> dict[str, Any]:
     return _completion(model, "chat.completion", {"message": message, "finish_reason": "stop"})
 
 
-def _tool_call(model: str, tool: str) -> dict[str, Any]:
+def _tool_call(model: str, tools: list[str]) -> dict[str, Any]:
+    tool = max((tool for tool in tools if tool in model), key=len, default=tools[0])
     call = {"id": "t1", "type": "function", "function": {"name": tool, "arguments": "{}"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     return _completion(model, "chat.completion", {"message": message, "finish_reason": "tool_calls"})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from deployment import Deployment
+import sys
+from pathlib import Path
+
+from deployment import Deployment, wait_for
 from examples import running
 from models import Models
 from world import models  # noqa: F401
@@ -41,3 +44,19 @@ def test_langgraph_goes_on_from_its_checkpoint(deployment: Deployment, models: M
         example.process.stdin.flush()
         example.wait_for("word", words + 3)
     assert models.requests["stream-example-2"] == 2
+
+
+def test_mcp_cuts_a_tool_call(deployment: Deployment, models: Models, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    server = (sys.executable, str(Path(__file__).parents[1] / "adapters" / "mcp_server.py"), str(notes))
+    with running("mcp_tools.py", next(deployment.agents), "tool-example-act", deployment, models, *server) as example:
+        example.wait_for("word word word")
+        assert notes.read_text() == "acted\n"
+    agent = next(deployment.agents)
+    with running("mcp_tools.py", agent, "tool-example-act_on", deployment, models, *server) as example:
+        example.wait_for("[act_on]")
+        wait_for(lambda: "acting" in notes.read_text(), "the tool to be under way")
+        deployment.stop(agent)
+        example.wait_for("[stopped: ")
+        wait_for(lambda: "ended" in notes.read_text(), "the server to end it")
+    assert models.requests["tool-example-act"] == 2 and models.requests["tool-example-act_on"] == 1
