@@ -43,6 +43,7 @@ def running(
         "OPENAI_API_KEY": "none",
         "ANTHROPIC_BASE_URL": models.url,
         "ANTHROPIC_API_KEY": "none",
+        "OPENAI_AGENTS_DISABLE_TRACING": "1",
     }
     code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     process = deployment.python(code, str(EXAMPLES / name), "a story", *arguments, **settings)

@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif body.get("stream") or "stream" in self.path:
                 self._stream(model, events_of(self.path, model))
             elif model.startswith("tool") and not any(said.get("role") == "tool" for said in body["messages"]):
-                self._answer(_tool_call(model, [tool["function"]["name"] for tool in body["tools"]]))
+                self._answer(_tool_call(model, [tool["function"] for tool in body["tools"]]))
             else:
                 status = int(model.rpartition("-")[2]) if model.startswith("status-") else 200
                 self._answer(whole(self.path, model), status, model)
@@ -210,9 +210,10 @@ def whole(path: str, model: str) -> dict[str, Any]:
     return _completion(model, "chat.completion", {"message": message, "finish_reason": "stop"})
 
 
-def _tool_call(model: str, tools: list[str]) -> dict[str, Any]:
-    tool = max((tool for tool in tools if tool in model), key=len, default=tools[0])
-    call = {"id": "t1", "type": "function", "function": {"name": tool, "arguments": "{}"}}
+def _tool_call(model: str, tools: list[dict[str, Any]]) -> dict[str, Any]:
+    tool = max((tool for tool in tools if tool["name"] in model), key=lambda tool: len(tool["name"]), default=tools[0])
+    arguments = json.dumps(dict.fromkeys(tool["parameters"].get("required", []), "hello"))
+    call = {"id": "t1", "type": "function", "function": {"name": tool["name"], "arguments": arguments}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     return _completion(model, "chat.completion", {"message": message, "finish_reason": "tool_calls"})
 
