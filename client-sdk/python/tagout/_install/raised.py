@@ -15,14 +15,17 @@ from typing import Any
 from tagout._install.patches import Patches
 from tagout._stopped import TagoutStopped, find_stop
 
-# The base errors of SDKs, by module.
+# The base errors of SDKs, by module; what derives from another comes before it.
 BASE_ERRORS = {
+    "litellm.exceptions": "OpenAIError",
     "openai": "OpenAIError",
     "anthropic": "AnthropicError",
     "groq": "GroqError",
     "together": "TogetherError",
     "cerebras.cloud.sdk": "CerebrasError",
 }
+# LiteLLM makes its errors by the status: of those that its Router does not retry, the one that it knows of every provider.
+_STATUS = 400
 # Where these SDKs, which one generator makes, wait before they try again.
 _BASE_CLIENTS = ("SyncAPIClient", "AsyncAPIClient")
 _RETRIES = ("_sleep_for_retry", "_retry_request")
@@ -63,7 +66,13 @@ def _kind(bases: tuple[type[Exception], ...]) -> type[TagoutStopped]:
         # Unpickled it has the shape of the process that it comes to.
         return _again, (stopped.args, dict(stopped.__dict__))
 
-    body = {"__module__": "tagout", "__doc__": TagoutStopped.__doc__, "__str__": text, "__reduce__": reduced}
+    body = {
+        "__module__": "tagout",
+        "__doc__": TagoutStopped.__doc__,
+        "__str__": text,
+        "__reduce__": reduced,
+        "status_code": _STATUS,
+    }
     return type("TagoutStopped", (TagoutStopped, *bases), body)
 
 
