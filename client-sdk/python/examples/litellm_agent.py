@@ -11,7 +11,7 @@ import sys
 import tagout
 from tagout.adapters.litellm import acompletion  # its agents are named below ours: demo/agent_2/writer
 
-tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_NODES and the like where it asks
+tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 
 async def answer(name: str) -> None:

@@ -13,7 +13,7 @@ import openai
 import tagout
 from mcp import ClientSession, StdioServerParameters, stdio_client
 
-tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_NODES and the like where it asks
+tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 
 async def answer(session: ClientSession, asked: list) -> str:

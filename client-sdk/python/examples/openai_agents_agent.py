@@ -12,7 +12,7 @@ import tagout
 from agents import Runner
 from tagout.adapters.openai_agents import Agent  # its agents are named below ours: demo/agent_2/writer
 
-tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_NODES and the like where it asks
+tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 
 async def answer(agent: Agent) -> None:

@@ -12,7 +12,7 @@ import tagout
 from pydantic_ai import Agent
 from tagout.adapters.pydantic_ai import TagoutCapability  # its agents are named below ours: demo/agent_2/writer
 
-tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_NODES and the like where it asks
+tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 
 async def answer(name: str) -> None:
