@@ -15,7 +15,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
 import tagout
-from deployment import wait_for
+from deployment import Deployment, wait_for
+from examples import running
 from models import Models
 from tagout._install.acting import current_installed
 from tagout.adapters.langchain import TagoutMiddleware, node
@@ -168,3 +169,13 @@ def test_s3_a_stopped_run_keeps_its_checkpoint_and_goes_on_after_a_resume(
     assert said == ["hello", "before the stop", "word word word "]
     assert ran == ["first", "second", "second", "second"], "the node that was cut runs again, the one before it does not"
     assert models.requests[f"silent-run-{ask.__name__}"] == models.requests[model["model"]] == 1
+
+
+def test_the_example_stops_one_of_two_agents(deployment: Deployment, models: Models) -> None:
+    agent = next(deployment.agents)
+    with running("langchain_agent.py", agent, "tool-example", deployment, models) as example:
+        example.wait_for("writer: word")
+        example.wait_for("critic: word")
+        deployment.stop(f"{agent}/critic")
+        example.wait_for("critic: [stopped: ")
+        example.wait_for("writer: word", example.printed.count("writer: word") + 2)
