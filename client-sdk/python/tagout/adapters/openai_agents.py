@@ -23,9 +23,10 @@ TContext = TypeVar("TContext")
 class Agent(agents.Agent[TContext]):
     """An agent whose model and tool calls are those of `name`, below the agent that the program has named.
 
-    A function tool that it is given, also one of an MCP server, is not run while the agent is stopped, and cut where it runs; so is an agent that
-    is used as a tool. What hosted tools do is the model's call. A model that is named, not given, is had from the SDK's
-    `MultiProvider`. With a `RunConfig` that has another model for all agents, their model calls are the program's agent's.
+    A function tool that it is given, also one of an MCP server, is not run while the agent is stopped, and cut where it runs; so
+    is an agent that is used as a tool. What hosted tools do is the model's call. A model that is named, not given, is had
+    from the SDK's `MultiProvider`. With a `RunConfig` that has another model for all agents, their model calls are the program's
+    agent's.
     """
 
     def __post_init__(self) -> None:
