@@ -88,7 +88,7 @@ def test_what_is_no_model_call_lives_on_during_a_stop(
 def test_a_connection_goes_back_to_its_pool_and_is_not_shut_there(
     deployment: Deployment, models: Models, installed: tagout.Guard
 ) -> None:
-    client = httpx.Client()
+    client = httpx.Client(limits=httpx.Limits(keepalive_expiry=None))
     ask(client, models, "plain-pool")
     connections = models.connections
     assert installed.state().calls_under_way == 0
