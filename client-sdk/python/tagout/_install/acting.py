@@ -95,6 +95,10 @@ class Acting:
     ) -> None:
         self.__exit__(kind, error, traceback)
 
+    async def from_here_on(self) -> Guard:
+        """The agent acts to the end of the task: for hooks that are called before something, and cannot be around it."""
+        return await self.__aenter__()
+
     async def steps(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """An asynchronous generator's items, with the agent acting in each step of it and not between them."""
         try:

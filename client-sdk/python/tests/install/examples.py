@@ -44,6 +44,8 @@ def running(
         "ANTHROPIC_BASE_URL": models.url,
         "ANTHROPIC_API_KEY": "none",
         "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "GOOGLE_GEMINI_BASE_URL": models.url,
+        "GOOGLE_API_KEY": "none",
     }
     code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     process = deployment.python(code, str(EXAMPLES / name), "a story", *arguments, **settings)

@@ -2,8 +2,8 @@
 
 The model's name says what it does: ``plain…`` answers at once, ``stream…`` sends words without end, ``silent…`` sends nothing,
 ``broken…`` hangs up in its answer, ``gzip…`` compresses it, ``status-429`` answers with that status, and ``tool…`` calls the tool
-that its name has in it, or the first that it is given, by chat completions that are not streamed, and answers once it has the
-result. What is asked at ``/to/…`` is sent to `PATH`.
+that its name has in it, or the first that it is given (not streamed, by chat completions or Gemini's API), and answers once it
+has the result. What is asked at ``/to/…`` is sent to `PATH`.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._break_off()
             elif body.get("stream") or "stream" in self.path:
                 self._stream(model, events_of(self.path, model))
-            elif model.startswith("tool") and not any(said.get("role") == "tool" for said in body["messages"]):
-                self._answer(_tool_call(model, [tool["function"] for tool in body["tools"]]))
+            elif model.startswith("tool") and not _has_result(body):
+                self._answer(_tool_call(model, body["tools"]))
             else:
                 status = int(model.rpartition("-")[2]) if model.startswith("status-") else 200
                 self._answer(whole(self.path, model), status, model)
@@ -210,7 +210,15 @@ def whole(path: str, model: str) -> dict[str, Any]:
     return _completion(model, "chat.completion", {"message": message, "finish_reason": "stop"})
 
 
-def _tool_call(model: str, tools: list[dict[str, Any]]) -> dict[str, Any]:
+def _has_result(body: dict[str, Any]) -> bool:
+    parts = [part for said in body.get("contents", []) for part in said["parts"]]
+    return any(said["role"] == "tool" for said in body.get("messages", [])) or any("functionResponse" in part for part in parts)
+
+
+def _tool_call(model: str, given: list[dict[str, Any]]) -> dict[str, Any]:
+    if "functionDeclarations" in given[0]:
+        return _gemini({"functionCall": {"name": given[0]["functionDeclarations"][0]["name"], "args": {}}}, finish="STOP")
+    tools = [tool["function"] for tool in given]
     tool = max((tool for tool in tools if tool["name"] in model), key=lambda tool: len(tool["name"]), default=tools[0])
     arguments = json.dumps(dict.fromkeys(tool["parameters"].get("required", []), "hello"))
     call = {"id": "t1", "type": "function", "function": {"name": tool["name"], "arguments": arguments}}
@@ -260,8 +268,8 @@ def _message(model: str) -> dict[str, Any]:
     return common | {"stop_reason": None, "stop_sequence": None, "usage": usage}
 
 
-def _gemini(finish: str | None = None) -> dict[str, Any]:
-    candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": WORD}]}, "index": 0}
+def _gemini(part: dict[str, Any] | None = None, finish: str | None = None) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"role": "model", "parts": [part or {"text": WORD}]}, "index": 0}
     if finish:
         candidate["finishReason"] = finish
     usage = {"promptTokenCount": 1, "candidatesTokenCount": 1, "totalTokenCount": 2}
