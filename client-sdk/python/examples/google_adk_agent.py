@@ -16,7 +16,7 @@ from google.adk.runners import InMemoryRunner
 from google.genai import types
 from tagout.adapters.google_adk import TagoutPlugin
 
-tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_NODES and the like where it asks
+tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 
 def temperature(city: str) -> str:
