@@ -105,7 +105,8 @@ def test_s3_a_call_of_one_agent_is_cut_and_that_of_the_other_goes_on(
     kind: str, ask: Callable[..., Any], deployment: Deployment, models: Models, agents: Agents
 ) -> None:
     of = {name: f"{kind}-{name}-{ask.__name__}" for name in ("writer", "critic")}
-    works = {name: Work(lambda name=name: ask(agent(models, name, of[name], model_client_stream=kind == "stream"))) for name in of}
+    streams = {"model_client_stream": kind == "stream"}
+    works = {name: Work(lambda name=name: ask(agent(models, name, of[name], **streams))) for name in of}
     counts = models.words if kind == "stream" else models.requests
     wait_for(lambda: all(counts[model] for model in of.values()), "both to be under way")
     cut = Cut(deployment, agents.guard("critic"), works["critic"])

@@ -29,7 +29,7 @@ class Asking(OpenAIServerModel):
         task = {"task": "hello"} if self.calls != "act" else {}
         function = ChatMessageToolCallFunction(name=self.calls, arguments=task)
         answer.tool_calls = [ChatMessageToolCall(function=function, id="t1", type="function")]
-        answer.content = f"<code>\n{self.calls}(**{task})\n</code>"
+        answer.content = f"<code>\nran = True\n{self.calls}(**{task})\n</code>"
         self.then()
         return answer
 
@@ -127,6 +127,7 @@ def test_s3_a_tool_of_an_agent_that_is_stopped_is_not_run(
     error, _ = refused(lambda: ask(hasty))
     assert tagout.find_stop(error), repr(error)
     assert (models.requests[model], hand.acted) == (1, 0)
+    assert kind is ToolCallingAgent or "ran" not in hasty.python_executor.state
 
 
 @both_ways
