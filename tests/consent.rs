@@ -72,6 +72,20 @@ fn what_ends_soon_is_said_and_renewed_in_one_ceremony_with_its_terms() {
     assert_eq!(granted(&done), [("demo/long", 6)]);
 }
 
+/// What a node says of its grants is not what people sign again: the log is.
+#[test]
+fn s5_consent_that_was_revoked_is_not_renewed() {
+    let world = World::start();
+    world.0.run(&["revoke", "--scope", "demo/soon", "--reason", "compromised"]).exits(0);
+    let done = world.by_both(&["grant", "--renew-due", "--within", "24h", "--for", "72h"]);
+    assert_eq!(granted(&done).iter().map(|(scope, _)| *scope).collect::<Vec<_>>(), ["demo/later"]);
+    let text = world
+        .0
+        .run_by_both(&["grant", "--renew-due", "--within", "24h", "--for", "72h", "--reason", "r"])
+        .stdout;
+    assert!(text.contains("no grant ends before"), "{text}");
+}
+
 #[test]
 fn s5_renewing_takes_as_many_people_as_granting_and_is_never_for_less() {
     let world = World::start();

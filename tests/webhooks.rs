@@ -141,7 +141,43 @@ fn s7_a_request_that_is_sent_again_is_the_same_command_for_ever() {
     world.deployment.run_by_both(&["resume", "demo/agent_2", "--reason", "reviewed"]);
     let (status, code, detail) = world.refusal("soc", &request);
     assert_eq!((status, code.as_str()), (409, "used"), "{detail}");
+    // A platform that tries again says another time.
+    let later = (request.timestamp.parse::<u64>().unwrap() + 2).to_string();
+    let retried = Request {
+        id: request.id.clone(),
+        timestamp: later,
+        ..Request::at(0, &alert("demo/agent_2", "INC-1", "critical"))
+    };
+    let (status, code, detail) = world.refusal("soc", &retried.signed(SECRET));
+    assert_eq!((status, code.as_str()), (409, "used"), "{detail}");
     assert_eq!(world.post("soc", &alert("demo/agent_2", "INC-1", "critical")).0, 201);
+}
+
+#[test]
+fn alerts_of_one_case_that_come_at_once_place_one_lock() {
+    let world = World::start();
+    let requests: Vec<_> =
+        (0..6).map(|_| Request::new(&alert("demo/agent_2", "INC-1", "critical"))).collect();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let sent: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                scope.spawn(|| {
+                    let url = world.deployment.url("/v1/webhooks/soc");
+                    let post = world
+                        .deployment
+                        .http()
+                        .post(url)
+                        .headers(request.headers())
+                        .body(request.body.clone());
+                    runtime().block_on(async { post.send().await.unwrap().status().as_u16() })
+                })
+            })
+            .collect();
+        sent.into_iter().map(|sent| sent.join().unwrap()).collect()
+    });
+    assert_eq!(answers.iter().filter(|status| **status == 201).count(), 1, "{answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 5, "{answers:?}");
 }
 
 #[test]
@@ -201,10 +237,10 @@ fn every_refusal_says_what_to_do_and_stops_nobody() {
         ("soc", Request::new(&json!({"scope": "demo"})), 422, "unmapped", "/severity"),
         (
             "soc",
-            Request::new(&json!({"scope": "demo", "severity": "high", "case": 1})),
+            Request::new(&json!({"scope": "demo", "severity": "high", "reason": "r"})),
             422,
             "unmapped",
-            "/reason or /title",
+            "/case or /case_id or /id",
         ),
         ("person", Request::new(&body), 503, "webhook-key", "never a person's"),
         ("outsider", Request::new(&body), 503, "webhook-key", "no automation"),

@@ -76,7 +76,11 @@ async fn take(
         signature: header("webhook-signature")?,
     };
     let now_ms = clock::wall_ms();
-    let sent = webhook.verify(&headers, &body, now_ms).map_err(|why| refused(&why))?;
+    let sent = {
+        // Not in the lane of what people sign: anybody may send a body to be hashed (S10).
+        let _turn = api.service.admission.verify(false, from).await?;
+        webhook.verify(&headers, &body, now_ms).map_err(|why| refused(&why))?
+    };
     let body = serde_json::from_slice(&body)
         .map_err(|e| Problem::new(Code::BadWebhook, format!("the body is no JSON: {}", sentence(e))))?;
     let Some(wanted) = webhook.wanted(&body).map_err(|why| Problem::new(Code::Unmapped, why.to_string()))?
@@ -84,6 +88,7 @@ async fn take(
         return Ok(None);
     };
 
+    let _turn = webhook.turn(&wanted).await;
     let (deployment, principal, locks) = {
         let ledger = api.service.replica.ledger();
         let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
@@ -106,7 +111,7 @@ async fn take(
     let living = api.service.cluster.instances_below(&Scope::fleet(), SEEN_WITHIN).await;
     let agents: BTreeSet<_> = living.into_iter().map(|(agent, _)| agent).collect();
     webhook.allow(&wanted, &principal, &locks, &agents, now_ms)?;
-    let envelope = webhook.sign(&deployment, &sent, wanted)?;
+    let envelope = webhook.sign(&deployment, &sent, wanted, now_ms)?;
     let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
     let span = way(&envelope.digest());
     commands::take(api, &envelope, &command, from).instrument(span).await.map(Some)

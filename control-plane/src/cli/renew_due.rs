@@ -1,13 +1,14 @@
 //! `tagout grant --renew-due`: every grant that ends soon is given anew, in one ceremony and with the terms that it has.
+//!
+//! What is in force is not a node's to say here: it would have people sign again what they have revoked. So the log is
+//! verified, and what follows from it is renewed.
 
-use tagout_proto::command::{Action, Command, Grant, Seen};
+use tagout_proto::command::{Action, Grant, Seen};
 use tagout_proto::ledger::GrantSummary;
-use tagout_proto::log::checkpoint::Checkpoint;
-use tagout_proto::log::entry::Entry;
 use tagout_proto::scope::Scope;
 
 use super::failure::{Exit, Failure};
-use super::log::tiles::LogReader;
+use super::log::verify_all;
 use super::out::{Out, count, instant, now_ms, span};
 use super::session::Session;
 use super::{Globals, KeyArgs, status};
@@ -24,7 +25,11 @@ pub struct RenewDue<'a> {
 
 pub fn run(out: &Out, globals: &Globals, args: &RenewDue<'_>) -> Result<Exit, Failure> {
     let session = Session::open(out, globals)?;
-    let mut grants = session.client.status()?.grants;
+    let (note, checkpoint) = session.checkpoint_note(0)?;
+    let mut grants: Vec<GrantSummary> = Vec::new();
+    verify_all(out, &session.profile, &session.client, &note, &[], false, &mut |replay| {
+        grants = replay.ledger().grants(now_ms());
+    })?;
     grants.retain(|grant| args.below.is_none_or(|below| below.covers(&grant.scope)));
     let until_ms = now_ms().saturating_add(args.within_ms);
     let mut due = due(&grants, until_ms);
@@ -42,24 +47,20 @@ pub fn run(out: &Out, globals: &Globals, args: &RenewDue<'_>) -> Result<Exit, Fa
         )));
     }
     out.line(format!(
-        "{} due, to be renewed until {}:",
+        "{} due by the log's {} entries, to be renewed until {}:",
         count(due.len() as u64, "grant"),
+        checkpoint.size,
         instant(args.expires_at_ms)
     ));
     status::say_grants(out, due.iter().copied());
 
     let signers = session.signers(args.keys)?;
-    let (checkpoint, epoch) = (session.checkpoint_to_sign_on()?, session.trust().epoch());
+    let epoch = session.trust().epoch();
     let seen = Seen { epoch: epoch.id, size: checkpoint.size, authority: session.authority().version };
-    let renewed = due.into_iter().map(|grant| {
-        let old = proven(&session, &checkpoint, grant)?;
-        let Grant { scope, terms, .. } = old;
-        Ok(Grant { scope, terms, expires_at_ms: args.expires_at_ms, seen, reason: args.reason.into() })
-    });
-    // All are read and proven before the first is signed: nobody ends with half of them for a tile that is missing.
-    let renewed = renewed.collect::<Result<Vec<_>, Failure>>()?;
     let mut done = Vec::new();
-    for grant in renewed {
+    for GrantSummary { scope, terms, .. } in due.into_iter().cloned() {
+        let (expires_at_ms, reason) = (args.expires_at_ms, args.reason.into());
+        let grant = Grant { scope, expires_at_ms, seen, terms, reason };
         let signed = session.sign_loosening(Action::Grant(grant), &signers)?;
         let answer = session.send_said(&signed)?;
         done.push(session.prove_done(&signed, answer)?);
@@ -68,26 +69,4 @@ pub fn run(out: &Out, globals: &Globals, args: &RenewDue<'_>) -> Result<Exit, Fa
     out.line(format!("{} renewed, with {left} left", count(done.len() as u64, "grant")));
     out.document(&serde_json::json!({ "grants": done }));
     Ok(Exit::Ok)
-}
-
-/// The grant as people signed it: a node's word for its terms is not enough to sign them again.
-fn proven(session: &Session<'_>, checkpoint: &Checkpoint, grant: &GrantSummary) -> Result<Grant, Failure> {
-    let wrong = |why: &str| {
-        let detail = format!(
-            "entry {} of the log, which is to be the grant {}, {why}: do not trust this node",
-            grant.index,
-            grant.id.short()
-        );
-        Failure::unverified("entry", detail)
-    };
-    let reader = LogReader::new(&session.client, checkpoint.size);
-    let (bytes, _) = reader.proven_entry(grant.index, checkpoint.root)?;
-    let entry = Entry::decode(&bytes).map_err(|_| wrong("cannot be read"))?;
-    if entry.envelope.digest() != grant.id {
-        return Err(wrong("is another document"));
-    }
-    match Command::parse(entry.envelope.document.as_bytes()).map(|command| command.action) {
-        Ok(Action::Grant(old)) if old.scope == grant.scope => Ok(old),
-        _ => Err(wrong("is none of that scope")),
-    }
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tagout_proto::limits::{CASE_MAX_BYTES, REASON_MAX_BYTES};
 use tagout_proto::lock::LockKind;
 use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::{Scope, ScopeError};
 use tagout_proto::sentence::sentence;
 
-/// Of a scope, a case or a severity before anything is read from it.
-const VALUE_MAX_BYTES: usize = 4096;
+/// Where an alert says none.
+const NO_REASON: &str = "an alert without a title";
 /// In `actions`: whatever severity has no line of its own.
 const OTHER: &str = "other";
 
@@ -82,12 +83,8 @@ pub enum Unmapped {
         "the body has no text, number or truth value at {pointers}, which this webhook's {what} is taken from"
     )]
     Missing { what: &'static str, pointers: String },
-    #[error("the {what} that the body gives has more than {VALUE_MAX_BYTES} bytes")]
-    Long { what: &'static str },
     #[error("the body names no scope: {0}")]
     Scope(ScopeError),
-    #[error("the case that the body gives is not 1 to {CASE_MAX_BYTES} bytes without control characters")]
-    Case,
     #[error(
         "severity {0:?} does nothing that this webhook's configuration says; list it under actions, or \"other\""
     )]
@@ -143,9 +140,6 @@ impl Template {
                     filled.push_str(&values.next().ok_or_else(missing)?);
                 }
             }
-            if filled.len() > VALUE_MAX_BYTES {
-                return Err(Unmapped::Long { what });
-            }
         }
         Ok(filled)
     }
@@ -181,19 +175,38 @@ impl Mapping {
             Does::Nothing => return Ok(None),
         };
         let scope = Scope::parse(&self.scope.fill(body, "scope")?).map_err(Unmapped::Scope)?;
-        let reason = readable(&self.reason.fill(body, "reason")?);
-        let case = self.case.fill(body, "case")?;
-        if case.len() > CASE_MAX_BYTES || case.chars().any(char::is_control) {
-            return Err(Unmapped::Case);
-        }
+        // An alert's title and number may be of whoever is to be stopped: no text of theirs keeps it from happening.
+        let reason = self
+            .reason
+            .fill(body, "reason")
+            .map_or_else(|_| NO_REASON.into(), |text| readable(&text, REASON_MAX_BYTES));
+        let case = case(&self.case.fill(body, "case")?);
         Ok(Some(Wanted { scope, kind, reason, case }))
     }
 }
 
-/// A reason as a lock's tag takes it: on one line, and not too long.
-fn readable(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line[..line.floor_char_boundary(REASON_MAX_BYTES)].into()
+/// As a lock's tag takes it: on one line, with nothing that changes how it is read, and not too long.
+fn readable(text: &str, max_bytes: usize) -> String {
+    let plain = |c: char| if c.is_control() || is_format(c) { ' ' } else { c };
+    let line: String = text.chars().map(plain).take(max_bytes).collect();
+    let line = line[..line.floor_char_boundary(max_bytes)].trim();
+    if line.is_empty() { NO_REASON.into() } else { line.into() }
+}
+
+/// Marks of direction and joining, and others that are not seen (Unicode's category Cf, as far as text has them).
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The same case is always the same text; one that a tag does not take is told apart by its hash.
+fn case(text: &str) -> String {
+    let fits = text.len() <= CASE_MAX_BYTES && !text.chars().any(|c| c.is_control() || is_format(c));
+    if fits {
+        return text.into();
+    }
+    let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(text)[..8]);
+    format!("{}~{hash}", readable(text, CASE_MAX_BYTES - hash.len() - 1))
 }
 
 /// Mappings for what platforms send, by their vendors' documentation. Where an agent's scope stands is up to who writes the
@@ -330,15 +343,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_made_to_fit_and_a_case_is_not() {
-        let with = |reason: String, case: String| {
-            generic("actions = 'stop'").wanted(&json!({"scope": "demo", "reason": reason, "case": case}))
+    fn s10_no_text_of_an_alert_keeps_it_from_stopping_somebody() {
+        let with = |reason: Value, case: String| {
+            let body = json!({"scope": "demo", "reason": reason, "case": case});
+            generic("actions = 'stop'").wanted(&body).unwrap().unwrap()
         };
-        let wanted = with(format!("two\nlines {}", "é".repeat(1000)), "INC-1".into()).unwrap().unwrap();
-        assert!(wanted.reason.starts_with("two lines é") && wanted.reason.len() <= REASON_MAX_BYTES);
-        assert_eq!(with("r".into(), "x".repeat(CASE_MAX_BYTES + 1)), Err(Unmapped::Case));
-        assert_eq!(with("r".into(), "a\nb".into()), Err(Unmapped::Case));
-        assert_eq!(with("x".repeat(5000), "1".into()), Err(Unmapped::Long { what: "reason" }));
+        let wanted = with(format!("two\nlines \u{202e}{}", "é".repeat(100_000)).into(), "INC-1".into());
+        assert!(wanted.reason.starts_with("two lines  é") && wanted.reason.len() <= REASON_MAX_BYTES);
+        assert_eq!(with(Value::Null, "1".into()).reason, NO_REASON);
+        assert_eq!(with("\u{200b}\n".into(), "1".into()).reason, NO_REASON);
+
+        let long = |end: &str| with("r".into(), "x".repeat(CASE_MAX_BYTES) + end).case;
+        assert!(long("1").len() <= CASE_MAX_BYTES && long("1") == long("1") && long("1") != long("2"));
+        assert!(with("r".into(), "a\nb".into()).case.starts_with("a b~"));
+        assert!(with("r".into(), "\n".into()).case.len() <= CASE_MAX_BYTES);
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! verified (standard.rs) → mapped (mapping.rs) → its scope allowed → not too much at once (blast.rs) → signed → step ② of a stop
 //! ```
 //!
-//! Of one request every node makes the same bytes: its id and time are the request's. So a request that is sent again, to
-//! whichever node, is the same command, which takes effect once.
+//! Of one request every node makes the same bytes: its id and time are the request's. So a request that is captured and sent
+//! again, to whichever node, is the same command, which takes effect once. A sender that tries again says another time: the
+//! node that has seen the id takes the first one's.
 
 mod blast;
 mod config;
@@ -16,6 +17,7 @@ mod standard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -44,7 +46,19 @@ pub struct Webhooks(BTreeMap<String, Integration>);
 pub struct Integration {
     webhook: Webhook,
     taken: Mutex<Taken>,
+    /// When each request was first sent, by its id, and when that was noted.
+    sent: Mutex<BTreeMap<String, (u64, u64)>>,
+    turns: Mutex<BTreeMap<(Scope, String), Arc<Turn>>>,
 }
+
+/// Of requests of one case on one scope.
+type Turn = tokio::sync::Mutex<()>;
+
+/// Requests whose first time is remembered, and for how long: senders give up after less.
+const SENT_MAX: usize = 10_000;
+const SENT_FOR_MS: u64 = 4 * 24 * 3600 * 1000;
+/// Cases under way, about.
+const TURNS_MAX: usize = 1024;
 
 /// Why a request that was verified and mapped does nothing.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +80,7 @@ pub enum NotDone {
 impl Webhooks {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let each = config::load(path)?.into_iter();
-        let each =
-            each.map(|webhook| (webhook.name.clone(), Integration { webhook, taken: Mutex::default() }));
-        Ok(Self(each.collect()))
+        Ok(Self(each.map(|webhook| (webhook.name.clone(), Integration::new(webhook))).collect()))
     }
 
     pub fn get(&self, name: &str) -> Option<&Integration> {
@@ -77,6 +89,11 @@ impl Webhooks {
 }
 
 impl Integration {
+    fn new(webhook: Webhook) -> Self {
+        let (taken, sent, turns) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { webhook, taken, sent, turns }
+    }
+
     pub fn verify<'a>(&self, headers: &Headers<'a>, body: &[u8], now_ms: u64) -> Result<Sent<'a>, Refused> {
         standard::verify(&self.webhook.keys, headers, body, now_ms / 1000)
     }
@@ -84,6 +101,18 @@ impl Integration {
     /// What the body asks for; `None` where that is nothing.
     pub fn wanted(&self, body: &Value) -> Result<Option<Wanted>, Unmapped> {
         self.webhook.mapping.wanted(body)
+    }
+
+    /// Waits for the turn of this case on this scope: whoever comes second finds what the first has placed.
+    pub async fn turn(&self, wanted: &Wanted) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock();
+            if turns.len() >= TURNS_MAX {
+                turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            }
+            Arc::clone(turns.entry((wanted.scope.clone(), wanted.case.clone())).or_default())
+        };
+        turn.lock_owned().await
     }
 
     /// The automation in whose name it acts.
@@ -121,19 +150,36 @@ impl Integration {
         Ok(())
     }
 
+    fn first_sent_s(&self, sent: &Sent<'_>, now_ms: u64) -> u64 {
+        let mut first = self.sent.lock();
+        if first.len() >= SENT_MAX {
+            first.retain(|_, (_, noted_ms)| *noted_ms + SENT_FOR_MS > now_ms);
+        }
+        // Of more within that time the one that goes is any: it may be sent again with another time then.
+        if first.len() >= SENT_MAX {
+            first.pop_first();
+        }
+        first.entry(sent.id.to_owned()).or_insert((sent.at_s, now_ms)).0
+    }
+
     /// The command, signed.
     pub fn sign(
         &self,
         deployment: &Deployment,
         sent: &Sent<'_>,
         wanted: Wanted,
+        now_ms: u64,
     ) -> Result<Envelope, NotDone> {
         let Webhook { name, signer, .. } = &self.webhook;
         let Wanted { scope, kind, reason, case } = wanted;
         let id = data_encoding::HEXLOWER.encode(&Sha256::digest(sent.id));
         let action = Action::Lock(LockCommand { scope, kind, reason, case: Some(case) });
-        let document =
-            document::build(deployment, &format!("{name}:{}", &id[..32]), sent.at_s * 1000, &action)?;
+        let document = document::build(
+            deployment,
+            &format!("{name}:{}", &id[..32]),
+            self.first_sent_s(sent, now_ms) * 1000,
+            &action,
+        )?;
         let signature = signer.sign(NAMESPACE, document.as_bytes())?;
         Ok(Envelope { document, signatures: vec![signature] })
     }
