@@ -449,7 +449,7 @@ impl Authority {
             return Err(Unauthorised::NoValidSignature(signers.refused.join("; ")));
         }
         let mut nearest: Option<(u64, &Role)> = None;
-        let gives = |r: &&Role| r.actions.contains(&action) && r.scopes.iter().any(|s| s.covers(scope));
+        let gives = |role: &&Role| role.gives(action, scope);
         for role in self.roles.iter().filter(gives) {
             let members = || signers.valid.iter().filter(|s| role.principals.contains(&s.principal.name));
             let have = members().filter(|s| role.takes(s)).count() as u64;
@@ -462,21 +462,12 @@ impl Authority {
             }
         }
         Err(match nearest {
-            None => {
-                let takes: Vec<_> = (self.roles.iter().filter(gives))
-                    .map(|r| format!("{} of {} (role {:?})", r.threshold, r.principals.join(", "), r.name))
-                    .collect();
-                let takes = match takes.as_slice() {
-                    [] => "a role that this authority does not have".into(),
-                    takes => takes.join(", or "),
-                };
-                Unauthorised::NoRole {
-                    signers: signers.names().join(", "),
-                    action,
-                    scope: scope.clone(),
-                    takes,
-                }
-            }
+            None => Unauthorised::NoRole {
+                signers: signers.names().join(", "),
+                action,
+                scope: scope.clone(),
+                takes: taken_by(self.roles.iter().filter(gives).map(|role| (role, role.threshold))),
+            },
             Some((have, role)) => {
                 let (counted, not): (Vec<_>, Vec<_>) = (signers.valid.iter())
                     .filter(|s| role.principals.contains(&s.principal.name))
@@ -499,6 +490,43 @@ impl Authority {
                     untouched,
                 }
             }
+        })
+    }
+
+    /// Those among `signers` who count towards `action` on `scope`, be they enough or not.
+    pub fn counting<'a>(
+        &self,
+        action: ActionKind,
+        scope: &Scope,
+        signers: &Signers<'a>,
+    ) -> BTreeSet<&'a str> {
+        let roles = || self.roles.iter().filter(|role| role.gives(action, scope));
+        let counts =
+            |s: &&Signer<'_>| roles().any(|r| r.principals.contains(&s.principal.name) && r.takes(s));
+        signers.valid.iter().filter(counts).map(|s| s.principal.name.as_str()).collect()
+    }
+
+    /// Whether one of `signers` may refuse that `action` on `scope` is proposed: whoever may sign that, and whoever may stop
+    /// what it would let run. It only takes away, so no more is asked of a key than that it signed.
+    pub fn authorise_refusal(
+        &self,
+        action: ActionKind,
+        scope: &Scope,
+        signers: &Signers<'_>,
+    ) -> Result<(), Unauthorised> {
+        if signers.valid.is_empty() {
+            return Err(Unauthorised::NoValidSignature(signers.refused.join("; ")));
+        }
+        let gives = |role: &&Role| role.gives(action, scope) || role.gives(ActionKind::Stop, scope);
+        let roles = || self.roles.iter().filter(gives);
+        if roles().any(|role| signers.valid.iter().any(|s| role.principals.contains(&s.principal.name))) {
+            return Ok(());
+        }
+        Err(Unauthorised::NoRole {
+            signers: signers.names().join(", "),
+            action: ActionKind::Refuse,
+            scope: scope.clone(),
+            takes: taken_by(roles().map(|role| (role, 1))),
         })
     }
 
@@ -527,7 +555,22 @@ impl Authority {
     }
 }
 
+/// How many of whom it takes, by each of these roles.
+fn taken_by<'a>(roles: impl Iterator<Item = (&'a Role, u64)>) -> String {
+    let takes: Vec<_> = roles
+        .map(|(role, need)| format!("{need} of {} (role {:?})", role.principals.join(", "), role.name))
+        .collect();
+    match takes.as_slice() {
+        [] => "a role that this authority does not have".into(),
+        takes => takes.join(", or "),
+    }
+}
+
 impl Role {
+    fn gives(&self, action: ActionKind, scope: &Scope) -> bool {
+        self.actions.contains(&action) && self.scopes.iter().any(|s| s.covers(scope))
+    }
+
     /// Whether a signature shows what this role asks of keys. `ssh-keygen -Y verify` does not look at these flags.
     fn takes(&self, signer: &Signer<'_>) -> bool {
         (!self.presence || signer.presence) && (!self.verification || signer.verification)
@@ -572,7 +615,7 @@ fn role(mut fields: Fields) -> Result<Role, DocumentError> {
     let name = fields.name("name")?;
     let principals = fields.names("principals", PRINCIPALS_MAX)?;
     let mut actions = Vec::new();
-    for text in fields.texts("actions", ActionKind::ALL.len())? {
+    for text in fields.texts("actions", ROLE_ACTIONS_MAX)? {
         let known = || ActionKind::for_roles().map(ActionKind::name).collect::<Vec<_>>().join(", ");
         let action = ActionKind::for_roles()
             .find(|kind| kind.name() == text)

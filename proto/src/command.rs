@@ -18,7 +18,7 @@ use crate::strict::{self, DocumentError, Fields};
 /// The version of every document format in this crate: the value of `"tagout"`.
 pub const DOCUMENT_VERSION: u64 = 1;
 
-/// The ten commands. The first six only take away; the others give.
+/// The twelve commands. The first seven only take away; the others give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionKind {
@@ -28,6 +28,7 @@ pub enum ActionKind {
     Isolate,
     Revoke,
     Suspend,
+    Refuse,
     Release,
     Start,
     Grant,
@@ -36,13 +37,14 @@ pub enum ActionKind {
 }
 
 impl ActionKind {
-    pub const ALL: [ActionKind; 11] = [
+    pub const ALL: [ActionKind; 12] = [
         Self::Stop,
         Self::Restrict,
         Self::Throttle,
         Self::Isolate,
         Self::Revoke,
         Self::Suspend,
+        Self::Refuse,
         Self::Release,
         Self::Start,
         Self::Grant,
@@ -58,6 +60,7 @@ impl ActionKind {
             Self::Isolate => "isolate",
             Self::Revoke => "revoke",
             Self::Suspend => "suspend",
+            Self::Refuse => "refuse",
             Self::Release => "release",
             Self::Start => "start",
             Self::Grant => "grant",
@@ -73,16 +76,32 @@ impl ActionKind {
     /// Whether it gives (and so takes people, by threshold) rather than takes away.
     pub fn loosens(self) -> bool {
         match self {
-            Self::Stop | Self::Restrict | Self::Throttle | Self::Isolate | Self::Revoke | Self::Suspend => {
-                false
-            }
+            Self::Stop
+            | Self::Restrict
+            | Self::Throttle
+            | Self::Isolate
+            | Self::Revoke
+            | Self::Suspend
+            | Self::Refuse => false,
             Self::Release | Self::Start | Self::Grant | Self::Enroll | Self::Authority => true,
         }
     }
 
-    /// What a role may name: all but the authority, which has signers of its own.
+    /// Whether guards act on it by its signatures alone: all that takes away from them. A refusal takes away what they never
+    /// had.
+    pub fn tightens_guards(self) -> bool {
+        !self.loosens() && self != Self::Refuse
+    }
+
+    /// Whether it may be proposed with too few signatures. The authority has drafts, and what takes away needs one.
+    pub fn may_be_proposed(self) -> bool {
+        self.loosens() && self != Self::Authority
+    }
+
+    /// What a role may name: all but the authority, which has signers of its own, and a refusal, which those may sign who
+    /// may sign what it refuses.
     pub fn for_roles() -> impl Iterator<Item = ActionKind> {
-        Self::ALL.into_iter().filter(|kind| *kind != Self::Authority)
+        Self::ALL.into_iter().filter(|kind| !matches!(kind, Self::Authority | Self::Refuse))
     }
 }
 
@@ -135,6 +154,7 @@ pub enum Action {
     Lock(LockCommand),
     Revoke(Revoke),
     Suspend(Suspend),
+    Refuse(Refuse),
     Release(Release),
     Start(Start),
     Grant(Grant),
@@ -167,6 +187,17 @@ pub struct Revoke {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspend {
     pub keys: Vec<PublicKey>,
+    pub reason: String,
+    pub case: Option<String>,
+}
+
+/// Ends a proposal, whose command can never take effect from then on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refuse {
+    /// That of the command.
+    pub scope: Scope,
+    /// SHA-256 of the command's bytes.
+    pub proposal: Digest,
     pub reason: String,
     pub case: Option<String>,
 }
@@ -274,6 +305,7 @@ impl Action {
             Self::Lock(lock) => lock.kind.action(),
             Self::Revoke(_) => ActionKind::Revoke,
             Self::Suspend(_) => ActionKind::Suspend,
+            Self::Refuse(_) => ActionKind::Refuse,
             Self::Release(_) => ActionKind::Release,
             Self::Start(_) => ActionKind::Start,
             Self::Grant(_) => ActionKind::Grant,
@@ -287,6 +319,7 @@ impl Action {
         match self {
             Self::Lock(lock) => lock.scope.clone(),
             Self::Revoke(revoke) => revoke.scope.clone(),
+            Self::Refuse(refuse) => refuse.scope.clone(),
             Self::Release(release) => release.scope.clone(),
             Self::Start(start) => start.scope.clone(),
             Self::Grant(grant) => grant.scope.clone(),
@@ -362,6 +395,12 @@ impl Command {
                 let keys = suspended_keys(&mut fields)?;
                 Action::Suspend(Suspend { keys, reason, case: case(&mut fields)? })
             }
+            ActionKind::Refuse => Action::Refuse(Refuse {
+                scope: fields.scope("scope")?,
+                proposal: fields.digest("proposal")?,
+                reason,
+                case: case(&mut fields)?,
+            }),
             ActionKind::Release => Action::Release(Release {
                 scope: fields.scope("scope")?,
                 locks: lock_set(&mut fields)?,

@@ -43,6 +43,12 @@ pub const CALL_LIMIT_MAX: u64 = 1_000_000_000_000;
 pub const WAVES_PER_LOCK_MAX: usize = 1024;
 /// Unexpired grants kept per scope; a view carries all that cover an agent.
 pub const GRANTS_PER_SCOPE_MAX: usize = 8;
+/// How long a proposal may be signed.
+pub const PROPOSAL_TTL_MS: u64 = 60 * 60 * 1000;
+/// Proposals that may be open at once.
+pub const PROPOSALS_MAX: usize = 64;
+/// Proposals that may be refused in all, the life of a deployment long.
+pub const REFUSED_MAX: usize = 16 * 1024;
 /// A drain may last this long at most.
 pub const DRAIN_MAX_MS: u64 = 60 * 60 * 1000;
 
@@ -59,6 +65,7 @@ pub const RETIRED_KEYS_MAX: usize = 64;
 pub const PRINCIPALS_MAX: usize = 128;
 pub const KEYS_PER_PRINCIPAL_MAX: usize = 8;
 pub const ROLES_MAX: usize = 64;
+pub const ROLE_ACTIONS_MAX: usize = 11;
 pub const NODES_MAX: usize = 9;
 /// RFC 1035, section 2.3.4, as the name is written.
 pub const DNS_NAME_MAX_BYTES: usize = 253;

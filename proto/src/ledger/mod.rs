@@ -6,6 +6,7 @@
 mod awaited;
 mod bulk;
 mod enrolment;
+mod proposals;
 mod read;
 mod refusal;
 
@@ -15,15 +16,17 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bulk::{bulk_list, bulk_locks, bulk_root};
 pub use self::enrolment::{Enrolment, NotEnrolled};
+pub use self::proposals::{Proposed, Refused};
 pub use self::read::{GrantSummary, Impact, LockRecord, LockStatus};
 pub use self::refusal::Refusal;
 
 use self::awaited::{Awaited, Name, Role};
 use self::enrolment::Enrolments;
+use self::proposals::Proposals;
 use crate::authority::Authority;
 use crate::command::{
-    Action, ActionKind, Command, Deployment, Enroll, Grant, LockCommand, LockSet, Release, Revoke, Start,
-    Suspend,
+    Action, ActionKind, Command, Deployment, Enroll, Grant, LockCommand, LockSet, Refuse, Release, Revoke,
+    Start, Suspend,
 };
 use crate::digest::Digest;
 use crate::envelope::Envelope;
@@ -76,6 +79,7 @@ pub struct Ledger {
     bulk: BTreeMap<u64, Vec<Digest>>,
     /// Stops whose outcome is still to come.
     without_outcome: BTreeMap<Digest, (Scope, LockKind)>,
+    proposals: Proposals,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -206,6 +210,7 @@ impl Ledger {
             awaited: Awaited::default(),
             bulk: BTreeMap::new(),
             without_outcome: BTreeMap::new(),
+            proposals: Proposals::default(),
         }
     }
 
@@ -268,10 +273,10 @@ impl Ledger {
             // Written by a node about what it saw: it changes no verdict, so it needs no signature of a person.
             EntryKind::Outcome => self.judge_outcome(&proposal.envelope),
             EntryKind::RuleVersion => self.judge_rule(&proposal.envelope, rule_known),
-            EntryKind::Proposal | EntryKind::Drill => Err(Refusal::Malformed(format!(
-                "this build takes no {} entries: upgrade it",
-                proposal.kind.name()
-            ))),
+            EntryKind::Proposal => self.judge_proposal(&proposal.envelope, proposal.time_ms),
+            EntryKind::Drill => {
+                Err(Refusal::Malformed("this build takes no drill entries: upgrade it".into()))
+            }
         };
         match judged {
             Ok(Judged::New(change)) => self.take_effect(proposal, change),
@@ -306,10 +311,7 @@ impl Ledger {
     }
 
     fn judge(&self, envelope: &Envelope, time_ms: u64) -> Result<Judged, Refusal> {
-        envelope.check_bounds()?;
-        let trust = self.trust().ok_or(Refusal::NoGenesis)?;
-        let command = Command::parse(envelope.document.as_bytes())?;
-        trust.check_deployment(&command.deployment)?;
+        let (_, command) = self.read(envelope)?;
         // The authority has signers of its own, and so it is judged by its root; all else by roles.
         if let Action::Authority(next) = command.action {
             return match self.repeated(envelope)? {
@@ -317,23 +319,58 @@ impl Ledger {
                 None => self.judge_authority(*next, envelope, time_ms),
             };
         }
-        let mut proven = Vec::new();
-        let by = match &command.action {
-            Action::Grant(_) => {
-                proven = trust.judge_grant(envelope)?.1;
-                Vec::new()
-            }
-            action => trust.authorise(action.kind(), &action.scope(), envelope)?,
-        };
-        if let Action::Grant(_) | Action::Enroll(_) = command.action
-            && let Some(at) = self.void.get(&envelope.digest())
-        {
-            return Err(Refusal::Void(*at));
-        }
+        let signed = self.signed(&command.action, envelope)?;
+        self.check_not_ended(&command.action, &envelope.digest())?;
         if let Some(receipt) = self.repeated(envelope)? {
             return Ok(Judged::Repeated(receipt));
         }
-        Ok(Judged::New(match command.action {
+        self.judge_change(command.action, signed, envelope, time_ms).map(Judged::New)
+    }
+
+    /// Reads a command, and whom to believe about it.
+    fn read(&self, envelope: &Envelope) -> Result<(&Trust, Command), Refusal> {
+        envelope.check_bounds()?;
+        let trust = self.trust().ok_or(Refusal::NoGenesis)?;
+        let command = Command::parse(envelope.document.as_bytes())?;
+        trust.check_deployment(&command.deployment)?;
+        Ok((trust, command))
+    }
+
+    /// Who signed a command that is judged by roles, if they are enough.
+    fn signed(&self, action: &Action, envelope: &Envelope) -> Result<Signed, Refusal> {
+        let trust = self.trust().ok_or(Refusal::NoGenesis)?;
+        Ok(match action {
+            Action::Grant(_) => Signed { by: Vec::new(), proven: trust.judge_grant(envelope)?.1 },
+            Action::Refuse(refuse) => {
+                Signed { by: self.signed_refusal(trust, refuse, envelope)?, proven: Vec::new() }
+            }
+            action => {
+                let by = trust.authorise(action.kind(), &action.scope(), envelope)?;
+                Signed { by, proven: Vec::new() }
+            }
+        })
+    }
+
+    /// What was revoked or refused takes no effect any more.
+    fn check_not_ended(&self, action: &Action, id: &Digest) -> Result<(), Refusal> {
+        if let Action::Grant(_) | Action::Enroll(_) = action
+            && let Some(at) = self.void.get(id)
+        {
+            return Err(Refusal::Void(*at));
+        }
+        self.proposals.check_not_refused(id)
+    }
+
+    /// What a command does that enough people signed, or why it does not fit this state.
+    fn judge_change(
+        &self,
+        action: Action,
+        signed: Signed,
+        envelope: &Envelope,
+        time_ms: u64,
+    ) -> Result<Change, Refusal> {
+        let (trust, Signed { by, proven }) = (self.trust().ok_or(Refusal::NoGenesis)?, signed);
+        Ok(match action {
             Action::Lock(LockCommand { scope, kind, reason, case }) => {
                 Change::Lock(Placed { scope, kind, lost_from: None }, Tag { reason, by, case })
             }
@@ -345,6 +382,7 @@ impl Ledger {
                 trust.check_suspend(&suspend)?;
                 Change::Suspend(suspend)
             }
+            Action::Refuse(refuse) => self.judge_refuse(refuse, by)?,
             Action::Release(release) => {
                 let locks = self.listed_locks(ActionKind::Release, &release.scope, &release.locks)?;
                 self.judge_release(&release, &locks)?;
@@ -363,8 +401,8 @@ impl Ledger {
                 self.judge_enroll(&enroll, envelope, time_ms)?;
                 Change::Enroll(enroll, by)
             }
-            Action::Authority(_) => unreachable!("judged above"),
-        }))
+            Action::Authority(_) => unreachable!("judged by its root"),
+        })
     }
 
     /// The first answer to the same bytes, as long as it is still true.
@@ -630,7 +668,12 @@ impl Ledger {
         match change {
             // What nodes write of themselves takes no effect that could be repeated.
             Change::Outcome(_) | Change::Rule(_) => {}
-            _ => drop(self.used.insert(digest, Used::new(&receipt))),
+            // Nor does what still lacks signatures.
+            Change::Propose(_) => {}
+            _ => {
+                self.used.insert(digest, Used::new(&receipt));
+                self.proposals.end(&digest);
+            }
         }
         let mut answer = Ok(());
         let effect = match change {
@@ -652,6 +695,15 @@ impl Ledger {
                 self.trusting().suspend(&suspend);
                 self.distrusted(index);
                 Some(Effect::Withdrawn { scope: Scope::fleet() })
+            }
+            Change::Propose(mut proposed) => {
+                proposed.entries.push(index);
+                self.proposals.put(digest, proposed, proposal.time_ms);
+                None
+            }
+            Change::Refuse(refuse, action, by) => {
+                self.proposals.refuse(refuse, action, by, index);
+                None
             }
             Change::Release(release, locks) => {
                 receipt.awaited = self.release(&release, &locks, index);
@@ -677,6 +729,7 @@ impl Ledger {
             Change::Restore(restore, by) => {
                 self.trusting().restore(&restore);
                 self.trust_entries.push(index);
+                self.proposals.end_all();
                 // A grant holds only in its epoch, and whoever sends it again is told so.
                 for grant in std::mem::take(&mut self.grants).into_values().flatten() {
                     self.void.insert(grant.digest, index);
@@ -887,12 +940,23 @@ enum Judged {
     Repeated(Receipt),
 }
 
+/// Who signed a command, and by which proofs where those are kept.
+#[derive(Default)]
+struct Signed {
+    by: Vec<String>,
+    proven: Vec<Proven>,
+}
+
 /// What a judged proposal does.
 enum Change {
     Genesis(Box<Trust>),
     Lock(Placed, Tag),
     Revoke(Revoke),
     Suspend(Suspend),
+    /// What is known of a proposal by it.
+    Propose(Proposed),
+    /// With what it refuses, and those who signed it.
+    Refuse(Refuse, ActionKind, Vec<String>),
     /// With the ids that it names, by list or by root.
     Release(Release, Vec<Digest>),
     Start(Start, Vec<Digest>),

@@ -203,6 +203,7 @@ impl Ledger {
             }
             Action::Revoke(revoke) => self.without(now_ms, |_, grant| revoke.grants.contains(&grant.digest)),
             Action::Lock(_)
+            | Action::Refuse(_)
             | Action::Release(_)
             | Action::Start(_)
             | Action::Grant(_)

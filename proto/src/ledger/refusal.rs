@@ -3,9 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{AuthorityError, Unauthorised};
+use crate::command::ActionKind;
 use crate::digest::Digest;
 use crate::envelope::EnvelopeError;
-use crate::limits::{GRANTS_PER_SCOPE_MAX, REMEMBERED_MAX, REMEMBERED_PER_ID_MAX, WAVES_PER_LOCK_MAX};
+use crate::limits::{
+    GRANTS_PER_SCOPE_MAX, PROPOSALS_MAX, REFUSED_MAX, REMEMBERED_MAX, REMEMBERED_PER_ID_MAX,
+    WAVES_PER_LOCK_MAX,
+};
 use crate::scope::Scope;
 use crate::strict::{DocumentError, format_instant_ms};
 use crate::trust::{GrantRefused, TrustError};
@@ -89,6 +93,35 @@ pub enum Refusal {
          (`tagout authority diff`) and sign anew"
     )]
     DisablesMore { signed: u64, found: u64 },
+    #[error(
+        "a {0} is not proposed: what takes away needs one signature (send it as it is), and the authority has drafts \
+         (`tagout authority propose`)"
+    )]
+    NotProposed(ActionKind),
+    #[error("enough people signed it: send it as it is, to POST /v1/commands")]
+    SignedByEnough,
+    #[error("nobody new signed proposal {proposal}: {signed} did already{missing}")]
+    NothingNew { proposal: Digest, signed: String, missing: String },
+    #[error(
+        "{PROPOSALS_MAX} proposals are open, which is the most: sign or refuse some (`tagout proposals`), or wait until {next} \
+         expires at {expires_at}; enough people who sign together need no proposal"
+    )]
+    TooManyProposals { next: Digest, expires_at: String },
+    #[error(
+        "{by} refused {proposal} at entry {index}: {reason:?}. It can never take effect any more; sign a new command if it \
+         is to"
+    )]
+    Refused { proposal: Digest, by: String, reason: String, index: u64 },
+    #[error(
+        "no proposal {0} is known: it took effect, expired, or was never made; `tagout proposals` lists those that are open"
+    )]
+    NoSuchProposal(Digest),
+    #[error(
+        "proposal {proposal} is for {proposal_scope}, not for {scope}: name {proposal_scope} as the scope"
+    )]
+    ProposalElsewhere { proposal: Digest, proposal_scope: Scope, scope: Scope },
+    #[error("{REFUSED_MAX} proposals were refused already, which is the most: let it expire unsigned")]
+    TooManyRefused,
     #[error("the restore does not fit this log: {0}")]
     RestoreElsewhere(String),
     #[error("rule version {0} is in force already")]
@@ -159,6 +192,10 @@ impl From<GrantRefused> for Refusal {
 impl Refusal {
     pub(super) fn outside(lock: Digest, lock_scope: &Scope, scope: &Scope) -> Self {
         Self::LockOutsideScope { lock, lock_scope: lock_scope.clone(), scope: scope.clone() }
+    }
+
+    pub(super) fn too_many_proposals(next: Digest, expires_at_ms: u64) -> Self {
+        Self::TooManyProposals { next, expires_at: format_instant_ms(expires_at_ms) }
     }
 
     pub(super) fn expired(at_ms: u64) -> Self {

@@ -100,6 +100,14 @@ fn every_action_of_a_role_has_a_name_and_a_side() {
     let giving = [ActionKind::Release, ActionKind::Start, ActionKind::Grant, ActionKind::Enroll];
     assert_eq!(loosening, [&giving[..], &[ActionKind::Authority]].concat());
     assert_eq!(ActionKind::parse("Stop"), None);
+    let proposed: Vec<_> = ActionKind::ALL.into_iter().filter(|k| k.may_be_proposed()).collect();
+    assert_eq!(proposed, giving);
+    let named: Vec<_> = ActionKind::for_roles().collect();
+    assert!(!named.contains(&ActionKind::Authority) && !named.contains(&ActionKind::Refuse));
+    assert_eq!(named.len(), ActionKind::ALL.len() - 2);
+    let of_no_guard: Vec<_> =
+        ActionKind::ALL.into_iter().filter(|k| !k.loosens() && !k.tightens_guards()).collect();
+    assert_eq!(of_no_guard, [ActionKind::Refuse]);
 }
 
 #[test]
@@ -121,7 +129,7 @@ fn each_misuse_has_its_sentence() {
     let list = format!("[{lock}]");
     let at = "\"issued_at\" in the stop must be an RFC 3339 instant in UTC such as 2026-11-22T15:00:00Z";
     let deployment = "\"deployment\" must be name:<SHA-256 of the genesis, 64 hex digits>";
-    let action = "\"action\" in the command must be one of stop, restrict, throttle, isolate, revoke, suspend, release, start, grant, enroll, authority";
+    let action = "\"action\" in the command must be one of stop, restrict, throttle, isolate, revoke, suspend, refuse, release, start, grant, enroll, authority";
     let drain = "\"drain_ms\" in the stop must be a whole number from 1 to 3600000";
     let strict = |what: &str| {
         format!(

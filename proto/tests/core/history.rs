@@ -40,12 +40,38 @@ struct Rules {
 
 #[derive(Clone, Debug)]
 enum What {
-    Lock { on: Scope, kind: LockKind, lost_from: Option<u64> },
-    Release { on: Scope, locks: Vec<Digest>, lost_from: Option<u64> },
-    Start { on: Scope, locks: Vec<Digest> },
-    Grant { on: Scope, expires_at_ms: u64, terms: Terms, seen: usize, epoch: u64 },
-    Revoke { on: Scope, grants: Vec<Digest> },
-    Suspend { keys: Vec<u8> },
+    Lock {
+        on: Scope,
+        kind: LockKind,
+        lost_from: Option<u64>,
+    },
+    Release {
+        on: Scope,
+        locks: Vec<Digest>,
+        lost_from: Option<u64>,
+    },
+    Start {
+        on: Scope,
+        locks: Vec<Digest>,
+    },
+    Grant {
+        on: Scope,
+        expires_at_ms: u64,
+        terms: Terms,
+        seen: usize,
+        epoch: u64,
+    },
+    Revoke {
+        on: Scope,
+        grants: Vec<Digest>,
+    },
+    Suspend {
+        keys: Vec<u8>,
+    },
+    /// By somebody who may: it names a document that gives.
+    Refuse {
+        proposal: Digest,
+    },
     Authority(Rules),
 }
 
@@ -318,9 +344,57 @@ impl Run {
                 self.made(What::Suspend { keys }, EntryKind::Command, document, vec![BOT])
             }
             Step::Authority { change, signed } => self.authority(change, *signed),
+            Step::Refuse { of } => {
+                let Some((id, on)) = self.giving(*of).map(|(at, on)| (self.made[at].envelope.digest(), on))
+                else {
+                    return vec![];
+                };
+                let what = What::Refuse { proposal: id };
+                self.command(what, "refuse", &on.to_string(), json!({"proposal": id}), vec![BOT])
+            }
             _ => return vec![],
         };
         vec![at]
+    }
+
+    /// A document that gives and may be proposed, and where.
+    fn giving(&self, of: Index) -> Option<(usize, Scope)> {
+        let giving: Vec<_> = (self.made.iter().enumerate())
+            .filter_map(|(at, document)| match &document.what {
+                What::Release { on, .. } | What::Start { on, .. } | What::Grant { on, .. } => {
+                    Some((at, on.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        (!giving.is_empty()).then(|| of.get(&giving).clone())
+    }
+
+    /// One person signs a document that gives, as a proposal. Once enough did, it is sent with all that was collected, and
+    /// then its signers are those of the fact.
+    fn propose(&mut self, of: Index, person: usize) {
+        let Some((at, _)) = self.giving(of) else { return };
+        let key = self.now().keys[person];
+        let signed = envelope(self.made[at].envelope.document.clone(), &[key]);
+        let before = self.verdicts();
+        let applied = self.world.propose(EntryKind::Proposal, signed.clone());
+        assert_eq!(before, self.verdicts(), "S7: a proposal enables nothing");
+        let refused = self.facts.iter().any(
+            |fact| matches!(fact.document.what, What::Refuse { proposal } if proposal == signed.digest()),
+        );
+        assert!(!refused || applied.answer.is_err(), "a refusal is final");
+        let Some(whole) = self.world.ledger.completed(&signed, self.world.now_ms) else { return };
+        let all = self
+            .rules
+            .iter()
+            .flat_map(|rules| rules.keys.iter().chain(rules.retired.iter().map(|(key, ..)| key)));
+        let mut keys: Vec<u8> = all.copied().collect();
+        keys.sort();
+        keys.dedup();
+        let signers = keys.into_iter().filter(|key| whole.signatures.contains(&sign(*key, &whole.document)));
+        self.made[at].signers = signers.collect();
+        self.made[at].envelope = whole;
+        self.send(at);
     }
 
     fn release(&mut self, on: &str, locks: Vec<Digest>, people: u8) -> usize {
@@ -471,7 +545,7 @@ impl Run {
                 }
             }
             What::Authority(rules) => self.rules.push(rules.clone()),
-            What::Lock { .. } | What::Revoke { .. } | What::Suspend { .. } => {}
+            What::Lock { .. } | What::Revoke { .. } | What::Suspend { .. } | What::Refuse { .. } => {}
         }
         self.facts.push(Fact { id, time_ms: self.world.now_ms, document, swept: false });
     }
@@ -495,6 +569,7 @@ impl Run {
                 let document = json!({"outcome": lock}).to_string();
                 self.world.propose(EntryKind::Outcome, Envelope { document, signatures: vec![] });
             }
+            Step::Propose { of, person } => self.propose(*of, *person),
             Step::Restart => self.world.restart(),
             Step::Wait { minutes } => self.world.now_ms += minutes * MINUTE_MS,
             Step::Back { minutes } => self.world.now_ms -= minutes * MINUTE_MS,
@@ -607,6 +682,14 @@ enum Step {
     Outcome {
         lock: Index,
     },
+    /// A document that gives, as one person signs it.
+    Propose {
+        of: Index,
+        person: usize,
+    },
+    Refuse {
+        of: Index,
+    },
     Restart,
     Wait {
         minutes: u64,
@@ -653,6 +736,7 @@ fn tightening() -> impl Strategy<Value = Step> {
         1 => (on(), some()).prop_map(|(scope, grants)| Step::Revoke { scope, grants }),
         1 => some().prop_map(|grants| Step::Revoke { scope: "*", grants }),
         1 => (0..3usize).prop_map(|person| Step::Suspend { person }),
+        1 => any::<Index>().prop_map(|of| Step::Refuse { of }),
     ]
 }
 
@@ -676,6 +760,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => made.prop_map(|step| Step::Lost(Box::new(step))),
         6 => any::<Index>().prop_map(|which| Step::Again { which }),
         1 => any::<Index>().prop_map(|lock| Step::Outcome { lock }),
+        6 => (any::<Index>(), 0..3usize).prop_map(|(of, person)| Step::Propose { of, person }),
         1 => Just(Step::Restart),
         2 => (1..40u64).prop_map(|minutes| Step::Wait { minutes }),
         1 => (1..20u64).prop_map(|minutes| Step::Back { minutes }),

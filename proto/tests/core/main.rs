@@ -9,6 +9,7 @@ mod hostile;
 mod ledger;
 mod mistakes;
 mod presence;
+mod proposals;
 mod purity;
 mod restore;
 mod sshsig;

@@ -283,6 +283,7 @@ impl World {
         let proposal = Proposal { kind, time_ms: self.now_ms, envelope };
         let before = postcard::to_stdvec(&self.ledger).unwrap();
         let checked = self.ledger.check(&proposal.envelope, proposal.time_ms);
+        let checked_proposal = self.ledger.check_proposal(&proposal.envelope, proposal.time_ms);
         let applied = self.ledger.apply(&proposal);
         self.follow(&proposal, &applied);
         if let Some(entry) = &applied.entry {
@@ -291,6 +292,10 @@ impl World {
             // S8: what is not in the log has changed nothing.
             assert_eq!(before, postcard::to_stdvec(&self.ledger).unwrap());
             assert_eq!(applied.effect, None);
+        }
+        if kind == EntryKind::Proposal {
+            let early = checked_proposal.map(|receipt| receipt.is_some());
+            assert_eq!(early, applied.answer.clone().map(|receipt| receipt.repeated));
         }
         // What refuses early decides as apply does.
         if kind == EntryKind::Command

@@ -27,6 +27,15 @@ fn world() -> (World, Vec<Proposal>) {
     let mut proposals: Vec<_> = envelopes.into_iter().map(command).collect();
     let outcome = Envelope { document: json!({"outcome": held}).to_string(), signatures: vec![] };
     proposals.push(Proposal { kind: EntryKind::Outcome, time_ms, envelope: outcome });
+    // One that is open, one that is new, a second person's signature, and a refusal.
+    let (open, new) = (world.release_document("*", &[held]), world.grant_document("d", T0 + 1_000_000));
+    let alone = |of: &Envelope, who| envelope(of.document.clone(), &[who]);
+    world.propose(EntryKind::Proposal, alone(&open, ALICE)).answer.unwrap();
+    for envelope in [alone(&open, BOB), alone(&new, CAROL)] {
+        proposals.push(Proposal { kind: EntryKind::Proposal, time_ms, envelope });
+    }
+    let refuse = world.document("refuse", "*", json!({"proposal": open.digest()}));
+    proposals.push(Proposal { kind: EntryKind::Command, time_ms, envelope: envelope(refuse, &[BOT]) });
     (world, proposals)
 }
 
@@ -47,7 +56,7 @@ fn apply(world: &World, proposal: &Proposal) -> Answer {
         world.restart();
     }
     match proposal.kind {
-        EntryKind::Command => Answer::of(&applied.answer),
+        EntryKind::Command | EntryKind::Proposal => Answer::of(&applied.answer),
         _ => Answer::taken(applied.answer.is_ok()),
     }
 }
@@ -75,7 +84,8 @@ fn proposal() {
     target.check(|bytes| {
         let Ok(proposal) = postcard::from_bytes::<Proposal>(bytes) else { return Answer::Refused };
         let answer = apply(&world, &proposal);
-        let forged = proposal.kind == EntryKind::Command && !signed.contains(&&*proposal.envelope.document);
+        let by_people = matches!(proposal.kind, EntryKind::Command | EntryKind::Proposal);
+        let forged = by_people && !signed.contains(&&*proposal.envelope.document);
         assert!(answer == Answer::Refused || !forged, "nobody signed {:?}", proposal.envelope.document);
         answer
     });

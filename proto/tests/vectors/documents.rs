@@ -75,6 +75,10 @@ fn command(bytes: &[u8]) -> Answer {
             let keys: Vec<_> = suspend.keys.iter().map(|key| key.to_openssh()).collect();
             json!({"keys": keys, "reason": suspend.reason})
         }
+        Action::Refuse(refuse) => {
+            put_some(&mut found, "case", refuse.case);
+            json!({"proposal": refuse.proposal, "reason": refuse.reason})
+        }
         Action::Release(release) => {
             put_some(&mut found, "lost_from", release.lost_from);
             json!({"locks": locks(release.locks), "reason": release.reason})

@@ -97,6 +97,8 @@ impl Trusted {
                 Ok(self.agents.keys().filter(|agent| revoke.scope.covers(agent)).cloned().collect())
             }
             Action::Suspend(_) => self.learn_pushed(envelope, came),
+            // It ends what no guard ever saw.
+            Action::Refuse(_) => Ok(Vec::new()),
             other @ (Action::Release(_)
             | Action::Start(_)
             | Action::Grant(_)
