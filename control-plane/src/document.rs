@@ -43,6 +43,9 @@ enum Body<'a> {
     Suspend {
         keys: Vec<String>,
     },
+    Refuse {
+        proposal: Digest,
+    },
     Locks {
         locks: Locks<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,6 +122,9 @@ pub fn build(
             let keys = suspend.keys.iter().map(PublicKey::to_openssh).collect();
             (Body::Suspend { keys }, &suspend.reason, suspend.case.as_deref())
         }
+        Action::Refuse(refuse) => {
+            (Body::Refuse { proposal: refuse.proposal }, &refuse.reason, refuse.case.as_deref())
+        }
         Action::Release(release) => {
             let (locks, lost_from) = ((&release.locks).into(), release.lost_from);
             (Body::Locks { locks, lost_from }, &release.reason, None)
@@ -173,7 +179,7 @@ pub fn new_id() -> String {
 mod tests {
     use super::*;
     use tagout_proto::command::{
-        BulkLocks, Enroll, Grant, LockCommand, Release, Revoke, Seen, Start, Suspend,
+        BulkLocks, Enroll, Grant, LockCommand, Refuse, Release, Revoke, Seen, Start, Suspend,
     };
     use tagout_proto::rule::Terms;
 
@@ -226,6 +232,12 @@ mod tests {
                 case: Some("c".into()),
             }),
             Action::Suspend(Suspend { keys, reason: reason.clone(), case: None }),
+            Action::Refuse(Refuse {
+                scope: scope.clone(),
+                proposal: locks[0],
+                reason: reason.clone(),
+                case: Some("c".into()),
+            }),
             Action::Release(Release {
                 scope: scope.clone(),
                 locks: LockSet::Ids(locks.clone()),

@@ -250,8 +250,11 @@ fn read(path: &Path) -> Result<Result<PendingStop, String>, PendingError> {
             return Err("its name is not the digest of what it holds".into());
         }
         let command = Command::parse(stop.document.as_bytes()).map_err(|e| e.to_string())?;
-        if command.action.kind().loosens() {
-            return Err(format!("it holds a {}, which takes nothing away", command.action.kind()));
+        if !command.action.kind().tightens_guards() {
+            return Err(format!(
+                "it holds a {}, which takes nothing away from guards",
+                command.action.kind()
+            ));
         }
         Ok(PendingStop { scope: command.action.scope(), stop, time_ms })
     })())

@@ -21,7 +21,7 @@ use crate::way::{WAY, way};
 
 /// The format of a snapshot's bytes under rule 1; each newer rule of verdicts has the next one. What a node writes is
 /// decided by the rule in force and not by its build, so that nodes of two builds read one another's snapshots.
-const SNAPSHOT_FORMAT: u8 = 4;
+const SNAPSHOT_FORMAT: u8 = 5;
 
 /// The exit code of a node whose build cannot follow the log any more (`EX_CONFIG` of sysexits.h).
 pub const OUTGROWN_EXIT_CODE: i32 = 78;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tagout_proto::command::Command;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::ledger::{Receipt, Refusal};
+use tagout_proto::ledger::{Ledger, Receipt, Refusal};
 use tagout_proto::log::entry::EntryKind;
 use tagout_proto::strict::format_instant_ms;
 use tokio::sync::{Semaphore, mpsc};
@@ -84,6 +84,27 @@ pub enum SubmitError {
     Pushed(#[source] NotKept),
 }
 
+/// What came of signatures for a command that gives.
+pub enum Gathered {
+    InForce(Receipt),
+    /// They are in the log, and more are needed.
+    Proposed,
+}
+
+enum Look {
+    /// With those that were collected; it is judged as any command now.
+    Enough(Envelope),
+    InForce(Receipt),
+    TooFew,
+}
+
+fn look(ledger: &Ledger, envelope: &Envelope, now_ms: u64) -> Result<Look, Refusal> {
+    if let Some(whole) = ledger.completed(envelope, now_ms) {
+        return Ok(Look::Enough(whole));
+    }
+    Ok(ledger.check_proposal(envelope, now_ms)?.map_or(Look::TooFew, Look::InForce))
+}
+
 /// When outcomes are proposed next: all of a moment at once, since each that came alone would have the next stop wait for
 /// its commit.
 fn gathered() -> Instant {
@@ -109,14 +130,15 @@ impl Service {
     ) -> Result<Receipt, SubmitError> {
         // ② Verified early, to refuse without troubling anyone. What counts is the same check inside `apply`.
         let time_ms = clock::wall_ms();
-        let tightens = !command.action.kind().loosens();
-        if !tightens {
+        let (tightens, loosens) = (command.action.kind().tightens_guards(), command.action.kind().loosens());
+        if loosens {
             // Before it is judged by a state that may be wrong.
             self.cluster.may_give().map_err(SubmitError::Differs)?;
         }
         {
             let _turn = self.admission.verify(tightens, from).await?;
-            if let Some(receipt) = self.check(&envelope, time_ms).await? {
+            let checked = self.by_newest(|ledger| ledger.check(&envelope, time_ms)).await?;
+            if let Some(receipt) = checked {
                 return Ok(receipt);
             }
         }
@@ -127,15 +149,48 @@ impl Service {
         }
     }
 
+    /// Gathers signatures for a command that gives. With enough of them, its own and those that others gave before, it takes
+    /// effect; otherwise it is a proposal, or brings one more signatures.
+    pub async fn gather_from(
+        &self,
+        from: Source,
+        envelope: &Envelope,
+        command: &Command,
+    ) -> Result<Gathered, SubmitError> {
+        self.cluster.may_give().map_err(SubmitError::Differs)?;
+        let mut proposed = false;
+        loop {
+            let look = {
+                let _turn = self.admission.verify(false, from).await?;
+                self.by_newest(|ledger| look(ledger, envelope, clock::wall_ms())).await
+            };
+            match look {
+                Ok(Look::Enough(whole)) => {
+                    return Ok(Gathered::InForce(self.submit_from(from, whole, command).await?));
+                }
+                Ok(Look::InForce(receipt)) => return Ok(Gathered::InForce(receipt)),
+                // What is in the log by now was not enough.
+                Ok(Look::TooFew) | Err(Refusal::NothingNew { .. }) if proposed => {
+                    return Ok(Gathered::Proposed);
+                }
+                Ok(Look::TooFew) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+            self.propose(EntryKind::Proposal, envelope).await?;
+            // Two people may have signed at once: it is looked at again with all that came.
+            proposed = true;
+        }
+    }
+
     /// This node may be a moment behind, and what it would refuse may be right by now: a start whose release another node
     /// has just taken. So it refuses only by the newest state, where a majority can be asked for it.
-    async fn check(&self, envelope: &Envelope, time_ms: u64) -> Result<Option<Receipt>, Refusal> {
-        let checked = self.replica.ledger().check(envelope, time_ms);
-        match checked {
+    async fn by_newest<T>(&self, judge: impl Fn(&Ledger) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let judged = judge(&self.replica.ledger());
+        match judged {
             Err(refusal) if refusal.may_pass() && self.cluster.read_barrier().await.is_ok() => {
-                self.replica.ledger().check(envelope, time_ms)
+                judge(&self.replica.ledger())
             }
-            checked => checked,
+            judged => judged,
         }
     }
 

@@ -161,6 +161,58 @@ pub struct AuthorityImpact {
     pub disables: Vec<Scope>,
 }
 
+/// `POST /v1/proposals`, where signatures are still missing (202): a command that gives, and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposalRecord {
+    /// SHA-256 of the command's bytes.
+    pub id: Digest,
+    pub action: ActionKind,
+    pub scope: Scope,
+    /// The command's exact bytes, with the signatures that count.
+    pub command: Envelope,
+    pub signed_by: Vec<String>,
+    /// What it still takes, in words; absent once that is nothing, and then anybody who signed may send it again.
+    pub missing: Option<String>,
+    /// The entries of the log that brought the signatures.
+    pub entries: Vec<u64>,
+    pub expires_at_ms: u64,
+}
+
+/// `GET /v1/proposals?scope=…`: those that may be signed, on the scope, above it or below it, the oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposals {
+    pub proposals: Vec<ProposalRecord>,
+}
+
+/// `GET /v1/proposals/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposalShown {
+    #[serde(flatten)]
+    pub proposal: ProposalRecord,
+    pub enables: Enables,
+}
+
+/// What a command would let run, as far as this node knows: the agents on and below its scope. A start is shown as if its
+/// locks were released, and as if the releases that are proposed were in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enables {
+    /// All that there are.
+    pub agents: u64,
+    pub instances: u64,
+    /// Those that may do more by it than they may now.
+    pub more: u64,
+    /// The first of these.
+    pub first: Vec<Enabled>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enabled {
+    pub scope: Scope,
+    pub instances: u64,
+    pub verdict: Verdict,
+    pub verdict_then: Verdict,
+}
+
 /// `GET /v1/agents?scope=…`: agents at or below the scope.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agents {

@@ -7,9 +7,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tagout_proto::command::{ActionKind, Command};
 use tagout_proto::envelope::Envelope;
+use tagout_proto::ledger::Receipt;
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX};
+use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
-use tagout_proto::wire::CommandAnswer;
+use tagout_proto::wire::{CommandAnswer, Instance};
+use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::form::{FormRejection, WholeForm};
@@ -94,7 +97,7 @@ async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wante
 }
 
 /// Counts and notes the attempt (S8), and answers it.
-fn refuse(
+pub(super) fn refuse(
     api: &Api,
     peer: Option<Extension<Peer>>,
     envelope: Option<&Envelope>,
@@ -141,10 +144,19 @@ pub(super) async fn take(
     command: &Command,
     from: Source,
 ) -> Result<CommandAnswer, Problem> {
-    let (action, scope) = (command.action.kind(), command.action.scope());
-    let found = read::find_instances(&api.service, scope.clone());
+    let found = read::find_instances(&api.service, command.action.scope());
     let receipt = api.service.submit_from(from, envelope.clone(), command).await?;
-    Ok(CommandAnswer {
+    Ok(answer(api, command, receipt, found).await)
+}
+
+pub(super) async fn answer(
+    api: &Api,
+    command: &Command,
+    receipt: Receipt,
+    found: JoinHandle<Vec<(Scope, Instance)>>,
+) -> CommandAnswer {
+    let (action, scope) = (command.action.kind(), command.action.scope());
+    CommandAnswer {
         action,
         digest: receipt.digest,
         index: receipt.index,
@@ -153,11 +165,11 @@ pub(super) async fn take(
         awaited: receipt.awaited,
         reach: read::reach_of(&api.service, &scope, found).await,
         scope,
-    })
+    }
 }
 
 /// Reads the parts `command` and `signature`, each within its bound.
-async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
+pub(super) async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
     let broken = |e: axum::extract::multipart::MultipartError| {
         let code = match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,

@@ -10,6 +10,7 @@ mod log;
 mod meters;
 mod ops;
 mod problem;
+mod proposals;
 mod read;
 mod security_log;
 mod trips;
@@ -80,6 +81,9 @@ fn routes() -> Vec<Route> {
     vec![
         takes("/v1/commands", COMMAND_BODY_MAX_BYTES, commands::command),
         takes("/agent/shutdown", COMMAND_BODY_MAX_BYTES, commands::shutdown),
+        takes("/v1/proposals", COMMAND_BODY_MAX_BYTES, proposals::propose),
+        shows("/v1/proposals", proposals::list),
+        shows("/v1/proposals/{id}", proposals::show),
         takes("/v1/leases", LEASE_BODY_MAX_BYTES, guards::lease),
         takes("/v1/confirmations", CONFIRMATION_BODY_MAX_BYTES, guards::confirm),
         takes("/v1/trips", STOP_MAX_BYTES, trips::trip),

@@ -54,6 +54,7 @@ codes! {
     BadDocument BAD_REQUEST "bad-document"
     BadLockId BAD_REQUEST "bad-lock-id"
     BadMultipart BAD_REQUEST "bad-multipart"
+    BadProposalId BAD_REQUEST "bad-proposal-id"
     BadRequest BAD_REQUEST "bad-request"
     BadScope BAD_REQUEST "bad-scope"
     BadTile BAD_REQUEST "bad-tile"
@@ -74,6 +75,7 @@ codes! {
 
     NoSuchLock NOT_FOUND "no-such-lock"
     NoSuchPath NOT_FOUND "no-such-path"
+    NoSuchProposal NOT_FOUND "no-such-proposal"
     NoSuchStop NOT_FOUND "no-such-stop"
     NoSuchTile NOT_FOUND "no-such-tile"
     NoSuchWebhook NOT_FOUND "no-such-webhook"
@@ -85,15 +87,20 @@ codes! {
     DisablesMore CONFLICT "disables-more"
     EpochReturns CONFLICT "epoch-returns"
     EpochRollback CONFLICT "epoch-rollback"
+    NothingNew CONFLICT "nothing-new"
     NotReleased CONFLICT "not-released"
     OtherLocks CONFLICT "other-locks"
     OtherPredecessor CONFLICT "other-predecessor"
     OutcomeKnown CONFLICT "outcome-known"
+    Refused CONFLICT "refused"
     RestoreAuthority CONFLICT "restore-authority"
     RestoreElsewhere CONFLICT "restore-elsewhere"
     RuleInForce CONFLICT "rule-in-force"
     SeenAhead CONFLICT "seen-ahead"
+    SignedByEnough CONFLICT "signed-by-enough"
     TooManyGrants CONFLICT "too-many-grants"
+    TooManyProposals CONFLICT "too-many-proposals"
+    TooManyRefused CONFLICT "too-many-refused"
     TooManyRemembered CONFLICT "too-many-remembered"
     TooManySuspended CONFLICT "too-many-suspended"
     TooManyWaves CONFLICT "too-many-waves"
@@ -112,8 +119,10 @@ codes! {
     KeyReturns UNPROCESSABLE_ENTITY "key-returns"
     LockOutsideScope UNPROCESSABLE_ENTITY "lock-outside-scope"
     LostFrom UNPROCESSABLE_ENTITY "lost-from"
+    NotProposed UNPROCESSABLE_ENTITY "not-proposed"
     NotRetirable UNPROCESSABLE_ENTITY "not-retirable"
     NothingLost UNPROCESSABLE_ENTITY "nothing-lost"
+    ProposalElsewhere UNPROCESSABLE_ENTITY "proposal-elsewhere"
     RuleUnknown UNPROCESSABLE_ENTITY "rule-unknown"
     StartElsewhere UNPROCESSABLE_ENTITY "start-elsewhere"
     TakesNoStart UNPROCESSABLE_ENTITY "takes-no-start"
@@ -214,6 +223,14 @@ impl From<Refusal> for Problem {
             Refusal::VoidBefore { .. } | Refusal::Void(_) => Code::Void,
             Refusal::GrantOutsideScope { .. } => Code::GrantOutsideScope,
             Refusal::DisablesMore { .. } => Code::DisablesMore,
+            Refusal::NotProposed(_) => Code::NotProposed,
+            Refusal::SignedByEnough => Code::SignedByEnough,
+            Refusal::NothingNew { .. } => Code::NothingNew,
+            Refusal::TooManyProposals { .. } => Code::TooManyProposals,
+            Refusal::Refused { .. } => Code::Refused,
+            Refusal::NoSuchProposal(_) => Code::NoSuchProposal,
+            Refusal::ProposalElsewhere { .. } => Code::ProposalElsewhere,
+            Refusal::TooManyRefused => Code::TooManyRefused,
             Refusal::RestoreElsewhere(_) => Code::RestoreElsewhere,
             Refusal::RuleInForce(_) => Code::RuleInForce,
             Refusal::RuleUnknown { .. } => Code::RuleUnknown,
@@ -224,7 +241,17 @@ impl From<Refusal> for Problem {
             Refusal::OutcomeKnown(_) => Code::OutcomeKnown,
             Refusal::TooManyGrants { .. } => Code::TooManyGrants,
         };
-        Self::new(code, refusal.to_string())
+        Self::new(code, format!("{refusal}{}", proposable(&refusal)))
+    }
+}
+
+/// What lacks signatures may be proposed with those that it has.
+fn proposable(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unauthorised(Unauthorised::BelowThreshold { action, .. }) if action.may_be_proposed() => {
+            "; with these signatures it can be proposed (POST /v1/proposals, which `tagout` does by itself), and others add theirs"
+        }
+        _ => "",
     }
 }
 

@@ -36,9 +36,9 @@ pub struct ScopeFilter {
     scope: Option<String>,
 }
 
-type ScopeQuery = Result<Query<ScopeFilter>, QueryRejection>;
+pub(super) type ScopeQuery = Result<Query<ScopeFilter>, QueryRejection>;
 
-fn scope_of(query: ScopeQuery) -> Result<Scope, Problem> {
+pub(super) fn scope_of(query: ScopeQuery) -> Result<Scope, Problem> {
     let Query(filter) = query.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
     let scope = filter.scope.as_deref().unwrap_or("*");
     Scope::parse(scope).map_err(|e| Problem::new(Code::BadScope, e.to_string()))
@@ -47,8 +47,7 @@ fn scope_of(query: ScopeQuery) -> Result<Scope, Problem> {
 /// `GET /v1/agents?scope=…`.
 pub async fn agents(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Agents>, Problem> {
     let scope = scope_of(query)?;
-    let seen = api.service.cluster.instances_below(&scope, SEEN_WITHIN).await;
-    Ok(Json(Agents { agents: agents_below(&api.service, &scope, seen) }))
+    Ok(Json(Agents { agents: agents_on(&api.service, &scope).await }))
 }
 
 /// `GET /v1/enrolments?scope=…`.
@@ -166,6 +165,12 @@ fn lock_id(path: LockPath) -> Result<Digest, Problem> {
         let detail = "a lock id is a SHA-256 as 64 lowercase hex digits; /v1/locks lists those in force";
         Problem::new(Code::BadLockId, detail)
     })
+}
+
+/// Agents at or below `scope`, as every node knows them.
+pub(super) async fn agents_on(service: &Service, scope: &Scope) -> Vec<Agent> {
+    let seen = service.cluster.instances_below(scope, SEEN_WITHIN).await;
+    agents_below(service, scope, seen)
 }
 
 /// Agents at or below `scope`: seen by a lease, or with a grant of their own.

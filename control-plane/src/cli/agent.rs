@@ -15,7 +15,7 @@ use super::failure::{Exit, Failure};
 use super::files::write_new;
 use super::out::{Ink, Out, count, instant, now_ms, span};
 use super::revoke::{Known, Withdrawal};
-use super::session::{Done, Session};
+use super::session::{Done, Gift, ProposedDone, Session};
 use super::{Globals, KeyArgs, duration_ms};
 use crate::sign::Signer;
 
@@ -72,7 +72,9 @@ pub fn run(out: &Out, globals: &Globals, verb: AgentVerb) -> Result<Exit, Failur
 #[derive(Serialize)]
 struct Enrolled<'a> {
     #[serde(flatten)]
-    done: Done,
+    done: Option<Done>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    proposals: Vec<ProposedDone>,
     expires_at_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
@@ -93,10 +95,14 @@ fn enroll(out: &Out, globals: &Globals, args: EnrollArgs) -> Result<Exit, Failur
     if let (Err(_), Some(path)) = (&done, &args.out) {
         let _ = fs::remove_file(path);
     }
-    let done = done?;
+    let (mut gift, exit) = done?;
     let token_file = args.out.as_deref();
     let shown = token_file.is_none().then(|| token.reveal());
-    out.document(&Enrolled { done, expires_at_ms, token: shown, token_file });
+    let (done, proposals) = (gift.commands.pop(), gift.proposals);
+    if done.is_none() {
+        out.line("the token counts once others have signed its enrolment, too");
+    }
+    out.document(&Enrolled { done, proposals, expires_at_ms, token: shown, token_file });
     if !session.authority().enrolment {
         out.note("note: the authority of this deployment asks for no enrolment: whoever sends no token gets leases too");
     }
@@ -114,7 +120,7 @@ fn enroll(out: &Out, globals: &Globals, args: EnrollArgs) -> Result<Exit, Failur
             ));
         }
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 pub fn new_token() -> Token {
@@ -123,7 +129,7 @@ pub fn new_token() -> Token {
     Token::of_random(bits)
 }
 
-/// Signs and sends the enrolment of `token`, and proves that it is in the log.
+/// Signs and sends the enrolment of `token`, or proposes it, and proves that it is in the log.
 pub fn enroll_token(
     session: &Session<'_>,
     token: &Token,
@@ -131,11 +137,11 @@ pub fn enroll_token(
     expires_at_ms: Option<u64>,
     reason: String,
     signers: &[Signer],
-) -> Result<Done, Failure> {
+) -> Result<(Gift, Exit), Failure> {
     let enroll = Enroll { scope, token: token.digest(), expires_at_ms, reason };
     let signed = session.sign_loosening(Action::Enroll(enroll), signers)?;
-    let answer = session.send_said(&signed)?;
-    session.prove_done(&signed, answer)
+    let given = session.give(&signed, &[])?;
+    session.prove_given(vec![(signed, given)])
 }
 
 fn list(out: &Out, globals: &Globals, args: ListArgs) -> Result<Exit, Failure> {

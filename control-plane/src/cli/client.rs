@@ -15,8 +15,8 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
-    Agents, AuthorityImpact, Cluster, CommandAnswer, Enrolments, Locks, Problem, Status, StopReach,
-    TrustChain,
+    Agents, AuthorityImpact, Cluster, CommandAnswer, Enrolments, Locks, Problem, ProposalRecord,
+    ProposalShown, Proposals, Status, StopReach, TrustChain,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::failure::{Exit, Failure, chain};
 use super::log::tiles::Tiles;
 use super::profile::Profile;
+use super::session::Given;
 use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,8 +117,39 @@ impl Client {
         let form = |request: RequestBuilder| request.multipart(form(envelope));
         let answer = self.ask(Method::POST, "v1/commands", &form)?;
         let answer: CommandAnswer = self.parse("v1/commands", accepted(answer)?)?;
-        self.check_digest(self.current.get(), envelope, &answer)?;
+        self.check_digest(self.current.get(), envelope, answer.digest)?;
         Ok(answer)
+    }
+
+    /// Sends a command that gives as a proposal, or more signatures for one. It takes effect once they are enough.
+    pub fn propose(&self, envelope: &Envelope) -> Result<Given, Failure> {
+        let path = "v1/proposals";
+        let answer =
+            self.ask(Method::POST, path, &|request: RequestBuilder| request.multipart(form(envelope)))?;
+        let open = answer.status == StatusCode::ACCEPTED;
+        let body = accepted(answer)?;
+        let (given, claimed) = if open {
+            let record: ProposalRecord = self.parse(path, body)?;
+            let claimed = record.id;
+            (Given::Proposed(record), claimed)
+        } else {
+            let answer: CommandAnswer = self.parse(path, body)?;
+            let claimed = answer.digest;
+            (Given::InForce(answer), claimed)
+        };
+        self.check_digest(self.current.get(), envelope, claimed)?;
+        Ok(given)
+    }
+
+    /// Proposals that may be signed, on `scope`, above it and below it.
+    pub fn proposals(&self, scope: &Scope) -> Result<Proposals, Failure> {
+        self.get(&format!("v1/proposals?scope={scope}"))
+    }
+
+    /// One proposal, and what it would let run. A node that has not come as far does not know it yet.
+    pub fn proposal(&self, id: &Digest) -> Result<ProposalShown, Failure> {
+        let path = format!("v1/proposals/{id}");
+        self.where_found(&path).and_then(|answer| self.parse(&path, accepted(answer)?))
     }
 
     /// Sends a command that takes away to every node at once. The first that says it took effect counts; the others go on
@@ -158,7 +190,9 @@ impl Client {
                     continue;
                 }
             };
-            match answered.and_then(|answer| self.check_digest(at, envelope, &answer).map(|()| answer)) {
+            match answered.and_then(|answer: CommandAnswer| {
+                self.check_digest(at, envelope, answer.digest).map(|()| answer)
+            }) {
                 Ok(answer) => return Ok((at, answer)),
                 Err(failure) => {
                     let patience = if failure.problem.status == 503 { AFTER_NOT_YET } else { AFTER_NO };
@@ -173,8 +207,8 @@ impl Client {
         Err(told)
     }
 
-    fn check_digest(&self, at: usize, sent: &Envelope, answer: &CommandAnswer) -> Result<(), Failure> {
-        let (digest, claimed) = (sent.digest(), answer.digest);
+    fn check_digest(&self, at: usize, sent: &Envelope, claimed: Digest) -> Result<(), Failure> {
+        let digest = sent.digest();
         if claimed == digest {
             return Ok(());
         }

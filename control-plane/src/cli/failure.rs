@@ -24,10 +24,11 @@ pub enum Exit {
     NoAgents = 5,
     Unreachable = 6,
     Unverified = 7,
+    Proposed = 8,
 }
 
 impl Exit {
-    pub const ALL: [Exit; 8] = [
+    pub const ALL: [Exit; 9] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -36,6 +37,7 @@ impl Exit {
         Self::NoAgents,
         Self::Unreachable,
         Self::Unverified,
+        Self::Proposed,
     ];
 
     pub fn meaning(self) -> &'static str {
@@ -48,6 +50,7 @@ impl Exit {
             Self::NoAgents => "the stop is in force, but no known agent matches its scope",
             Self::Unreachable => "no node answered, or none has a quorum",
             Self::Unverified => "verification failed: do not trust what was shown",
+            Self::Proposed => "proposed: it takes effect once others have signed it, too",
         }
     }
 

@@ -98,8 +98,11 @@ pub fn run(out: &Out, globals: &Globals, args: GrantArgs) -> Result<Exit, Failur
         seen.root.short()
     ));
     let signed = session.sign_loosening(Action::Grant(grant), &signers)?;
-    let answer = session.send_said(&signed)?;
-    let done = session.prove_done(&signed, answer)?;
-    out.document(&Granted { done, expires_at_ms, terms });
-    Ok(Exit::Ok)
+    let given = session.give(&signed, &[])?;
+    let (mut gift, exit) = session.prove_given(vec![(signed, given)])?;
+    match gift.commands.pop() {
+        Some(done) => out.document(&Granted { done, expires_at_ms, terms }),
+        None => out.document(&gift),
+    }
+    Ok(exit)
 }

@@ -28,6 +28,7 @@ pub mod node_folder;
 mod nodes;
 mod out;
 mod profile;
+mod proposals;
 mod reach;
 mod renew;
 mod renew_due;
@@ -106,6 +107,8 @@ enum Verb {
     Resume(restart::ResumeArgs),
     /// Consent that agents may run, until a time
     Grant(grant::GrantArgs),
+    /// What was signed by too few: show it, sign it, refuse it
+    Proposals(proposals::ProposalsArgs),
     /// Give agents' processes the token that they get leases with; list and revoke them
     #[command(subcommand)]
     Agent(agent::AgentVerb),
@@ -177,6 +180,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Start(args) => restart::start(out, globals, args),
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
+        Verb::Proposals(args) => proposals::run(out, globals, args),
         Verb::Agent(verb) => agent::run(out, globals, verb),
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Node(verb) => nodes::run(out, globals, verb),

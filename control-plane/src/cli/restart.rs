@@ -12,10 +12,10 @@ use tagout_proto::scope::Scope;
 
 use super::failure::{Exit, Failure};
 use super::out::{Ink, Out, count};
-use super::session::Session;
+use super::session::{Gift, Session};
 use super::signing::Signed;
-use super::status;
 use super::{Globals, KeyArgs};
+use super::{proposals, status};
 
 #[derive(Args)]
 pub struct LocksArgs {
@@ -98,13 +98,13 @@ pub fn release(out: &Out, globals: &Globals, args: ReleaseArgs) -> Result<Exit, 
     confirm_lost(out, &chosen.locks, lost.lost_from)?;
     let documents = chosen.documents(ActionKind::Release, args.scope.as_ref());
     let commands = documents.into_iter().map(|document| document.release(&args.reason));
-    send_all(&session, commands.collect(), &args.keys)?;
-    if chosen.locks.iter().any(|lock| lock.lock.kind.needs_start()) {
+    let exit = send_all(&session, commands.collect(), &args.keys)?;
+    if exit == Exit::Ok && chosen.locks.iter().any(|lock| lock.lock.kind.needs_start()) {
         out.line(
             "nothing runs again yet: what was halted or drained needs a `tagout start` that names the lock",
         );
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 pub fn start(out: &Out, globals: &Globals, args: StartArgs) -> Result<Exit, Failure> {
@@ -114,8 +114,7 @@ pub fn start(out: &Out, globals: &Globals, args: StartArgs) -> Result<Exit, Fail
     let chosen = Chosen::of(&session, &args, startable, "released")?;
     let documents = chosen.documents(ActionKind::Start, wave.as_ref().or(args.scope.as_ref()));
     let commands = documents.into_iter().map(|document| document.start(&args.reason));
-    send_all(&session, commands.collect(), &args.keys)?;
-    Ok(Exit::Ok)
+    send_all(&session, commands.collect(), &args.keys)
 }
 
 pub fn resume(out: &Out, globals: &Globals, args: ResumeArgs) -> Result<Exit, Failure> {
@@ -150,12 +149,15 @@ pub fn resume(out: &Out, globals: &Globals, args: ResumeArgs) -> Result<Exit, Fa
     }
     confirm_lost(out, &ceremony.blocking, args.lost.lost_from)?;
     let commands = ceremony.release.into_iter().chain(ceremony.start).collect();
-    send_all(&session, commands, &args.keys)?;
-    if !scope.is_fleet() && ceremony.blocking.iter().any(|record| record.lost_from.is_some()) {
+    let exit = send_all(&session, commands, &args.keys)?;
+    if exit == Exit::Ok
+        && !scope.is_fleet()
+        && ceremony.blocking.iter().any(|record| record.lost_from.is_some())
+    {
         out.line("the rest of the fleet stays halted by the restore until it is resumed, too: scope by scope, or all of it as '*'");
         out.line(format!("no grant of before the restore holds: without one since, {scope} does not run"));
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 /// S1: whoever releases a restore's lock says, signed, what may be lost. It is asked for, or given beforehand.
@@ -216,27 +218,36 @@ fn nothing_to_resume(scope: &Scope, by: Option<&str>, below: &[LockRecord]) -> F
     Failure::new(Exit::Failed, "no-locks", detail)
 }
 
-/// Signs every command before the first one is sent, so that nothing is half done for want of a signature.
-fn send_all(session: &Session<'_>, commands: Vec<Action>, keys: &KeyArgs) -> Result<(), Failure> {
+/// Signs every command before the first one is sent, so that nothing is half done for want of a signature: what has too few
+/// is proposed.
+fn send_all(session: &Session<'_>, commands: Vec<Action>, keys: &KeyArgs) -> Result<Exit, Failure> {
     let signers = session.signers(keys)?;
     let sign = |action| session.sign_loosening(action, &signers);
     let signed: Vec<Signed> = commands.into_iter().map(sign).collect::<Result<_, _>>()?;
-    let mut answers = Vec::new();
-    for signed in &signed {
-        let sent = session.send_said(signed).map_err(|mut failure| {
-            if !answers.is_empty() {
-                let before = count(answers.len() as u64, "command");
+    proposals::check_not_proposed(session, &signed)?;
+    let gift = send_each(session, signed.into_iter().map(|signed| (signed, Vec::new())).collect())?;
+    session.out.document(&gift.0);
+    Ok(gift.1)
+}
+
+/// Sends one command after the other, each with those who had signed it before.
+pub(super) fn send_each(
+    session: &Session<'_>,
+    signed: Vec<(Signed, Vec<String>)>,
+) -> Result<(Gift, Exit), Failure> {
+    let mut sent = Vec::new();
+    for (signed, before) in signed {
+        let given = session.give(&signed, &before).map_err(|mut failure| {
+            if !sent.is_empty() {
+                let before = count(sent.len() as u64, "command");
                 let detail = &mut failure.problem.detail;
-                *detail = format!("{before} took effect, then: {detail}. Run it again for the rest");
+                *detail = format!("{before} went through, then: {detail}. Run it again for the rest");
             }
             failure
         });
-        answers.push(sent?);
+        sent.push((signed, given?));
     }
-    let done = signed.iter().zip(answers).map(|(signed, answer)| session.prove_done(signed, answer));
-    let done: Vec<_> = done.collect::<Result<_, _>>()?;
-    session.out.document(&serde_json::json!({ "commands": done }));
-    Ok(())
+    session.prove_given(sent)
 }
 
 /// The locks that a release or start is about.

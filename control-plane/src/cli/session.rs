@@ -10,7 +10,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::Entry;
 use tagout_proto::trust::Trust;
-use tagout_proto::wire::CommandAnswer;
+use tagout_proto::wire::{CommandAnswer, ProposalRecord};
 
 use super::chain::{self, Disagreement};
 use super::client::Client;
@@ -19,6 +19,7 @@ use super::log::seen::{self, Seen};
 use super::log::tiles::{LogReader, open_checkpoint};
 use super::out::{Ink, Out};
 use super::profile::{self, Profile};
+use super::proposals;
 use super::signing::{self, Signed};
 use super::{Globals, KeyArgs};
 use crate::sign::Signer;
@@ -37,6 +38,27 @@ pub struct Session<'a> {
 pub struct Done {
     #[serde(flatten)]
     pub answer: CommandAnswer,
+    pub log: Place,
+}
+
+/// What came of a command that gives.
+pub enum Given {
+    InForce(CommandAnswer),
+    /// Others have to sign it, too.
+    Proposed(ProposalRecord),
+}
+
+/// What was given, and what was only proposed; for programs.
+#[derive(Serialize)]
+pub struct Gift {
+    pub commands: Vec<Done>,
+    pub proposals: Vec<ProposedDone>,
+}
+
+#[derive(Serialize)]
+pub struct ProposedDone {
+    #[serde(flatten)]
+    pub proposal: ProposalRecord,
     pub log: Place,
 }
 
@@ -137,14 +159,15 @@ impl<'a> Session<'a> {
     }
 
     /// Signs something that gives, once the node's log is known to continue what this machine has seen of it: a node that
-    /// was set back or shows two histories gets nobody's consent. Knows before it is sent whether the signatures suffice.
+    /// was set back or shows two histories gets nobody's consent. Knows before it is sent whether the signatures count, and
+    /// leaves it to [`Session::give`] whether they suffice.
     ///
     /// A stop is not signed here: it waits for no such question (S10).
     pub fn sign_loosening(&self, action: Action, signers: &[Signer]) -> Result<Signed, Failure> {
         self.checkpoint_to_sign_on()?;
         let signed = Signed::new(self.deployment(), action, signers)?;
         signed.show(self.out, self.trust());
-        signed.check(self.trust())?;
+        signed.lacking(self.trust())?;
         Ok(signed)
     }
 
@@ -173,7 +196,7 @@ impl<'a> Session<'a> {
     /// Sends a command: what takes away to all nodes at once.
     pub fn send(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
         let command = Command::parse(envelope.document.as_bytes());
-        if command.is_ok_and(|command| !command.action.kind().loosens()) {
+        if command.is_ok_and(|command| command.action.kind().tightens_guards()) {
             self.client.tighten(envelope)
         } else {
             self.client.command(envelope)
@@ -183,10 +206,66 @@ impl<'a> Session<'a> {
     /// As [`Session::send`], and says what was done.
     pub fn send_said(&self, signed: &Signed) -> Result<CommandAnswer, Failure> {
         let answer = self.send(&signed.envelope)?;
-        let done = match signed.action {
+        self.say_done(&signed.action, &answer);
+        Ok(answer)
+    }
+
+    /// Sends a command that gives: with too few signatures it is proposed, and others add theirs. `before` are those who had
+    /// signed it already, so that it is known who is new.
+    pub fn give(&self, signed: &Signed, before: &[String]) -> Result<Given, Failure> {
+        if before.is_empty() && signed.lacking(self.trust())?.is_none() {
+            return self.send_said(signed).map(Given::InForce);
+        }
+        let given = match self.client.propose(&signed.envelope) {
+            // Another node was asked, too, and had it from the first.
+            Err(failure) if failure.problem.code == "nothing-new" && self.adds(signed, before) => {
+                let shown = self.client.proposal(&signed.envelope.digest()).map_err(|_| failure)?;
+                Given::Proposed(shown.proposal)
+            }
+            given => given?,
+        };
+        match &given {
+            Given::InForce(answer) => self.say_done(&signed.action, answer),
+            Given::Proposed(record) => {
+                let (what, id) = (format!("{} {}", record.action, record.scope), record.id.short());
+                let (done, by) = (self.out.ink(Ink::Yellow, "proposed"), record.signed_by.join(", "));
+                let entry = record.entries.last().copied().unwrap_or_default();
+                self.out.line(format!("{done} {what} at entry {entry}: proposal {id}, signed by {by}"));
+            }
+        }
+        Ok(given)
+    }
+
+    fn adds(&self, signed: &Signed, before: &[String]) -> bool {
+        signed.counting(self.trust()).iter().any(|name| !before.iter().any(|known| known == name))
+    }
+
+    /// Proves that what was given or proposed is in the log, and says what is to be done next; the exit code tells which.
+    pub fn prove_given(&self, sent: Vec<(Signed, Given)>) -> Result<(Gift, Exit), Failure> {
+        let mut gift = Gift { commands: Vec::new(), proposals: Vec::new() };
+        for (signed, given) in sent {
+            match given {
+                Given::InForce(answer) => gift.commands.push(self.prove_done(&signed, answer)?),
+                Given::Proposed(proposal) => {
+                    let index = proposal.entries.last().copied().unwrap_or_default();
+                    let log = self.prove(index, &signed.envelope)?;
+                    self.say_place(&log);
+                    gift.proposals.push(ProposedDone { proposal, log });
+                }
+            }
+        }
+        let records: Vec<_> = gift.proposals.iter().map(|done| &done.proposal).collect();
+        proposals::say_next(self.out, &records);
+        let exit = if records.is_empty() { Exit::Ok } else { Exit::Proposed };
+        Ok((gift, exit))
+    }
+
+    fn say_done(&self, action: &Action, answer: &CommandAnswer) {
+        let done = match action {
             Action::Lock(_) => "locked",
             Action::Revoke(_) => "revoked consent or enrolment on",
             Action::Suspend(_) => "suspended keys on",
+            Action::Refuse(_) => "refused a proposal for",
             Action::Authority(_) => "changed the authority of",
             Action::Release(_) => "released",
             Action::Start(_) => "started",
@@ -196,8 +275,7 @@ impl<'a> Session<'a> {
         let (done, scope) =
             (self.out.ink(Ink::Green, done), self.out.ink(Ink::Bold, answer.scope.to_string()));
         self.out.line(format!("{done} {scope} at entry {}", answer.index));
-        say_awaited(self.out, &answer);
-        Ok(answer)
+        say_awaited(self.out, answer);
     }
 
     /// Proves that what was sent is in the log.

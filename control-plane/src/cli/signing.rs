@@ -1,8 +1,10 @@
 //! Step ① of a stop, as the command does it: a document is built, shown, and signed with the operator's own keys.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
+use tagout_proto::authority::Unauthorised;
 use tagout_proto::command::{Action, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
@@ -73,6 +75,26 @@ impl Signed {
     pub fn check(&self, trust: &Trust) -> Result<(), Failure> {
         trust.authorise(self.action.kind(), &self.action.scope(), &self.envelope)?;
         Ok(())
+    }
+
+    /// What its signers lack to do this, if others can add it; a failure says why they may not at all. Nothing has been sent.
+    pub fn lacking(&self, trust: &Trust) -> Result<Option<Unauthorised>, Failure> {
+        let (action, scope) = (self.action.kind(), self.action.scope());
+        match trust.authorise(action, &scope, &self.envelope) {
+            Ok(_) => Ok(None),
+            Err(lacking @ Unauthorised::BelowThreshold { .. })
+                if action.may_be_proposed() && !self.counting(trust).is_empty() =>
+            {
+                Ok(Some(lacking))
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// Those of its signers who count.
+    pub fn counting<'a>(&self, trust: &'a Trust) -> BTreeSet<&'a str> {
+        let (action, scope) = (self.action.kind(), self.action.scope());
+        trust.authority().counting(action, &scope, &trust.signers(&self.envelope))
     }
 
     pub fn summary(&self, trust: &Trust) -> SignedSummary {

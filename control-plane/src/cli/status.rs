@@ -8,12 +8,13 @@ use tagout_proto::lock::LockKind;
 use tagout_proto::rule::{CallLimits, Terms, Verdict};
 use tagout_proto::scope::Scope;
 use tagout_proto::view::LockView;
-use tagout_proto::wire::{Agent, Agents, Locks, Status};
+use tagout_proto::wire::{Agent, Agents, Locks, ProposalRecord, Status};
 
 use super::Globals;
 use super::failure::{Exit, Failure};
 use super::log::seen::Seen;
 use super::out::{Ink, Out, count, instant, now_ms, span};
+use super::proposals;
 use super::session::Session;
 
 #[derive(Args)]
@@ -29,6 +30,7 @@ struct Everything<'a> {
     agents: &'a [Agent],
     /// In full, under another name than the status's number of them.
     lock_records: &'a [LockRecord],
+    proposals: &'a [ProposalRecord],
 }
 
 pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failure> {
@@ -49,7 +51,13 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         seen.check_size(status.log_size)?;
     }
     status.grants.retain(|grant| grant.scope.covers(&scope) || scope.covers(&grant.scope));
-    out.document(&Everything { status: &status, agents: &agents.agents, lock_records: &locks.locks });
+    let proposals = session.client.proposals(&scope)?.proposals;
+    out.document(&Everything {
+        status: &status,
+        agents: &agents.agents,
+        lock_records: &locks.locks,
+        proposals: &proposals,
+    });
 
     let deployment = out.ink(Ink::Bold, &session.deployment().name);
     let (node, epoch, size) = (&status.node, status.epoch.number, status.log_size);
@@ -70,6 +78,10 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
     say_locks(out, &locks);
     out.line(format!("\n{}", count(status.grants.len() as u64, "grant")));
     say_grants(out, status.grants.iter());
+    if !proposals.is_empty() {
+        out.line(format!("\n{}, see `tagout proposals`", count(proposals.len() as u64, "proposal")));
+        proposals::say_open(&session, &proposals);
+    }
     Ok(Exit::Ok)
 }
 

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use serde::{Deserialize, Serialize};
 
 use super::{GrantRecord, Ledger, Lock, Order, Rank, bulk};
-use crate::command::{Action, Listed};
+use crate::command::{Action, Listed, LockSet};
 use crate::digest::Digest;
 use crate::lock::LockKind;
 use crate::log::tree::{self, prove_inclusion};
@@ -90,6 +90,30 @@ impl Ledger {
         let grants = agent.upward().filter_map(|s| self.grants.get(&s)).flatten().map(|g| g.expires_at_ms);
         let locks = self.in_force_on(agent).map(|(_, lock)| lock.fact());
         rule::verdict(grants, locks, now_ms)
+    }
+
+    /// What the verdict for `agent` would be once `actions` took effect, for those who shall sign them. A start counts as
+    /// if its locks were released.
+    pub fn verdict_after(&self, actions: &[Action], agent: &Scope, now_ms: u64) -> Verdict {
+        let grants = agent.upward().filter_map(|s| self.grants.get(&s)).flatten().map(|g| g.expires_at_ms);
+        let more = actions.iter().filter_map(|action| match action {
+            Action::Grant(grant) if grant.scope.covers(agent) => Some(grant.expires_at_ms),
+            _ => None,
+        });
+        let ends = |action: &Action, id: &Digest, lock: &Lock| match action {
+            Action::Release(release) => {
+                !lock.kind.needs_start()
+                    && release.scope.covers(&lock.scope)
+                    && named(&release.locks, id, lock)
+            }
+            Action::Start(start) => {
+                lock.kind.needs_start() && start.scope.covers(agent) && named(&start.locks, id, lock)
+            }
+            _ => false,
+        };
+        let stays = |(id, lock): &(Digest, &Lock)| !actions.iter().any(|action| ends(action, id, lock));
+        let locks = self.in_force_on(agent).filter(stays).map(|(_, lock)| lock.fact());
+        rule::verdict(grants.chain(more), locks, now_ms)
     }
 
     /// Essential classes and limits for `agent` at `now_ms`.
@@ -241,6 +265,17 @@ impl Ledger {
             index: self.used_at(&grant.digest).expect("a grant's document is used"),
             expires_at_ms: grant.expires_at_ms,
             terms: grant.terms.clone(),
+        }
+    }
+}
+
+/// Whether a set of locks names this one; a bulk set by what it says of them, since its root holds for the moment of its
+/// entry.
+fn named(locks: &LockSet, id: &Digest, lock: &Lock) -> bool {
+    match locks {
+        LockSet::Ids(ids) => ids.contains(id),
+        LockSet::Bulk(bulk) => {
+            lock.index < bulk.before && bulk.by.as_ref().is_none_or(|by| lock.tag.by.contains(by))
         }
     }
 }

@@ -235,9 +235,11 @@ impl Record {
                 }
                 Err(_) => "restore".into(),
             },
-            EntryKind::Trip | EntryKind::Proposal | EntryKind::Drill | EntryKind::RuleVersion => {
-                self.kind.name().into()
-            }
+            EntryKind::Proposal => match Command::parse(self.document.as_bytes()) {
+                Ok(command) => format!("proposal {}: {}", self.digest.short(), of_command(&command.action)),
+                Err(_) => "proposal".into(),
+            },
+            EntryKind::Trip | EntryKind::Drill | EntryKind::RuleVersion => self.kind.name().into(),
         }
     }
 
@@ -278,6 +280,10 @@ fn of_command(action: &Action) -> String {
         Action::Suspend(suspend) => {
             let keys = count(suspend.keys.len() as u64, "key");
             format!("suspend {keys} {:?}{}", suspend.reason, of_case(&suspend.case))
+        }
+        Action::Refuse(refuse) => {
+            let id = refuse.proposal.short();
+            format!("refuse proposal {id} on {scope} {:?}{}", refuse.reason, of_case(&refuse.case))
         }
         Action::Release(release) => {
             format!("release {} on {scope} {:?}", count(release.locks.count(), "lock"), release.reason)

@@ -133,6 +133,9 @@ pub(super) fn named(bytes: &[u8]) -> String {
         Ok(command) if entry.kind == EntryKind::Command => {
             format!("{} of {}", command.action.kind(), command.action.scope())
         }
+        Ok(command) if entry.kind == EntryKind::Proposal => {
+            format!("proposal of a {} of {}", command.action.kind(), command.action.scope())
+        }
         _ => entry.kind.name().into(),
     }
 }

@@ -1,0 +1,156 @@
+//! `/v1/proposals`: commands that give and still lack signatures. Whoever sends one with enough of them, others' included,
+//! has it take effect.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tagout_proto::command::{Action, ActionKind, Command};
+use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::ledger::{Ledger, Proposed, Refusal};
+use tagout_proto::wire::{Agent, CommandAnswer, Enabled, Enables, ProposalRecord, ProposalShown, Proposals};
+use tracing::Instrument;
+
+use super::Api;
+use super::commands::{answer, read_envelope, refuse};
+use super::form::{FormRejection, WholeForm};
+use super::problem::{Code, Problem};
+use super::read::{ScopeQuery, agents_on, find_instances, scope_of};
+use crate::clock;
+use crate::fair::Source;
+use crate::service::Gathered;
+use crate::tls::Peer;
+use crate::way::way;
+
+/// Agents that are named of those that a command lets do more; all of them are counted.
+const ENABLED_SHOWN_MAX: usize = 100;
+
+/// `POST /v1/proposals`: the parts of a command.
+pub async fn propose(
+    State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    form: Result<WholeForm, FormRejection>,
+) -> Response {
+    let envelope = match form {
+        Ok(WholeForm(form)) => read_envelope(form).await,
+        Err(FormRejection::Body(problem)) => Err(problem),
+        Err(FormRejection::NotMultipart) => {
+            let detail = "send multipart/form-data with the parts command and signature, as to /v1/commands";
+            Err(Problem::new(Code::NotMultipart, detail))
+        }
+    };
+    let envelope = match envelope {
+        Ok(envelope) => envelope,
+        Err(problem) => return refuse(&api, peer, None, problem),
+    };
+    let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
+    match gather(&api, &envelope, from).instrument(way(&envelope.digest())).await {
+        Ok(Sent::InForce(answer)) => {
+            let status = if answer.repeated { StatusCode::OK } else { StatusCode::CREATED };
+            (status, Json(answer)).into_response()
+        }
+        Ok(Sent::Proposed(record)) => (StatusCode::ACCEPTED, Json(record)).into_response(),
+        Err(problem) => refuse(&api, peer, Some(&envelope), problem),
+    }
+}
+
+enum Sent {
+    InForce(CommandAnswer),
+    Proposed(ProposalRecord),
+}
+
+async fn gather(api: &Api, envelope: &Envelope, from: Source) -> Result<Sent, Problem> {
+    let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
+    let (id, action, scope) = (envelope.digest(), command.action.kind(), command.action.scope());
+    let found = find_instances(&api.service, scope.clone());
+    match api.service.gather_from(from, envelope, &command).await? {
+        Gathered::InForce(receipt) => {
+            if !receipt.repeated {
+                tracing::info!(digest = %id, index = receipt.index, %action, %scope, "a proposal took effect");
+            }
+            Ok(Sent::InForce(answer(api, &command, receipt, found).await))
+        }
+        Gathered::Proposed => {
+            let ledger = api.service.replica.ledger();
+            let proposed = ledger.proposed(&id).ok_or_else(|| gone(&id))?;
+            let record = record(&ledger, id, proposed);
+            let (signed_by, missing) = (record.signed_by.join(", "), record.missing.as_deref());
+            tracing::info!(digest = %id, %action, %scope, signed_by, missing, "a proposal was signed");
+            Ok(Sent::Proposed(record))
+        }
+    }
+}
+
+/// `GET /v1/proposals?scope=…`.
+pub async fn list(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Proposals>, Problem> {
+    let scope = scope_of(query)?;
+    let ledger = api.service.replica.ledger();
+    let open = ledger.proposals(clock::wall_ms()).into_iter();
+    let touching = open.filter(|(_, p)| p.scope.covers(&scope) || scope.covers(&p.scope));
+    let proposals = touching.map(|(id, proposed)| record(&ledger, id, proposed)).collect();
+    Ok(Json(Proposals { proposals }))
+}
+
+/// `GET /v1/proposals/{id}`.
+pub async fn show(
+    State(api): State<Api>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Json<ProposalShown>, Problem> {
+    let id = path.ok().and_then(|Path(id)| id.parse::<Digest>().ok()).ok_or_else(|| {
+        let detail =
+            "a proposal's id is a SHA-256 as 64 lowercase hex digits; /v1/proposals lists the open ones";
+        Problem::new(Code::BadProposalId, detail)
+    })?;
+    let (proposal, actions) = {
+        let ledger = api.service.replica.ledger();
+        let proposed = ledger.proposed(&id).ok_or_else(|| gone(&id))?;
+        (record(&ledger, id, proposed), with_releases(&ledger, proposed))
+    };
+    let agents = agents_on(&api.service, &proposal.scope).await;
+    let enables = enables(&api.service.replica.ledger(), &actions, &agents);
+    Ok(Json(ProposalShown { proposal, enables }))
+}
+
+fn gone(id: &Digest) -> Problem {
+    Refusal::NoSuchProposal(*id).into()
+}
+
+fn record(ledger: &Ledger, id: Digest, proposed: &Proposed) -> ProposalRecord {
+    let (signed_by, missing) = ledger.standing(proposed);
+    let Proposed { action, scope, envelope, entries, expires_at_ms } = proposed.clone();
+    let missing = missing.map(|lacking| lacking.to_string());
+    ProposalRecord { id, action, scope, command: envelope, signed_by, missing, entries, expires_at_ms }
+}
+
+/// What is proposed; with a start also the releases that are, since one ceremony proposes both.
+fn with_releases(ledger: &Ledger, proposed: &Proposed) -> Vec<Action> {
+    let read = |proposed: &Proposed| Command::parse(proposed.envelope.document.as_bytes()).map(|c| c.action);
+    let mut actions: Vec<Action> = read(proposed).into_iter().collect();
+    if proposed.action == ActionKind::Start {
+        let open = ledger.proposals(clock::wall_ms());
+        let releases = open.into_iter().filter(|(_, p)| p.action == ActionKind::Release);
+        actions.extend(releases.filter_map(|(_, p)| read(p).ok()));
+    }
+    actions
+}
+
+fn enables(ledger: &Ledger, actions: &[Action], agents: &[Agent]) -> Enables {
+    let now_ms = clock::wall_ms();
+    let more = |agent: &Agent| {
+        let verdict_then = ledger.verdict_after(actions, &agent.scope, now_ms);
+        let (scope, instances) = (agent.scope.clone(), agent.instances.len() as u64);
+        (verdict_then > agent.verdict).then_some(Enabled {
+            scope,
+            instances,
+            verdict: agent.verdict,
+            verdict_then,
+        })
+    };
+    let mut first: Vec<Enabled> = agents.iter().filter_map(more).collect();
+    let more = first.len() as u64;
+    first.truncate(ENABLED_SHOWN_MAX);
+    let instances = agents.iter().map(|agent| agent.instances.len() as u64).sum();
+    Enables { agents: agents.len() as u64, instances, more, first }
+}
