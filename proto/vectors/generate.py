@@ -671,6 +671,7 @@ def authority_cases():
     add("a principal of another kind", 60, small(principals=[{**small()["principals"][0], "kind": "robot"}, small()["principals"][1]]))
     add("a principal without keys", 60, small(principals=[person("alice"), small()["principals"][1]]))
     add("a role for the authority", 60, role(actions=["authority"]))
+    add("a role for refusals", 60, role(actions=["refuse"]))
     add("a role with a bad scope", [60, 19], role(scopes=["a//b"]))
     add("presence that is no boolean", 60, role(presence=1))
     add("a node key that is none", [60, 146], small(nodes=[{"id": 1, "key": "demo/node-1+00000000+" + b64(b"\x01" + NODE.raw)}]))
@@ -1807,8 +1808,7 @@ def history_cases():
     h.send(rule(0), "rule 0", 37, "bad-document", kind="rule-version")
     h.send(rule(2, note="x"), "a rule with a key more", 37, "bad-document", kind="rule-version")
     h.send(rule(2, deployment=OTHER), "a rule of another deployment", 78, "wrong-deployment", kind="rule-version")
-    for kind in ("proposal", "drill"):
-        h.send({"document": "{}", "signatures": []}, f"a {kind}", 137, "bad-document", kind=kind)
+    h.send({"document": "{}", "signatures": []}, "a drill", 137, "bad-document", kind="drill")
     h.stop(deployment=OTHER, name="a stop of another deployment", musts=78, want="wrong-deployment")
     h.stop(by=(), name="a stop without a signature", musts=58, want="unsigned")
     h.stop(by=(CAROL,), name="a stop by who may not", musts=[71, 73], want="no-role")
@@ -1899,7 +1899,7 @@ def random_history(number):
         return dice.some(ids + [digest_of(e) for _, e in coming] + [hexdigest(b"nothing")], 2)
 
     for _ in range(40):
-        scope, roll, sent = dice.of(SCOPES), dice.below(40), None
+        scope, roll, sent = dice.of(SCOPES), dice.below(45), None
         if roll < 7:
             sent = ("command", envelope(js(lock_document(scope)), *people(ALICE)))
             if dice.below(4) == 0:
@@ -1950,6 +1950,18 @@ def random_history(number):
         elif roll < 38:
             step = dice.of([s for s in h.steps if "envelope" in s])
             sent = (step["kind"], ENVELOPES[step["envelope"]])
+        elif roll < 42:
+            loosening = [s for s in h.steps if "envelope" in s and json.loads(ENVELOPES[s["envelope"]]["document"]).get("action") in PROPOSED]
+            if loosening:
+                text = ENVELOPES[dice.of(loosening)["envelope"]]["document"]
+                kind = dice.of(["proposal", "proposal", "proposal", "command"])
+                usual = (ALICE, BOB) if kind == "command" else dice.of([(ALICE,), (BOB,), (CAROL,)])
+                sent = (kind, envelope(text, *people(*usual)))
+        elif roll == 42:
+            ledger = h.ledger
+            named = dice.of([*ledger.proposals, *ledger.refused, hexdigest(b"nothing")])
+            known = ledger.proposals.get(named) or {"scope": scope}
+            sent = ("command", envelope(js(document("refuse", dice.of([known["scope"]] * 4 + [scope]), proposal=named)), *people(dice.of([BOB, BOT]))))
         else:
             h.now += dice.of([-1, 1, 5, 60]) * 60_000
         if sent is not None:
@@ -2034,6 +2046,104 @@ def enrolment_cases():
     h.log("the log of the enrolments", [103, 104])
 
 
+# ---------------------------------------------------------------------------------------------------- proposals
+
+
+def proposal_cases():
+    def add(name, musts, doc, want="accept"):
+        command_case("command", name, musts, js(doc), want)
+
+    named = "ab" * 32
+    add("a refuse", 22, document("refuse", "a/b", proposal=named))
+    add("a refuse with a case", 22, document("refuse", "*", proposal=named, case="INC-1"))
+    add("a refuse without what it refuses", 22, document("refuse", "a"), "bad-document")
+    add("a refuse of two", [22, 11], document("refuse", "a", proposal=[named, named]), "bad-document")
+    add("a refuse without a scope", [22, 31], document("refuse", proposal=named, drop=["scope"]), "bad-document")
+
+    h = History("proposals")
+    h.grant("*")
+    lock = h.stop("a")
+    by = lambda doc, *who: envelope(js(doc), *who)
+    propose = lambda doc, who, *more, **other: h.send(by(doc, *who), *more, kind="proposal", **other)
+    release, start = document("release", "a", locks=[lock]), document("start", "a", locks=[lock])
+    propose(document("stop", "a", mode="halt"), (ALICE,), "a proposal of a stop", 188, "not-proposed")
+    propose(json.loads(successor(GENESIS)["document"]), (ROOT_1,), "a proposal of an authority", 188, "not-proposed")
+    h.send({"document": js(release), "signatures": []}, "a proposal without a signature", [58, 188], "unsigned", kind="proposal")
+    propose(release, (STRANGER,), "a proposal by a stranger", 188, "no-valid-signature")
+    propose(release, (BOT,), "a proposal by an automation", [188, 66], "no-role")
+    propose(release, (DORA,), "a proposal by who may not sign it", 188, "no-role")
+    propose({**release, "deployment": OTHER}, (ALICE,), "a proposal of another deployment", 78, "wrong-deployment")
+    propose(release, (ALICE, BOB), "a proposal that enough signed", 188, "signed-by-enough")
+    propose(document("release", "b", locks=[lock]), (ALICE,), "a proposal of a release from elsewhere", 189, "lock-outside-scope")
+    propose(grant_document("a", h.now), (ALICE,), "a proposal of a grant that ends now", 189, "expired")
+    identity = propose(release, (ALICE,), "a proposal", [188, 193])
+    propose(start, (BOB,), "a proposal of a start before its release", 189)
+    h.look("a/x", DENIED, "they enable nothing", 193)
+    h.send(by(release, BOB), "the second signature alone is no command", 71, "below-threshold")
+    propose(release, (ALICE,), "the same signature again", 190, "nothing-new")
+    propose(release, (ALICE_2,), "another key of the same person", 190, "nothing-new")
+    propose(release, (BOT,), "an automation adds nothing", 188, "no-role")
+    propose(release, (BOT, BOB), "a second person, with an automation beside", [190, 68])
+    propose(release, (CAROL,), "a third person", 190)
+    h.look("a/x", DENIED, "also with enough signatures no proposal takes effect", 193)
+    h.send(by(release, ALICE, BOB), "the command with enough of them", 194)
+    propose(release, (CAROL,), "a proposal of what took effect", 189)
+    refuse = lambda scope, what, who, *more, **other: h.tighten("refuse", scope, *more, proposal=what, by=who, **other)
+    refuse("a", identity, (ALICE,), "a refusal of what took effect", 194, "no-such-proposal")
+    h.send(by(start, BOB, CAROL), "the start", 194)
+    h.look("a/x", ENABLED, "and the agent runs", 193)
+
+    h = History("proposals that end")
+    h.grant("*")
+    first, second = h.stop("a"), h.stop("team")
+    release = lambda scope="a", locks=(first,), **more: document("release", scope, locks=list(locks), **more)
+    one = release()
+    identity = propose(one, (ALICE,))
+    h.now += 3_599_999
+    propose(one, (BOB,), "a signature in the last moment", 191)
+    h.now += 1
+    propose(one, (ALICE,), "after its end it begins anew", 191)
+    propose(one, (BOB,), "and takes who had signed before", [190, 191])
+    refuse("*", identity, (BOB,), "a refusal for another scope", 196, "proposal-elsewhere")
+    refuse("a", identity, (DORA,), "a refusal by who may neither sign nor stop", 195, "no-role")
+    refuse("a", identity, (STRANGER,), "a refusal by a stranger", 195, "no-valid-signature")
+    refuse("a", "ab" * 32, (BOB,), "a refusal of nothing", 196, "no-such-proposal")
+    refuse("a", "ab" * 32, (STRANGER,), "a refusal of nothing by a stranger", [195, 108], "no-valid-signature")
+    last = refuse("a", identity, (CAROL,), "a refusal by one who may sign it", 195)
+    h.again(last, "the refusal again", 106)
+    refuse("a", identity, (ALICE,), "a second refusal", 197, "refused")
+    propose(one, (ALICE,), "a proposal of what was refused", 197, "refused")
+    h.send(by(one, ALICE, BOB), "a command that was refused", 197, "refused")
+    h.send(by(one, ALICE), "signatures are judged before that", [108, 197], "below-threshold")
+    other = propose(release("team", (second,)), (ALICE,))
+    refuse("team", other, (DORA,), "a refusal by one who may stop there", 195)
+    other = propose(release("team", (second,)), (ALICE,))
+    refuse("team", other, (BOT,), "a refusal by an automation", 195)
+    expired = propose(release(), (ALICE,))
+    h.now += 3_600_000
+    refuse("a", expired, (BOB,), "a refusal of one that has expired", 196)
+    forgotten = propose(release(), (ALICE,))
+    h.now += 3_600_000
+    propose(release(), (ALICE,))
+    refuse("a", forgotten, (BOB,), "an expired one is forgotten with the next proposal", 196, "no-such-proposal")
+    for n in range(63):
+        propose(release(id=f"many-{n}"), (ALICE,))
+    propose(release(), (BOB,), "a proposal more than there may be", 192, "too-many-proposals")
+    h.stop("b", name="a stop meanwhile", musts=192)
+    h.now += 3_600_000
+    kept = propose(release(), (BOB,), "when they have expired there is room", 192)
+    h.send(envelope(js(document("suspend", keys=[BOB.line])), ALICE))
+    text = [p for p in ENVELOPES if digest_of(p) == kept][0]["document"]
+    h.send(envelope(text, CAROL), "a suspended key collects no more", [85, 190], kind="proposal")
+    h.send(envelope(text, ALICE, CAROL), "those who are left are enough", 194)
+    kept = propose(release("team", (second,)), (ALICE,))
+    lost, version = h.ledger.size, h.ledger.trust.authority
+    text = restore_document(2, "e4" * 32, (version["version"], version["digest"]), lost, h.ledger.root().hex(), lost)
+    h.send(envelope(text, ROOT_1, ROOT_2), "a restore", [132, 194], kind="restore")
+    refuse("team", kept, (ALICE,), "a restore ends all proposals", 194, "no-such-proposal")
+    h.log("the log of the proposals", [103, 104])
+
+
 # ---------------------------------------------------------------------------------------------------- all of it
 
 NOTE = "Written by generate.py from SPEC.md; do not edit. Cases are described in README.md."
@@ -2047,6 +2157,7 @@ def main():
     for number in range(int(sys.argv[2]) if len(sys.argv) > 2 else RANDOM_HISTORIES):
         random_history(number)
     enrolment_cases()
+    proposal_cases()
     files = {topic: {"note": NOTE, "cases": cases} for topic, cases in TOPICS.items()}
     files["history"] = {"note": NOTE, "histories": HISTORIES}
     files["envelopes"] = {"note": NOTE, "pinned": PINNED, "envelopes": ENVELOPES}

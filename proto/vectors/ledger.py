@@ -1,10 +1,11 @@
 """The ledger of SPEC.md section 11, small and slow: what the vectors expect of a history."""
 
+import copy
 import json
 
 from tagout import (
-    NEEDS_START, Refused, Trust, check_bounds, covers, data_of, digest_of, encode_entry, fact, hexdigest, is_digest,
-    kind_name, leaf_hash, parse_command, parse_restore, parse_rule, parse_trip, proofs, root, terms, verdict,
+    NEEDS_START, PROPOSED, Refused, Trust, check_bounds, counting, covers, data_of, digest_of, encode_entry, fact, hexdigest, is_digest,
+    kind_name, leaf_hash, may_refuse, parse_command, parse_restore, parse_rule, parse_trip, proofs, root, terms, verdict,
 )
 
 RANKS = ["halt", "drain", "isolate", "pause", "restrict", "calls_per_minute", "tokens_per_minute"]
@@ -24,6 +25,7 @@ class Ledger:
         self.entries, self.leaves, self.prev = [], [], "00" * 32
         self.locks, self.grants, self.void, self.used, self.waiting = {}, [], {}, {}, {}
         self.enrolments = []
+        self.proposals, self.refused = {}, {}
         self.rule = 1
 
     @property
@@ -68,7 +70,7 @@ class Ledger:
 
     def judge(self, kind, time_ms, envelope):
         digest = digest_of(envelope)
-        if kind in ("proposal", "drill"):
+        if kind == "drill":
             raise Refused("bad-document")
         if kind == "outcome":
             return self.outcome(time_ms, envelope)
@@ -79,16 +81,18 @@ class Ledger:
             index = self.take(kind, time_ms, envelope)
             self.trust = trust
             return self.receipt(index, time_ms, digest)
-        if kind in ("command", "restore"):
+        if kind in ("command", "restore", "proposal"):
             check_bounds(envelope)
         if self.trust is None:
             raise Refused("not-ready")
-        return {"command": self.command, "trip": self.trip, "restore": self.restore, "rule-version": self.rule_version}[kind](
-            time_ms, envelope)
+        judges = {"command": self.command, "trip": self.trip, "restore": self.restore, "rule-version": self.rule_version,
+                  "proposal": self.propose}
+        return judges[kind](time_ms, envelope)
 
     def take(self, kind, time_ms, envelope):
         index = self.append(kind, time_ms, envelope)
         self.used[digest_of(envelope)] = {"index": index, "time_ms": time_ms, "ended": None, "outcome": None}
+        self.proposals.pop(digest_of(envelope), None)
         return index
 
     # ------------------------------------------------------------------------------------------------ what is no command
@@ -141,7 +145,7 @@ class Ledger:
         tag = {"reason": restore["reason"], "by": by, "case": None}
         self.trust.epochs.append((restore["number"], restore["id"]))
         self.void.update({g["digest"]: self.size for g in self.grants})
-        self.grants = []
+        self.grants, self.proposals = [], {}
         return self.place("restore", time_ms, envelope, "*", "halt", tag, restore["lost_from"])
 
     # ------------------------------------------------------------------------------------------------ commands
@@ -152,13 +156,8 @@ class Ledger:
         self.trust.check_deployment(command["deployment"])
         if action == "authority":
             return self.repeated(digest) or self.authority(command["authority"], time_ms, envelope)
-        by = []
-        if action == "grant":
-            self.trust.judge_grant(envelope)
-        else:
-            by = self.trust.authorise(action, command["scope"], envelope)
-        if action in ("grant", "enroll") and digest in self.void:
-            raise Refused("void")
+        by = self.signed(command, envelope)
+        self.not_ended(action, digest)
         first = self.repeated(digest)
         if first:
             return first
@@ -166,6 +165,96 @@ class Ledger:
             tag = {"reason": command["reason"], "by": by, "case": command.get("case")}
             return self.place("command", time_ms, envelope, command["scope"], command["kind"], tag)
         return getattr(self, action)(command, time_ms, envelope)
+
+    def signed(self, command, envelope):
+        """The names of those who signed, if they are enough (M71, M89, M195)."""
+        if command["action"] == "grant":
+            self.trust.judge_grant(envelope)
+            return []
+        if command["action"] == "refuse":
+            return self.signed_refusal(command, envelope)
+        return self.trust.authorise(command["action"], command["scope"], envelope)
+
+    def not_ended(self, action, digest):
+        if action in ("grant", "enroll") and digest in self.void:
+            raise Refused("void")
+        if digest in self.refused:
+            raise Refused("refused")
+
+    # ------------------------------------------------------------------------------------------------ proposals
+
+    def counting(self, command, envelope):
+        return counting(self.trust.authority, command["action"], command["scope"], self.trust.signers(envelope))
+
+    def merged(self, command, known, envelope):
+        """M190: of all signatures those of principals who count."""
+        before = known["signatures"] if known else []
+        every = before + [s for s in envelope["signatures"] if s not in before]
+        one = lambda signatures: {"document": envelope["document"], "signatures": signatures}
+        names = self.counting(command, one(every))
+        return one([s for s in every if names & set(self.trust.signers(one([s])))])
+
+    def propose(self, time_ms, envelope):
+        """M188 to M193."""
+        command, digest = parse_command(data_of(envelope)), digest_of(envelope)
+        action = command["action"]
+        self.trust.check_deployment(command["deployment"])
+        if action not in PROPOSED:
+            raise Refused("not-proposed")
+        enough = True
+        try:
+            self.signed(command, envelope)
+        except Refused as refused:
+            enough = False
+            if refused.code != "below-threshold" or not self.counting(command, envelope):
+                raise
+        self.not_ended(action, digest)
+        first = self.repeated(digest)
+        if first:
+            return first
+        if enough:
+            raise Refused("signed-by-enough")
+        try:
+            getattr(copy.deepcopy(self), action)(command, time_ms, envelope)
+        except Refused as refused:
+            if action != "start" or refused.code not in ("not-released", "other-locks"):
+                raise
+        open_ = {i: p for i, p in self.proposals.items() if time_ms < p["expires_at_ms"]}
+        known = open_.get(digest)
+        merged = self.merged(command, known, envelope)
+        if len(merged["signatures"]) > 16:
+            raise Refused("too-large")
+        if known is None:
+            if len(open_) >= 64:
+                raise Refused("too-many-proposals")
+            known = {"action": action, "scope": command["scope"], "expires_at_ms": time_ms + 3_600_000}
+        elif self.counting(command, merged) <= self.counting(command, {**merged, "signatures": known["signatures"]}):
+            raise Refused("nothing-new")
+        index = self.append("proposal", time_ms, envelope)
+        self.proposals = {**open_, digest: {**known, "signatures": merged["signatures"]}}
+        return self.receipt(index, time_ms, digest)
+
+    def signed_refusal(self, command, envelope):
+        """M195."""
+        signers = self.trust.signers(envelope)
+        named = self.proposals.get(command["proposal"]) or self.refused.get(command["proposal"])
+        if named is None:
+            raise Refused("no-such-proposal" if signers else "no-valid-signature")
+        may_refuse(self.trust.authority, named["action"], named["scope"], signers)
+        return list(signers)
+
+    def refuse(self, command, time_ms, envelope):
+        """M196, M197."""
+        named = command["proposal"]
+        if named in self.refused:
+            raise Refused("refused")
+        if named not in self.proposals:
+            raise Refused("no-such-proposal")
+        if self.proposals[named]["scope"] != command["scope"]:
+            raise Refused("proposal-elsewhere")
+        index = self.take("command", time_ms, envelope)
+        self.refused[named] = self.proposals.pop(named)
+        return self.receipt(index, time_ms, digest_of(envelope))
 
     def authority(self, next_, time_ms, envelope):
         """M130."""

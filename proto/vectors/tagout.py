@@ -356,8 +356,9 @@ def covers(scope, other):
 
 # ---------------------------------------------------------------------------------------------------- 4 commands
 
-ACTIONS = "stop restrict throttle isolate revoke suspend release start grant enroll authority".split()
-TIGHTEN = ACTIONS[:6]
+ACTIONS = "stop restrict throttle isolate revoke suspend refuse release start grant enroll authority".split()
+TIGHTEN, PROPOSED = ACTIONS[:7], ACTIONS[7:11]
+OF_ROLES = [action for action in ACTIONS if action not in ("refuse", "authority")]
 NEEDS_START = ("halt", "drain")
 
 
@@ -420,6 +421,8 @@ def parse_command(data):
         command["keys"] = [document_key(fields, line) for line in fields.list("keys", 64, str)]
         if len({key_id(key) for key in command["keys"]}) != len(command["keys"]):
             fields.bad("keys")
+    elif action == "refuse":
+        command["proposal"] = fields.digest("proposal")
     elif action in ("release", "start"):
         command["locks"] = locks_of(fields)
         if action == "release" and fields.has("lost_from"):
@@ -831,7 +834,7 @@ def parse_authority(data):
         role["threshold"] = r.number("threshold", 1, 128)
         role["presence"], role["verification"] = r.boolean("presence"), r.boolean("verification")
         r.end()
-        if not all(x in ACTIONS[:10] for x in role["actions"]) or not all(map(is_scope, role["scopes"])):
+        if not all(x in OF_ROLES for x in role["actions"]) or not all(map(is_scope, role["scopes"])):
             r.bad("role")
         a["roles"].append(role)
     root = f.object("root")
@@ -948,6 +951,27 @@ def authorise(authority, action, scope, signers):
     raise Refused("below-threshold" if near else "no-role")
 
 
+def counting(authority, action, scope, signers):
+    """Those who count towards M71, be they enough or not."""
+    found = set()
+    for role in authority["roles"]:
+        if action in role["actions"] and any(covers(s, scope) for s in role["scopes"]):
+            found |= {name for name, (p, v) in signers.items() if name in role["principals"]
+                      and (p or not role["presence"]) and (v or not role["verification"])}
+    return found
+
+
+def may_refuse(authority, action, scope, signers):
+    """M195."""
+    if not signers:
+        raise Refused("no-valid-signature")
+    for role in authority["roles"]:
+        if {action, "stop"} & set(role["actions"]) and any(covers(s, scope) for s in role["scopes"]):
+            if any(name in role["principals"] for name in signers):
+                return
+    raise Refused("no-role")
+
+
 def check_root(authority, envelope_):
     """M75."""
     keys = {key_id(s["key"]) for s in authority["root"]["signers"]}
@@ -999,9 +1023,12 @@ class Trust:
 
     def authorise(self, action, scope, envelope_):
         """M71, M85: the names of those who signed, in the order of their signatures."""
-        signers = attribute(self.authority, self.usable(proofs(envelope_)), digest_of(envelope_))
+        signers = self.signers(envelope_)
         authorise(self.authority, action, scope, signers)
         return list(signers)
+
+    def signers(self, envelope_):
+        return attribute(self.authority, self.usable(proofs(envelope_)), digest_of(envelope_))
 
     def learn(self, envelope_):
         check_bounds(envelope_)

@@ -102,13 +102,13 @@ impl Ledger {
     }
 
     /// Who has signed a proposal, of those who count; and what it still takes, in words, if that is something.
-    pub fn standing(&self, proposed: &Proposed) -> (Vec<String>, Option<Unauthorised>) {
-        let Some(trust) = self.trust() else { return (Vec::new(), None) };
+    pub fn standing(&self, proposed: &Proposed) -> (Vec<String>, Option<Refusal>) {
+        let Some(trust) = self.trust() else { return (Vec::new(), Some(Refusal::NoGenesis)) };
         let (action, scope) = (proposed.action, &proposed.scope);
         let lacking = Command::parse(proposed.envelope.document.as_bytes()).map_err(Refusal::from);
         let lacking = lacking.and_then(|command| self.signed(&command.action, &proposed.envelope)).err();
         let names = counting(trust, action, scope, &proposed.envelope).into_iter().map(Into::into);
-        (names.collect(), lacking.and_then(lacks_signatures))
+        (names.collect(), lacking)
     }
 
     /// `envelope` with the signatures that its proposal has collected, if together they are enough.
@@ -134,16 +134,18 @@ impl Ledger {
         if !action.may_be_proposed() {
             return Err(Refusal::NotProposed(action));
         }
-        let lacking = match self.signed(&command.action, envelope) {
-            Ok(_) => None,
+        let enough = match self.signed(&command.action, envelope) {
+            Ok(_) => true,
+            Err(refusal) if !refusal.lacks_signatures() => return Err(refusal),
+            // They have a role for it, and show nothing that it asks of keys.
             Err(refusal) if counting(trust, action, &scope, envelope).is_empty() => return Err(refusal),
-            Err(refusal) => Some(lacks_signatures(refusal.clone()).ok_or(refusal)?),
+            Err(_) => false,
         };
         self.check_not_ended(&command.action, &id)?;
         if let Some(receipt) = self.repeated(envelope)? {
             return Ok(Judged::Repeated(receipt));
         }
-        if lacking.is_none() {
+        if enough {
             return Err(Refusal::SignedByEnough);
         }
         let starts = action == ActionKind::Start;
@@ -173,7 +175,7 @@ impl Ledger {
             (counting(trust, action, &scope, &known.envelope), counting(trust, action, &scope, &merged));
         if after.is_subset(&before) {
             let signed = before.into_iter().collect::<Vec<_>>().join(", ");
-            let missing = self.signed(&command.action, &merged).err().and_then(lacks_signatures);
+            let missing = self.signed(&command.action, &merged).err();
             let missing = missing.map(|lacking| format!(" ({lacking})")).unwrap_or_default();
             return Err(Refusal::NothingNew { proposal: id, signed, missing });
         }
@@ -238,11 +240,9 @@ fn merged(trust: &Trust, action: &Action, known: Option<&Proposed>, envelope: &E
     merged
 }
 
-/// What more signatures may heal.
-fn lacks_signatures(refusal: Refusal) -> Option<Unauthorised> {
-    match refusal {
-        Refusal::Unauthorised(error @ Unauthorised::BelowThreshold { .. })
-        | Refusal::VoidBefore { error: error @ Unauthorised::BelowThreshold { .. }, .. } => Some(error),
-        _ => None,
+impl Refusal {
+    /// Whether it is only that too few of those signed who may.
+    fn lacks_signatures(&self) -> bool {
+        matches!(self, Self::Unauthorised(Unauthorised::BelowThreshold { .. }))
     }
 }
