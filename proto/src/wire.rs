@@ -172,6 +172,7 @@ pub struct ProposalRecord {
     pub command: Envelope,
     pub signed_by: Vec<String>,
     /// What it still takes, in words; absent once that is nothing, and then anybody who signed may send it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
     /// The entries of the log that brought the signatures.
     pub entries: Vec<u64>,

@@ -14,7 +14,7 @@ use tagout_proto::sshsig::SshSignature;
 use super::schema::{KEYWORDS, Met, Schemas, each, escaped, pointer, resolve};
 
 /// The codes that no request brings about yet: refusals of what nodes and root signers append.
-const OUT_OF_REACH: [&str; 7] = [
+const OUT_OF_REACH: [&str; 8] = [
     "epoch-returns",
     "epoch-rollback",
     "outcome-known",
@@ -22,6 +22,7 @@ const OUT_OF_REACH: [&str; 7] = [
     "restore-elsewhere",
     "rule-in-force",
     "rule-unknown",
+    "signed-by-enough",
 ];
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 pub const NO_SUCH_PATH: &str = "/components/responses/NoSuchPath";
@@ -291,6 +292,7 @@ fn the_bounds_are_those_of_the_code() {
         ("Suspend/properties/keys/maxItems", KEYS_PER_SUSPEND_MAX as u64),
         ("LockSet/oneOf/0/maxItems", LOCK_IDS_MAX as u64),
         ("BulkLocks/properties/count/maximum", BULK_LOCKS_MAX),
+        ("Role/properties/actions/maxItems", ROLE_ACTIONS_MAX as u64),
         ("Grant/properties/essential/maxItems", ESSENTIAL_CLASSES_MAX as u64),
         ("Seen/properties/authority/maximum", AUTHORITY_VERSIONS_MAX),
         ("AuthorityCommand/properties/version/maximum", AUTHORITY_VERSIONS_MAX),

@@ -8,13 +8,15 @@ use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Method, Request, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tagout_proto::command::{
-    Action, BulkLocks, Enroll, Grant, LockCommand, LockSet, Release, Revoke, Seen, Suspend,
+    Action, BulkLocks, Command, Enroll, Grant, LockCommand, LockSet, Refuse, Release, Revoke, Seen, Suspend,
 };
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::LeaseResponse;
 use tagout_proto::ledger::bulk_locks;
-use tagout_proto::limits::{COMMAND_MAX_BYTES, GRANTS_PER_SCOPE_MAX, REMEMBERED_PER_ID_MAX, STOP_MAX_BYTES};
+use tagout_proto::limits::{
+    COMMAND_MAX_BYTES, GRANTS_PER_SCOPE_MAX, PROPOSALS_MAX, REMEMBERED_PER_ID_MAX, STOP_MAX_BYTES,
+};
 use tagout_proto::lock::LockKind;
 use tagout_proto::rule::{CallLimits, Terms};
 use tagout_proto::sshsig::PublicKey;
@@ -35,17 +37,25 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("shutdownAgent", "bad-request"),
     ("tripAgent", "bad-request"),
     ("takeWebhook", "bad-request"),
+    ("signProposal", "bad-request"),
     // An automation whose role is for other scopes.
     ("takeWebhook", "no-role"),
-    // 1,024 waves, 16,384 suspended keys, 20,000 connections.
+    // 1,024 waves, 16,384 suspended keys or refusals, 20,000 connections.
     ("submitCommand", "too-many-waves"),
     ("submitCommand", "too-many-suspended"),
+    ("submitCommand", "too-many-refused"),
+    ("signProposal", "too-many-waves"),
+    // A role that asks for a touch.
+    ("signProposal", "below-threshold"),
     ("listenForStops", "too-many-listeners"),
     // A restore.
     ("submitCommand", "lost-from"),
+    ("signProposal", "lost-from"),
     // A quorum that is lost, or a genesis that is not there yet.
     ("submitCommand", "not-committed"),
     ("submitCommand", "not-ready"),
+    ("signProposal", "not-committed"),
+    ("signProposal", "not-ready"),
     ("shutdownAgent", "not-committed"),
     ("shutdownAgent", "not-ready"),
     ("askForLease", "no-lease"),
@@ -65,6 +75,7 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("shutdownAgent", "not-kept"),
     // A flood, of which flood.rs is a test.
     ("submitCommand", "busy"),
+    ("signProposal", "busy"),
     ("shutdownAgent", "busy"),
     ("askForLease", "busy"),
     ("confirmStop", "busy"),
@@ -73,12 +84,14 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("tryAuthority", "busy"),
     // A full disk, of which full_disk.rs is a test.
     ("submitCommand", "disk-low"),
+    ("signProposal", "disk-low"),
     ("submitCommand", "disk-full"),
     ("shutdownAgent", "disk-full"),
     ("tripAgent", "disk-low"),
     ("takeWebhook", "disk-full"),
     // A disk that fails.
     ("submitCommand", "internal"),
+    ("signProposal", "internal"),
     ("shutdownAgent", "internal"),
     ("tripAgent", "internal"),
     ("takeWebhook", "internal"),
@@ -130,7 +143,12 @@ fn the_node_serves_the_committed_document() {
             }
             let answer = http.delete(&url).send().await.unwrap();
             let allowed = answer.headers()["allow"].clone();
-            assert_eq!(allowed, if operation.method == "GET" { "GET,HEAD" } else { "POST" }, "{operation:?}");
+            let all = operations(&document);
+            let methods = ["POST", "GET"].into_iter().filter(|method| {
+                all.iter().any(|other| other.path == operation.path && other.method == *method)
+            });
+            let methods: Vec<_> = methods.map(|m| if m == "GET" { "GET,HEAD" } else { m }).collect();
+            assert_eq!(allowed, methods.join(","), "{operation:?}");
             traffic.judge(METHOD_NOT_ALLOWED, answer).await;
         }
         let answer = http.get(deployment.url("/v1/agent")).send().await.unwrap();
@@ -158,6 +176,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         traffic.webhooks().await;
         traffic.enrolments().await;
         traffic.refused_forms().await;
+        traffic.proposals().await;
         traffic.authorities().await;
         let answer = far.await.unwrap().unwrap();
         traffic.answered("readCheckpoint", answer).await;
@@ -461,8 +480,25 @@ impl<'a> Traffic<'a> {
             ),
             (self.deployment.signed(&["alice"], elsewhere), "wrong-deployment"),
         ];
-        for (id, path) in [("submitCommand", "/v1/commands"), ("shutdownAgent", "/agent/shutdown")] {
-            for (envelope, code) in &envelopes {
+        let long = good.document.clone() + &" ".repeat(COMMAND_MAX_BYTES);
+        let gives = self.deployment.release("doc", &[Digest([8; 32])]).document;
+        let gives_elsewhere =
+            gives.replace(&self.deployment.name.genesis.to_string(), &Digest([7; 32]).to_string());
+        let of_proposals = [
+            (envelopes[0].0.clone(), "bad-document"),
+            (Envelope { document: gives.clone(), signatures: Vec::new() }, "unsigned"),
+            (self.deployment.signed(&["stranger"], gives.clone()), "no-valid-signature"),
+            (self.deployment.signed(&["soar"], gives), "no-role"),
+            (self.deployment.signed(&["alice"], long), "too-large"),
+            (self.deployment.signed(&["alice"], gives_elsewhere), "wrong-deployment"),
+            (good.clone(), "not-proposed"),
+        ];
+        for (id, path, envelopes) in [
+            ("submitCommand", "/v1/commands", &envelopes[..]),
+            ("shutdownAgent", "/agent/shutdown", &envelopes),
+            ("signProposal", "/v1/proposals", &of_proposals),
+        ] {
+            for (envelope, code) in envelopes {
                 let request = self.form(path, envelope);
                 self.refused(id, request, code).await;
             }
@@ -470,6 +506,7 @@ impl<'a> Traffic<'a> {
             self.refused(id, self.post(path).multipart(part), "bad-multipart").await;
         }
         self.refused("submitCommand", self.post("/v1/commands").json(&json!({})), "not-multipart").await;
+        self.refused("signProposal", self.post("/v1/proposals").json(&json!({})), "not-multipart").await;
         self.refused("shutdownAgent", self.post("/agent/shutdown").json(&json!({})), "unsigned").await;
         let release = self.deployment.release("doc", &[Digest([8; 32])]);
         let request = self.form("/agent/shutdown", &release);
@@ -498,6 +535,76 @@ impl<'a> Traffic<'a> {
             }
         }
         self.get("listLocks", "/v1/locks", 200).await;
+    }
+
+    async fn proposals(&mut self) {
+        let stopped = self.deployment.stop("doc/proposed");
+        self.silent("doc/proposed").await;
+        self.taken(&stopped, 201).await;
+        let lock = stopped.digest();
+        let by = |of: &Envelope, who: &[&str]| self.deployment.signed(who, of.document.clone());
+        let release = self.deployment.release("doc/proposed", &[lock]);
+        let start = self.deployment.start_of("doc/proposed", &[lock]);
+        let (firsts, seconds) =
+            ([&release, &start].map(|of| by(of, &["alice"])), [&release, &start].map(|of| by(of, &["bob"])));
+        let refuse = |proposal: Digest, on: &str| {
+            let (scope, reason, case) = (parse(on), "not tonight".into(), Some("INC-4711".into()));
+            let action = Action::Refuse(Refuse { scope, proposal, reason, case });
+            self.deployment.envelope(&["soar"], &action)
+        };
+        let refused = self.deployment.release("doc/proposed", &[lock]);
+        let (refused, ours) = (by(&refused, &["alice"]), by(&refused, &["bob"]));
+        let refusals = [
+            (refuse(Digest([7; 32]), "doc"), "no-such-proposal"),
+            (refuse(refused.digest(), "doc"), "proposal-elsewhere"),
+        ];
+        let refusal = refuse(refused.digest(), "doc/proposed");
+
+        self.proposed(&refused).await;
+        for (envelope, code) in &refusals {
+            self.refuses(envelope, code).await;
+        }
+        self.taken(&refusal, 201).await;
+        for envelope in [&refused, &ours] {
+            let request = self.form("/v1/proposals", envelope);
+            self.refused("signProposal", request, "refused").await;
+        }
+        let whole = Envelope { signatures: [refused.signatures, ours.signatures].concat(), ..ours };
+        self.refuses(&whole, "refused").await;
+
+        for envelope in &firsts {
+            let record = self.proposed(envelope).await;
+            assert_eq!((&record["signed_by"], &record["id"]), (&json!(["alice"]), &json!(envelope.digest())));
+            let request = self.form("/v1/proposals", envelope);
+            self.refused("signProposal", request, "nothing-new").await;
+        }
+        let listed = self.get("listProposals", "/v1/proposals?scope=doc", 200).await;
+        assert_eq!(listed["proposals"].as_array().unwrap().len(), 2);
+        let shown = self.get("readProposal", &format!("/v1/proposals/{}", start.digest()), 200).await;
+        assert_eq!(shown["enables"]["first"][0]["verdict_then"], "enabled");
+        for status in [201, 200] {
+            for envelope in &seconds {
+                let request = self.form("/v1/proposals", envelope);
+                self.asked("signProposal", request, status).await;
+            }
+        }
+        let gone = format!("/v1/proposals/{}", start.digest());
+        self.refused("readProposal", self.read(&gone), "no-such-proposal").await;
+        self.refused("readProposal", self.read("/v1/proposals/12ab"), "bad-proposal-id").await;
+        self.refused("listProposals", self.read("/v1/proposals?scope=a//b"), "bad-scope").await;
+        self.refused("listProposals", self.read("/v1/proposals?scope=a&scope=b"), "bad-request").await;
+
+        let mut last = None;
+        for n in 0..=PROPOSALS_MAX {
+            let seen = self.seen().await;
+            let grant = self.grant(&format!("doc/many/{n}"), Terms::default(), seen);
+            last = Some(self.deployment.signed(&["alice"], grant.document));
+            if n < PROPOSALS_MAX {
+                self.proposed(last.as_ref().unwrap()).await;
+            }
+        }
+        let request = self.form("/v1/proposals", &last.expect("one more than there may be"));
+        self.refused("signProposal", request, "too-many-proposals").await;
     }
 
     async fn enrolments(&mut self) {
@@ -754,11 +861,26 @@ impl<'a> Traffic<'a> {
         self.asked("submitCommand", request, status).await
     }
 
-    /// Sends a command that is well made and does not fit the state or its signers.
+    /// Sends a command that one person signed as a proposal.
+    async fn proposed(&mut self, envelope: &Envelope) -> Value {
+        self.fits_its_form("signProposal", envelope);
+        let request = self.form("/v1/proposals", envelope);
+        self.asked("signProposal", request, 202).await
+    }
+
+    /// Sends a command that is well made and does not fit the state or its signers. What gives is not proposed either.
     async fn refuses(&mut self, envelope: &Envelope, code: &str) {
         self.fits_its_form("submitCommand", envelope);
         let request = self.form("/v1/commands", envelope);
         self.refused("submitCommand", request, code).await;
+        let command = Command::parse(envelope.document.as_bytes()).expect("it is well made");
+        if command.action.kind().may_be_proposed() && envelope.signatures.len() == PEOPLE.len() {
+            // But for what the release may change that a start waits for.
+            let early = ["not-released", "other-locks"].contains(&code);
+            let alone = self.deployment.signed(&["alice"], envelope.document.clone());
+            let request = self.form("/v1/proposals", if early { envelope } else { &alone });
+            self.refused("signProposal", request, code).await;
+        }
     }
 
     async fn refused(&mut self, id: &str, request: RequestBuilder, code: &str) {

@@ -123,11 +123,15 @@ impl Checked {
         format!("{} {}", self.record.action, self.record.scope)
     }
 
-    fn who(&self) -> String {
+    fn names(&self) -> String {
         match self.signed_by.as_slice() {
-            [] => "signed by nobody who counts any more".into(),
-            names => format!("signed by {}", names.join(", ")),
+            [] => "nobody who counts any more".into(),
+            names => names.join(", "),
         }
+    }
+
+    fn who(&self) -> String {
+        format!("signed by {}", self.names())
     }
 
     fn missing(&self) -> String {
@@ -154,7 +158,7 @@ impl Checked {
         out.line(format!("{} {}", out.ink(Ink::Bold, format!("proposal {}", self.record.id)), self.what()));
         let entries: Vec<_> = self.record.entries.iter().map(ToString::to_string).collect();
         let mut rows = vec![
-            ("signed", format!("{}; {}", self.who(), self.missing())),
+            ("signed by", format!("{}; {}", self.names(), self.missing())),
             ("open", self.until(out)),
             ("in the log", format!("entry {}", entries.join(", "))),
         ];
@@ -164,7 +168,6 @@ impl Checked {
         }
         self.say_locks(session)?;
         say_enables(out, &self.action, enables);
-        out.line(format!("  document {}", out.ink(Ink::Dim, &self.record.command.document)));
         Ok(())
     }
 
@@ -242,20 +245,24 @@ fn parameters(action: &Action) -> Vec<(&'static str, String)> {
     rows
 }
 
+/// What a node says that it would let run; for agents that come later, the parameters say it.
 fn say_enables(out: &Out, action: &Action, enables: &Enables) {
     let (agents, instances) = (count(enables.agents, "agent"), count(enables.instances, "instance"));
-    let what = match action {
-        Action::Enroll(_) => "lets no agent run by itself: whoever has its token gets leases there".into(),
-        _ if enables.more == 0 => "lets no agent run that does not run now".into(),
-        _ => format!("lets {} run, of {agents} with {instances}:", enables.more),
+    let more = match enables.more {
+        0 => format!("nothing more than now for {agents} with {instances}"),
+        more => out.ink(Ink::Yellow, format!("more than now for {more} of {agents} with {instances}:")),
     };
-    let what = if enables.more > 0 { out.ink(Ink::Yellow, what) } else { what };
-    out.line(format!("  {:<11}{what}", "enables"));
-    if let Action::Release(release) = action
-        && enables.more == 0
-    {
-        let locks = count(release.locks.count(), "lock");
-        out.line(format!("  {:<11}what was halted or drained by the {locks} still needs its start", ""));
+    out.line(format!("  {:<11}{more}", "enables"));
+    let besides = match action {
+        Action::Release(_) if enables.more == 0 => "what was halted or drained needs its start, too".into(),
+        Action::Grant(grant) => {
+            format!("it holds for whatever comes on {} or below until then, too", grant.scope)
+        }
+        Action::Enroll(_) => "whoever has its token gets leases there; it consents to nothing".into(),
+        _ => String::new(),
+    };
+    if !besides.is_empty() {
+        out.line(format!("  {:<11}{besides}", ""));
     }
     let rows: Vec<_> = (enables.first.iter())
         .map(|agent| {
@@ -334,6 +341,9 @@ fn show(session: &Session<'_>, id: &str) -> Result<Exit, Failure> {
         let shown = session.client.proposal(&id)?;
         let checked = Checked::new(session, shown.proposal.clone())?;
         checked.say_in_full(session, &shown.enables)?;
+        session
+            .out
+            .line(format!("  document   {}", session.out.ink(Ink::Dim, &checked.record.command.document)));
         session.out.document(&shown);
     }
     Ok(Exit::Ok)
