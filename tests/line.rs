@@ -74,16 +74,18 @@ fn s1_s2_a_new_user_cuts_one_of_three_agents_and_two_people_bring_it_back() {
     assert!(status.row("demo/agent_2").starts_with("STOPPED"), "{status:?}");
     assert!(status.row("demo/agent_1").starts_with("ENABLED"), "{status:?}");
 
-    // One person does not bring it back, and hears who is missing.
+    // One person does not bring it back: it is proposed, and says who is missing.
     let resume = ["resume", AGENT_2, "--reason", "reviewed, INC-4711"];
-    let refused = dev.tagout(&[&resume[..], &BOTH[..2]].concat()).exits(4);
+    let proposed = dev.tagout(&[&resume[..], &BOTH[..2], &["--json"]].concat()).exits(8).json();
+    assert_eq!(proposed["commands"], serde_json::json!([]));
+    let missing =
+        "release demo/agent_2 takes 2 people of role \"restart\" and 1 signed; missing: 1 more of bob";
     assert_eq!(
-        refused.stderr,
-        "error: release demo/agent_2 takes 2 people of role \"restart\" and 1 signed; missing: 1 more of bob; \
-         nothing was sent: give one --key per person\n"
+        (&proposed["proposals"][0]["action"], &proposed["proposals"][0]["missing"]),
+        (&"release".into(), &missing.into())
     );
     let refused = dev.tagout(&[&resume[..], &["--json"]].concat()).exits(4);
-    assert_eq!(refused.json()["code"], "below-threshold");
+    assert_eq!(refused.json()["code"], "proposed-already");
     let automation = ["--key", ".tagout/keys/soar"];
     let refused = dev.tagout(&[&resume[..], &automation].concat()).exits(3);
     assert_eq!(

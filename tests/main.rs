@@ -18,6 +18,7 @@ mod nodes;
 mod openapi;
 mod pending;
 mod power_cut;
+mod proposals;
 mod put_back;
 mod restore;
 mod size;

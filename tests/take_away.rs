@@ -170,7 +170,7 @@ fn a_revoke_takes_consent_back_and_so_does_a_suspend_that_says_so_beforehand() {
     let suspended = run(&deployment, &["suspend", &public, "--reason", "lost", "--json"]).exits(0).json();
     assert_eq!(suspended["voids"][0]["scope"], "demo", "{suspended}");
     wait_until("the guards to lose their consent", || guards.iter().all(refused));
-    let late = run_by_both(&deployment, &["grant", "demo", "--for", "1h", "--reason", "r"]).exits(4);
+    let late = run_by_both(&deployment, &["grant", "demo", "--for", "1h", "--reason", "r"]).exits(8);
     assert!(late.stdout.contains("is suspended for good"), "{late:?}");
     let again = run(&deployment, &["suspend", "--principal", "bob", "--reason", "lost"]).exits(1);
     assert!(again.stderr.contains("suspended already"), "{again:?}");

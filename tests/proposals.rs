@@ -1,0 +1,340 @@
+//! Proposals, as people meet them: the night call word for word, with a real guard that feels what is in force and nothing
+//! else, and what a deployment of one node or of three makes of signatures that come one by one.
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use reqwest::StatusCode;
+use tagout::Guard;
+use tagout_proto::command::{Action, Refuse};
+use tagout_proto::digest::Digest;
+use tagout_proto::envelope::Envelope;
+use tagout_proto::limits::PROPOSALS_MAX;
+use tagout_proto::wire::{Problem, ProposalRecord, Proposals};
+use tagout_tests::deployment::{Choice, Deployment, Seat, free_address, parse, runtime};
+use tagout_tests::process::Process;
+use tagout_tests::ran::Ran;
+use tagout_tests::wait::{DEADLINE, wait_for, wait_until};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/night_call.txt");
+const AGENT: &str = "support/agent_22";
+
+/// What an operator types and reads, from the stop to the agent's return.
+#[test]
+fn s2_s5_s7_the_night_call() {
+    let deployment = Deployment::start(Choice::default());
+    let runtime = runtime();
+    let client = runtime.block_on(async {
+        deployment.grant(&deployment.http(), "support").await;
+        deployment.sdk(&deployment.url(""))
+    });
+    let guard = client.guard(AGENT).unwrap();
+    runtime.block_on(guard.ready(DEADLINE)).unwrap();
+    let mut session = Session::of(&deployment);
+
+    session.runs(&["stop", AGENT, "--reason", "policy violation 4.1", "--case", "INC-4711", "--no-wait"], 0);
+    wait_until("the guard to be stopped", || guard.check().is_err());
+    settle(&deployment);
+
+    session.says("Alice reviews it, and has her own key alone.");
+    let resume = ["resume", AGENT, "--reason", "reviewed, INC-4711", "--key", "keys/alice"];
+    session.runs(&resume, 8);
+    let ids = open(&deployment);
+    let [release, start] = &ids[..] else { panic!("{ids:?}") };
+    session.says("That she asks once more adds nothing, and neither does a second signature of hers, nor an automation's.");
+    session.runs(&resume, 4);
+    session.runs(&["proposals", "sign", release, start, "--key", "keys/alice"], 3);
+    session.runs(&["proposals", "sign", start, "--key", "keys/soar"], 3);
+    still_stopped(&guard);
+
+    session.says("Bob looks.");
+    session.runs(&["proposals"], 0);
+    session.runs(&["proposals", "show", release], 0);
+    session.runs(&["proposals", "show", start], 0);
+    still_stopped(&guard);
+
+    session.says("Bob signs, and the agent is back.");
+    session.runs(&["proposals", "sign", start, release, "--key", "keys/bob"], 0);
+    wait_until("the agent to be back", || guard.check().is_ok());
+    session.runs(&["proposals"], 0);
+
+    session.says("Another night he refuses. Nobody brings that one back.");
+    session.runs(
+        &["grant", "support/agent_23", "--for", "1h", "--reason", "a favour", "--key", "keys/alice"],
+        8,
+    );
+    let grant = open(&deployment).remove(0);
+    session.runs(&["proposals", "refuse", &grant, "--reason", "not tonight", "--key", "keys/bob"], 0);
+    session.runs(&["proposals", "sign", &grant, "--key", "keys/bob"], 1);
+    session.runs(&["log", "show", "--last", "8"], 0);
+    session.runs(&["log", "verify"], 0);
+    session.compare();
+}
+
+/// No clock of ours waits here: whatever a lease could still have changed has changed once the next one is there.
+fn still_stopped(guard: &Guard) {
+    assert!(guard.check().is_err(), "S7: a proposal enabled something");
+}
+
+/// Outcomes are in the log when they are, and the session numbers its entries.
+fn settle(deployment: &Deployment) {
+    wait_until("the outcome of the stop", || {
+        deployment.run(&["log", "show", "--last", "1"]).exits(0).stdout.contains("outcome of ")
+    });
+}
+
+/// The open proposals by their short ids, the oldest first.
+fn open(deployment: &Deployment) -> Vec<String> {
+    let listed = deployment.run(&["proposals", "--json"]).exits(0).json();
+    let ids = listed["proposals"].as_array().expect("proposals").iter();
+    ids.map(|proposal| proposal["id"].as_str().expect("an id")[..12].to_owned()).collect()
+}
+
+/// What was typed and said.
+struct Session<'a> {
+    deployment: &'a Deployment,
+    text: String,
+}
+
+impl<'a> Session<'a> {
+    fn of(deployment: &'a Deployment) -> Self {
+        let text = "The night call, as it is typed and answered; <…> stands for what differs from run to run.\n\
+                    tests/proposals.rs compares; TAGOUT_BLESS=1 writes this file anew.\n";
+        Self { deployment, text: text.into() }
+    }
+
+    fn says(&mut self, what: &str) {
+        write!(self.text, "\n# {what}\n").unwrap();
+    }
+
+    /// Runs `tagout`, where keys lie below the folder of the deployment.
+    #[track_caller]
+    fn runs(&mut self, arguments: &[&str], code: i32) {
+        let ran =
+            Ran::of(self.deployment.command(arguments).current_dir(self.deployment.folder())).exits(code);
+        let quoted = |word: &&str| if word.contains(' ') { format!("{word:?}") } else { normal(word) };
+        let typed = arguments.iter().map(quoted).collect::<Vec<_>>().join(" ");
+        write!(self.text, "\n$ tagout {typed}\n").unwrap();
+        for line in ran.stdout.lines().chain(ran.stderr.lines()) {
+            writeln!(self.text, "{}", normal(line)).unwrap();
+        }
+        if code != 0 {
+            writeln!(self.text, "[exit {code}]").unwrap();
+        }
+    }
+
+    fn compare(&self) {
+        if std::env::var_os("TAGOUT_BLESS").is_some() {
+            std::fs::write(GOLDEN, &self.text).unwrap();
+        }
+        let expected = std::fs::read_to_string(GOLDEN).unwrap_or_default();
+        assert!(
+            expected == self.text,
+            "what is said has changed; look at it, and write it anew with TAGOUT_BLESS=1:\n{}",
+            self.text
+        );
+    }
+}
+
+/// Without digests, instants, spans of time, fingerprints, signed documents and the width of columns.
+fn normal(line: &str) -> String {
+    let indent = line.len() - line.trim_start().len();
+    let mut words: Vec<String> = Vec::new();
+    for word in line.split_whitespace() {
+        if word.starts_with('{') {
+            words.push("<document>".into());
+            break;
+        }
+        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        let digits = bare.trim_end_matches(|c: char| c.is_ascii_lowercase());
+        let unit = &bare[digits.len()..];
+        let is_span = !digits.is_empty()
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && ["ms", "s", "m", "h", "d"].contains(&unit);
+        let put = |what: &str| word.replacen(bare, what, 1);
+        let word = if word.contains("SHA256:") {
+            "(<fingerprint>)".into()
+        } else if bare.len() >= 12 && bare.bytes().all(|b| b.is_ascii_hexdigit()) {
+            put("<digest>")
+        } else if bare.starts_with("20") && bare.ends_with('Z') && bare.contains('T') {
+            put("<time>")
+        } else if is_span && words.last().is_some_and(|before| before.ends_with("<span>")) {
+            // Of two units, such as 59m 59s.
+            let rest = word[word.find(bare).expect("its own part") + bare.len()..].to_owned();
+            words.last_mut().expect("seen above").push_str(&rest);
+            continue;
+        } else if is_span {
+            put("<span>")
+        } else {
+            word.into()
+        };
+        words.push(word);
+    }
+    format!("{}{}", " ".repeat(indent), words.join(" "))
+}
+
+/// Three nodes on one machine, found by all where each of them listens.
+struct Three {
+    // Dropped before its folder, where its output lies.
+    nodes: Vec<Process>,
+    seats: Vec<Seat>,
+    deployment: Deployment,
+    starts: u32,
+}
+
+impl Three {
+    fn start() -> Self {
+        let seats: Vec<Seat> = (0..3)
+            .map(|_| {
+                let (api, peers) = (free_address(), free_address());
+                Seat { api, peers, api_found_at: api, peers_found_at: peers }
+            })
+            .collect();
+        let deployment = Deployment::make(Choice { seats: seats.clone(), ..Choice::default() });
+        let mut three = Self { nodes: Vec::new(), seats, deployment, starts: 0 };
+        three.run();
+        three
+    }
+
+    fn run(&mut self) {
+        self.starts += 1;
+        for n in 1..=3 {
+            let config = self.deployment.dir().join(format!("node-{n}/tagout.toml"));
+            let mut serve = Command::new(tagout_tests::bin::tagout());
+            serve.arg("serve").arg("--config").arg(config);
+            let name = format!("node-{n}-{}", self.starts);
+            self.nodes.push(Process::spawn(&name, self.deployment.folder(), &mut serve));
+        }
+        let (http, runtime) = (self.deployment.http(), runtime());
+        for seat in &self.seats {
+            wait_for("every node to be ready", || {
+                let ready = runtime.block_on(http.get(format!("https://{}/readyz", seat.api)).send());
+                ready.ok().filter(|r| r.status().is_success())
+            });
+        }
+    }
+
+    fn kill(&mut self) {
+        self.nodes.drain(..).for_each(|mut node| node.kill());
+    }
+
+    fn url(&self, node: usize, path: &str) -> String {
+        format!("https://{}{path}", self.seats[node].api)
+    }
+
+    async fn proposals(&self, node: usize) -> Vec<ProposalRecord> {
+        let answer = self.deployment.http().get(self.url(node, "/v1/proposals")).send().await.unwrap();
+        answer.json::<Proposals>().await.unwrap().proposals
+    }
+}
+
+/// Sends what one person signed, as a proposal.
+async fn sign(http: &reqwest::Client, url: &str, envelope: &Envelope) -> (StatusCode, serde_json::Value) {
+    let form = reqwest::multipart::Form::new().text("command", envelope.document.clone());
+    let form = envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()));
+    let answer = http.post(url).multipart(form).send().await.expect("the node answers");
+    (answer.status(), answer.json().await.expect("JSON"))
+}
+
+#[test]
+fn s1_s5_s8_three_nodes_have_the_same_proposals_and_keep_them() {
+    let mut three = Three::start();
+    let (runtime, http) = (runtime(), three.deployment.http());
+    let deployment = &three.deployment;
+    let grants: Vec<_> = runtime.block_on(async {
+        let mut grants = Vec::new();
+        for n in 0..3 {
+            let grant = deployment.envelope(&["alice"], &deployment.grant_for(&format!("support/{n}")).await);
+            let (status, record) = sign(&http, &three.url(n, "/v1/proposals"), &grant).await;
+            assert_eq!((status, &record["signed_by"]), (StatusCode::ACCEPTED, &serde_json::json!(["alice"])));
+            grants.push(grant);
+        }
+        grants
+    });
+    let ids: Vec<Digest> = grants.iter().map(Envelope::digest).collect();
+    let same = |three: &Three| {
+        let first = runtime.block_on(three.proposals(0));
+        assert_eq!(first.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
+        for node in [1, 2] {
+            wait_until("the others to have applied them", || {
+                runtime.block_on(three.proposals(node)) == first
+            });
+        }
+    };
+    same(&three);
+    let expected = runtime.block_on(three.proposals(0));
+
+    // A restart of all of them, by kill -9: what was signed by one is neither lost nor in force.
+    three.kill();
+    three.run();
+    same(&three);
+    assert_eq!(runtime.block_on(three.proposals(1)), expected);
+
+    // Bob signs at another node than Alice did; two at once, at two nodes, take effect once.
+    let deployment = &three.deployment;
+    let by_bob: Vec<_> =
+        grants.iter().map(|grant| deployment.signed(&["bob"], grant.document.clone())).collect();
+    runtime.block_on(async {
+        let (status, answer) = sign(&http, &three.url(2, "/v1/proposals"), &by_bob[0]).await;
+        assert_eq!((status, &answer["repeated"]), (StatusCode::CREATED, &false.into()), "{answer}");
+        let urls = [three.url(0, "/v1/proposals"), three.url(1, "/v1/proposals")];
+        let (one, other) = tokio::join!(sign(&http, &urls[0], &by_bob[1]), sign(&http, &urls[1], &by_bob[1]));
+        assert_eq!(one.1["index"], other.1["index"], "{one:?} {other:?}");
+        assert!(
+            one.0.is_success() && other.0.is_success() && one.0 != StatusCode::ACCEPTED,
+            "{one:?} {other:?}"
+        );
+
+        let action = Action::Refuse(Refuse {
+            scope: parse("support/2"),
+            proposal: ids[2],
+            reason: "no".into(),
+            case: None,
+        });
+        let refuse = deployment.envelope(&["bob"], &action);
+        tagout_tests::deployment::try_submit(&http, &three.url(1, "/v1/commands"), &refuse)
+            .await
+            .unwrap()
+            .unwrap();
+        for node in 0..3 {
+            let url = three.url(node, "/v1/proposals");
+            let (status, answer) = sign(&http, &url, &by_bob[2]).await;
+            let problem: Problem = serde_json::from_value(answer).unwrap();
+            assert_eq!((status, problem.code.as_str()), (StatusCode::CONFLICT, "refused"));
+            assert!(
+                problem.detail.starts_with("bob refused ") && problem.detail.contains("\"no\""),
+                "{}",
+                problem.detail
+            );
+        }
+    });
+    for node in 0..3 {
+        let url = three.url(node, "");
+        wait_until("no node to have an open proposal", || runtime.block_on(three.proposals(node)).is_empty());
+        deployment.run(&["--node", &url, "log", "verify"]).exits(0);
+    }
+}
+
+#[test]
+fn s10_a_full_table_of_proposals_keeps_no_stop_waiting() {
+    let deployment = Deployment::start(Choice::default());
+    let (runtime, http) = (runtime(), deployment.http());
+    runtime.block_on(async {
+        let url = deployment.url("/v1/proposals");
+        for n in 0..=PROPOSALS_MAX {
+            let grant = deployment.envelope(&["alice"], &deployment.grant_for(&format!("support/{n}")).await);
+            let (status, answer) = sign(&http, &url, &grant).await;
+            let full = n == PROPOSALS_MAX;
+            assert_eq!(status, if full { StatusCode::CONFLICT } else { StatusCode::ACCEPTED }, "{answer}");
+        }
+        deployment.submit(&http, &deployment.stop("support")).await.expect("a stop");
+        deployment.grant(&http, "support/both").await;
+    });
+    // A snapshot holds them all, and the next start has them still.
+    let before = open(&deployment);
+    assert_eq!(before.len(), PROPOSALS_MAX);
+    let mut deployment = deployment;
+    deployment.kill_node();
+    deployment.start_node();
+    assert_eq!(open(&deployment), before);
+}
