@@ -108,7 +108,7 @@ fn s1_s2_a_new_user_cuts_one_of_three_agents_and_two_people_bring_it_back() {
     let row = status.row("demo/agent_2");
     assert!(row.starts_with("STOPPED") && row.contains("(released, not started)"), "{status:?}");
     let one = dev.tagout(&[&["start", &id[..12], "--reason", "reviewed"], &BOTH[2..]].concat()).exits(4);
-    assert!(one.stderr.contains("missing: 1 more of alice"), "{one:?}");
+    assert!(one.stderr.contains("the same is proposed already, signed by alice"), "{one:?}");
     dev.tagout(&[&["start", &id[..12], "--reason", "reviewed"], &BOTH[..]].concat()).exits(0);
     dev.runs_again(AGENT_2);
 

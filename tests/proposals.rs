@@ -45,13 +45,13 @@ fn s2_s5_s7_the_night_call() {
     session.runs(&resume, 4);
     session.runs(&["proposals", "sign", release, start, "--key", "keys/alice"], 3);
     session.runs(&["proposals", "sign", start, "--key", "keys/soar"], 3);
-    still_stopped(&guard);
+    still_stopped(&deployment, &guard);
 
     session.says("Bob looks.");
     session.runs(&["proposals"], 0);
     session.runs(&["proposals", "show", release], 0);
     session.runs(&["proposals", "show", start], 0);
-    still_stopped(&guard);
+    still_stopped(&deployment, &guard);
 
     session.says("Bob signs, and the agent is back.");
     session.runs(&["proposals", "sign", start, release, "--key", "keys/bob"], 0);
@@ -71,9 +71,12 @@ fn s2_s5_s7_the_night_call() {
     session.compare();
 }
 
-/// No clock of ours waits here: whatever a lease could still have changed has changed once the next one is there.
-fn still_stopped(guard: &Guard) {
-    assert!(guard.check().is_err(), "S7: a proposal enabled something");
+/// S7: also by a lease that knows of all that was proposed.
+fn still_stopped(deployment: &Deployment, guard: &Guard) {
+    let status = deployment.run(&["status", "--json"]).exits(0).json();
+    let size = status["log_size"].as_u64().expect("a size");
+    wait_until("a lease that knows of it", || guard.state().log_size >= size);
+    assert!(guard.check().is_err(), "a proposal enabled something");
 }
 
 /// Outcomes are in the log when they are, and the session numbers its entries.
@@ -152,7 +155,15 @@ fn normal(line: &str) -> String {
             && digits.bytes().all(|b| b.is_ascii_digit())
             && ["ms", "s", "m", "h", "d"].contains(&unit);
         let put = |what: &str| word.replacen(bare, what, 1);
-        let word = if word.contains("SHA256:") {
+        if bare == "ms" && words.last().is_some_and(|before| before.bytes().all(|b| b.is_ascii_digit())) {
+            *words.last_mut().expect("seen above") = "<n>".into();
+        }
+        // How far the log has grown meanwhile, beside an entry's own place.
+        let is_size =
+            line.starts_with("in the log: index") && words.last().is_some_and(|before| before == "of");
+        let word = if is_size {
+            put("<n>")
+        } else if word.contains("SHA256:") {
             "(<fingerprint>)".into()
         } else if bare.len() >= 12 && bare.bytes().all(|b| b.is_ascii_hexdigit()) {
             put("<digest>")

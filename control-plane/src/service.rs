@@ -39,6 +39,9 @@ const OUTCOME_OF_LEADER: Duration = Duration::from_secs(3);
 /// How long a command may wait for consensus before the caller is told that nothing is known yet.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often a node that is behind the leader looks whether it has applied what that answered for.
+const APPLIED_POLL: Duration = Duration::from_millis(10);
+
 /// What the API works with; clones are handles.
 #[derive(Clone)]
 pub struct Service {
@@ -176,10 +179,21 @@ impl Service {
                 Ok(Look::TooFew) => {}
                 Err(refusal) => return Err(refusal.into()),
             }
-            self.propose(EntryKind::Proposal, envelope).await?;
+            let receipt = self.propose(EntryKind::Proposal, envelope).await?;
+            self.applied(receipt.index).await?;
             // Two people may have signed at once: it is looked at again with all that came.
             proposed = true;
         }
+    }
+
+    /// Waits until what another node answered for is applied here, too.
+    async fn applied(&self, index: u64) -> Result<(), SubmitError> {
+        let applied = async {
+            while self.replica.ledger().size() <= index {
+                tokio::time::sleep(APPLIED_POLL).await;
+            }
+        };
+        tokio::time::timeout(COMMIT_TIMEOUT, applied).await.map_err(|_| SubmitError::Timeout)
     }
 
     /// This node may be a moment behind, and what it would refuse may be right by now: a start whose release another node

@@ -10,7 +10,8 @@ use tagout_proto::scope::Scope;
 use super::failure::{Exit, Failure};
 use super::log::verify_all;
 use super::out::{Out, count, instant, now_ms, span};
-use super::session::Session;
+use super::restart::send_each;
+use super::session::{Gift, Session};
 use super::{Globals, KeyArgs, status};
 use crate::due::due;
 
@@ -57,16 +58,15 @@ pub fn run(out: &Out, globals: &Globals, args: &RenewDue<'_>) -> Result<Exit, Fa
     let signers = session.signers(args.keys)?;
     let epoch = session.trust().epoch();
     let seen = Seen { epoch: epoch.id, size: checkpoint.size, authority: session.authority().version };
-    let mut done = Vec::new();
-    for GrantSummary { scope, terms, .. } in due.into_iter().cloned() {
+    let sign = |GrantSummary { scope, terms, .. }: GrantSummary| {
         let (expires_at_ms, reason) = (args.expires_at_ms, args.reason.into());
         let grant = Grant { scope, expires_at_ms, seen, terms, reason };
-        let signed = session.sign_loosening(Action::Grant(grant), &signers)?;
-        let answer = session.send_said(&signed)?;
-        done.push(session.prove_done(&signed, answer)?);
-    }
+        Ok((session.sign_loosening(Action::Grant(grant), &signers)?, Vec::new()))
+    };
+    let signed = due.into_iter().cloned().map(sign).collect::<Result<Vec<_>, Failure>>()?;
+    let (Gift { commands: done, proposals }, exit) = send_each(&session, signed)?;
     let left = span(args.expires_at_ms.saturating_sub(now_ms()));
     out.line(format!("{} renewed, with {left} left", count(done.len() as u64, "grant")));
-    out.document(&serde_json::json!({ "grants": done }));
-    Ok(Exit::Ok)
+    out.document(&serde_json::json!({ "grants": done, "proposals": proposals }));
+    Ok(exit)
 }
