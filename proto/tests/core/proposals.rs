@@ -201,7 +201,7 @@ fn a_refusal_is_final() {
     {
         let refusal = refuse(&mut world, "a", &id, &[who]).unwrap_err();
         assert!(refusal.to_string().starts_with(says), "{refusal}");
-        assert_eq!(refuse(&mut world, "a", &Digest([9; 32]), &[who]).is_err(), true);
+        assert!(refuse(&mut world, "a", &Digest([9; 32]), &[who]).is_err());
     }
     let document = world.document("refuse", "a", json!({"proposal": id, "case": "INC-1"}));
     let refusal = envelope(document, &[CAROL]);
