@@ -426,16 +426,37 @@ impl Trust {
     /// More versions and more suspensions can only take consent away: a grant that is void once is void for ever, for
     /// whoever judges it from the same documents.
     pub(crate) fn still_consents(&self, grant: &Consent, next: Option<&Authority>) -> bool {
-        let usable = grant.proven.iter().filter(|proof| !self.is_suspended(&proof.key)).cloned().collect();
-        let proofs = Proofs { proven: usable, refused: Vec::new() };
-        self.since(grant.seen_authority).iter().chain(next).all(|authority| {
-            let signers = authority.attribute(&proofs, &grant.digest);
-            authority.authorise(ActionKind::Grant, grant.scope, &signers).is_ok()
+        self.lacking(ActionKind::Grant, grant, next).is_none()
+    }
+
+    /// Why those who signed are not enough for `action`, by some version since what they saw, if they are not.
+    pub(crate) fn lacking(
+        &self,
+        action: ActionKind,
+        signed: &Consent,
+        next: Option<&Authority>,
+    ) -> Option<Unauthorised> {
+        let proofs = self.usable_proofs(signed);
+        self.since(signed.seen_authority).iter().chain(next).find_map(|authority| {
+            let signers = authority.attribute(&proofs, &signed.digest);
+            authority.authorise(action, signed.scope, &signers).err()
         })
+    }
+
+    /// Those who count towards `action`, be they enough or not, by the authority in force.
+    pub(crate) fn counting(&self, action: ActionKind, signed: &Consent) -> Vec<String> {
+        let signers = self.authority().attribute(&self.usable_proofs(signed), &signed.digest);
+        let counting = self.authority().counting(action, signed.scope, &signers);
+        counting.into_iter().map(str::to_owned).collect()
+    }
+
+    fn usable_proofs(&self, signed: &Consent) -> Proofs {
+        let proven = signed.proven.iter().filter(|proof| !self.is_suspended(&proof.key)).cloned().collect();
+        Proofs { proven, refused: Vec::new() }
     }
 }
 
-/// What is needed to judge a grant again without its bytes.
+/// What is needed to judge a grant again without its bytes, or a proposal.
 pub(crate) struct Consent<'a> {
     pub(crate) digest: Digest,
     pub(crate) scope: &'a Scope,

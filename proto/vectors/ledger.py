@@ -191,8 +191,12 @@ class Ledger:
         before = known["signatures"] if known else []
         every = before + [s for s in envelope["signatures"] if s not in before]
         one = lambda signatures: {"document": envelope["document"], "signatures": signatures}
-        names = self.counting(command, one(every))
-        return one([s for s in every if names & set(self.trust.signers(one([s])))])
+        names, kept = self.counting(command, one(every)), {}
+        for signature in every:
+            alone = one([signature])
+            if names & set(self.trust.signers(alone)):
+                kept.setdefault(str(proofs(alone)[0]["key"]), signature)
+        return one(list(kept.values()))
 
     def propose(self, time_ms, envelope):
         """M188 to M193."""

@@ -67,6 +67,7 @@ async fn gather(api: &Api, envelope: &Envelope, from: Source) -> Result<Sent, Pr
     let found = find_instances(&api.service, scope.clone());
     match api.service.gather_from(from, envelope, &command).await? {
         Gathered::InForce(receipt) => {
+            count(action, "ok");
             if !receipt.repeated {
                 tracing::info!(digest = %id, index = receipt.index, %action, %scope, "a proposal took effect");
             }
@@ -76,11 +77,16 @@ async fn gather(api: &Api, envelope: &Envelope, from: Source) -> Result<Sent, Pr
             let ledger = api.service.replica.ledger();
             let proposed = ledger.proposed(&id).ok_or_else(|| gone(&id))?;
             let record = record(&ledger, id, proposed);
+            count(action, "proposed");
             let (signed_by, missing) = (record.signed_by.join(", "), record.missing.as_deref());
             tracing::info!(digest = %id, %action, %scope, signed_by, missing, "a proposal was signed");
             Ok(Sent::Proposed(record))
         }
     }
+}
+
+fn count(action: ActionKind, code: &'static str) {
+    metrics::counter!("tagout_commands_total", "action" => action.name(), "code" => code).increment(1);
 }
 
 /// `GET /v1/proposals?scope=…`.
@@ -119,9 +125,16 @@ fn gone(id: &Digest) -> Problem {
 
 fn record(ledger: &Ledger, id: Digest, proposed: &Proposed) -> ProposalRecord {
     let (signed_by, missing) = ledger.standing(proposed);
-    let Proposed { action, scope, envelope, entries, expires_at_ms } = proposed.clone();
-    let missing = missing.map(|lacking| lacking.to_string());
-    ProposalRecord { id, action, scope, command: envelope, signed_by, missing, entries, expires_at_ms }
+    ProposalRecord {
+        id,
+        action: proposed.action,
+        scope: proposed.scope.clone(),
+        command: proposed.envelope.clone(),
+        signed_by,
+        missing: missing.map(|lacking| lacking.to_string()),
+        entries: proposed.entries.clone(),
+        expires_at_ms: proposed.expires_at_ms,
+    }
 }
 
 /// What is proposed; with a start also the releases that are, since one ceremony proposes both.

@@ -80,7 +80,7 @@ pub fn run(out: &Out, globals: &Globals, args: ProposalsArgs) -> Result<Exit, Fa
 }
 
 /// A proposal whose bytes and signatures were verified here.
-struct Checked {
+pub struct Checked {
     record: ProposalRecord,
     action: Action,
     signed_by: Vec<String>,
@@ -88,7 +88,7 @@ struct Checked {
 }
 
 impl Checked {
-    fn new(session: &Session<'_>, record: ProposalRecord) -> Result<Self, Failure> {
+    pub fn new(session: &Session<'_>, record: ProposalRecord) -> Result<Self, Failure> {
         let wrong = |what: &str| {
             let (node, id) = (session.client.node(), record.id);
             let detail = format!(
@@ -119,7 +119,7 @@ impl Checked {
         self.record.expires_at_ms <= now_ms()
     }
 
-    fn what(&self) -> String {
+    pub fn what(&self) -> String {
         format!("{} {}", self.record.action, self.record.scope)
     }
 
@@ -130,7 +130,12 @@ impl Checked {
         }
     }
 
-    fn who(&self) -> String {
+    /// The newest entry that brought a signature, by the node's word: `Session::prove` proves it.
+    pub fn entry(&self) -> u64 {
+        self.record.entries.last().copied().unwrap_or_default()
+    }
+
+    pub fn who(&self) -> String {
         format!("signed by {}", self.names())
     }
 
@@ -397,16 +402,17 @@ fn refuse(session: &Session<'_>, args: RefuseArgs) -> Result<Exit, Failure> {
 }
 
 /// The lines that the next person runs.
-pub fn say_next(out: &Out, records: &[&ProposalRecord]) {
-    let Some(first) = records.first() else { return };
-    for record in records {
-        if let Some(missing) = &record.missing {
-            out.line(format!("  {}: {missing}", record.id.short()));
-        }
+pub fn say_next(out: &Out, open: &[Checked]) {
+    let Some(first) = open.first() else { return };
+    for checked in open {
+        let (id, missing) = (checked.record.id.short(), checked.missing.as_ref());
+        out.line(format!("  {id}: {}", missing.map_or_else(|| checked.missing(), ToString::to_string)));
     }
-    let left = span(first.expires_at_ms.saturating_sub(now_ms()));
-    let ids: Vec<_> = records.iter().map(|record| record.id.short()).collect();
-    out.line(format!("nothing is in force yet. Who signs next has {left}, and looks at it before (`tagout proposals show`):"));
+    let left = span(first.record.expires_at_ms.saturating_sub(now_ms()));
+    let ids: Vec<_> = open.iter().map(|checked| checked.record.id.short()).collect();
+    out.line(format!(
+        "nothing is in force yet. Who signs next has {left}, and looks at it before (`tagout proposals show`):"
+    ));
     out.line(format!("  tagout proposals sign {}", ids.join(" ")));
 }
 
@@ -449,18 +455,13 @@ fn alike(one: &Action, other: &Action) -> bool {
 }
 
 /// Open proposals, for `tagout status`: one line each.
-pub fn say_open(session: &Session<'_>, records: &[ProposalRecord]) {
-    let rows: Vec<_> = (records.iter())
-        .map(|record| {
-            let what = format!("{} {}", record.action, record.scope);
-            let left = span(record.expires_at_ms.saturating_sub(now_ms()));
-            vec![
-                record.id.short(),
-                what,
-                format!("signed by {}", record.signed_by.join(", ")),
-                format!("{left} left"),
-            ]
-        })
-        .collect();
-    session.out.table(&rows);
+pub fn say_open(session: &Session<'_>, records: &[ProposalRecord]) -> Result<(), Failure> {
+    let checked = records.iter().map(|record| Checked::new(session, record.clone()));
+    let rows = checked.map(|checked| {
+        let checked = checked?;
+        let left = format!("{} left", span(checked.record.expires_at_ms.saturating_sub(now_ms())));
+        Ok(vec![checked.record.id.short(), checked.what(), checked.who(), left])
+    });
+    session.out.table(&rows.collect::<Result<Vec<_>, Failure>>()?);
+    Ok(())
 }

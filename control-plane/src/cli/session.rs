@@ -19,7 +19,7 @@ use super::log::seen::{self, Seen};
 use super::log::tiles::{LogReader, open_checkpoint};
 use super::out::{Ink, Out};
 use super::profile::{self, Profile};
-use super::proposals;
+use super::proposals::{self, Checked};
 use super::signing::{self, Signed};
 use super::{Globals, KeyArgs};
 use crate::sign::Signer;
@@ -227,10 +227,10 @@ impl<'a> Session<'a> {
         match &given {
             Given::InForce(answer) => self.say_done(&signed.action, answer),
             Given::Proposed(record) => {
-                let (what, id) = (format!("{} {}", record.action, record.scope), record.id.short());
-                let (done, by) = (self.out.ink(Ink::Yellow, "proposed"), record.signed_by.join(", "));
-                let entry = record.entries.last().copied().unwrap_or_default();
-                self.out.line(format!("{done} {what} at entry {entry}: proposal {id}, signed by {by}"));
+                let (checked, done) =
+                    (Checked::new(self, record.clone())?, self.out.ink(Ink::Yellow, "proposed"));
+                let (what, entry, id) = (checked.what(), checked.entry(), record.id.short());
+                self.out.line(format!("{done} {what} at entry {entry}: proposal {id}, {}", checked.who()));
             }
         }
         Ok(given)
@@ -242,21 +242,21 @@ impl<'a> Session<'a> {
 
     /// Proves that what was given or proposed is in the log, and says what is to be done next; the exit code tells which.
     pub fn prove_given(&self, sent: Vec<(Signed, Given)>) -> Result<(Gift, Exit), Failure> {
-        let mut gift = Gift { commands: Vec::new(), proposals: Vec::new() };
+        let (mut gift, mut open) = (Gift { commands: Vec::new(), proposals: Vec::new() }, Vec::new());
         for (signed, given) in sent {
             match given {
                 Given::InForce(answer) => gift.commands.push(self.prove_done(&signed, answer)?),
                 Given::Proposed(proposal) => {
-                    let index = proposal.entries.last().copied().unwrap_or_default();
-                    let log = self.prove(index, &signed.envelope)?;
+                    let checked = Checked::new(self, proposal.clone())?;
+                    let log = self.prove(checked.entry(), &signed.envelope)?;
                     self.say_place(&log);
+                    open.push(checked);
                     gift.proposals.push(ProposedDone { proposal, log });
                 }
             }
         }
-        let records: Vec<_> = gift.proposals.iter().map(|done| &done.proposal).collect();
-        proposals::say_next(self.out, &records);
-        let exit = if records.is_empty() { Exit::Ok } else { Exit::Proposed };
+        proposals::say_next(self.out, &open);
+        let exit = if open.is_empty() { Exit::Ok } else { Exit::Proposed };
         Ok((gift, exit))
     }
 

@@ -80,7 +80,7 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
     say_grants(out, status.grants.iter());
     if !proposals.is_empty() {
         out.line(format!("\n{}, see `tagout proposals`", count(proposals.len() as u64, "proposal")));
-        proposals::say_open(&session, &proposals);
+        proposals::say_open(&session, &proposals)?;
     }
     Ok(Exit::Ok)
 }

@@ -1,18 +1,19 @@
 //! Proposals: loosening commands that still lack signatures. For an hour they collect them, here and in the log, and
 //! enable nothing (S7): what was collected takes effect as an ordinary command, with all of it, or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Judged, Ledger, Receipt, Refusal, Signed};
-use crate::authority::Unauthorised;
+use crate::authority::{Signer, Unauthorised};
 use crate::command::{Action, ActionKind, Command, Refuse};
 use crate::digest::Digest;
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::limits::{PROPOSAL_TTL_MS, PROPOSALS_MAX, REFUSED_MAX, SIGNATURES_MAX};
 use crate::scope::Scope;
-use crate::trust::Trust;
+use crate::sshsig::Proven;
+use crate::trust::{Consent, Trust};
 
 /// One proposal, for people too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,10 @@ pub struct Proposed {
     pub scope: Scope,
     /// The command's exact bytes, and of the signatures that came those that count.
     pub envelope: Envelope,
+    /// What those prove, so that nobody who only looks has them verified again.
+    proven: Vec<Proven>,
+    /// Of a grant: the authority that its signers saw.
+    seen_authority: Option<u64>,
     /// The entries that brought them, the first one first.
     pub entries: Vec<u64>,
     /// When it takes signatures no more, Unix milliseconds: an hour after its first entry's time.
@@ -101,14 +106,11 @@ impl Ledger {
         self.proposals.open.get(id)
     }
 
-    /// Who has signed a proposal, of those who count; and what it still takes, in words, if that is something.
-    pub fn standing(&self, proposed: &Proposed) -> (Vec<String>, Option<Refusal>) {
-        let Some(trust) = self.trust() else { return (Vec::new(), Some(Refusal::NoGenesis)) };
-        let (action, scope) = (proposed.action, &proposed.scope);
-        let lacking = Command::parse(proposed.envelope.document.as_bytes()).map_err(Refusal::from);
-        let lacking = lacking.and_then(|command| self.signed(&command.action, &proposed.envelope)).err();
-        let names = counting(trust, action, scope, &proposed.envelope).into_iter().map(Into::into);
-        (names.collect(), lacking)
+    /// Who has signed a proposal, of those who count; and what it still takes, if that is something.
+    pub fn standing(&self, proposed: &Proposed) -> (Vec<String>, Option<Unauthorised>) {
+        let Some(trust) = self.trust() else { return (Vec::new(), None) };
+        let signed = proposed.signed(trust);
+        (trust.counting(proposed.action, &signed), trust.lacking(proposed.action, &signed, None))
     }
 
     /// `envelope` with the signatures that its proposal has collected, if together they are enough.
@@ -116,7 +118,7 @@ impl Ledger {
         let action = Command::parse(envelope.document.as_bytes()).ok()?.action;
         let trust = self.trust().filter(|_| action.kind().may_be_proposed())?;
         let known = self.proposals.open(&envelope.digest(), now_ms);
-        let merged = merged(trust, &action, known, envelope);
+        let (merged, _) = merged(trust, &action, known, envelope);
         (merged.check_bounds().is_ok() && self.signed(&action, &merged).is_ok()).then_some(merged)
     }
 
@@ -138,7 +140,9 @@ impl Ledger {
             Ok(_) => true,
             Err(refusal) if !refusal.lacks_signatures() => return Err(refusal),
             // They have a role for it, and show nothing that it asks of keys.
-            Err(refusal) if counting(trust, action, &scope, envelope).is_empty() => return Err(refusal),
+            Err(refusal) if merged(trust, &command.action, None, envelope).1.is_empty() => {
+                return Err(refusal);
+            }
             Err(_) => false,
         };
         self.check_not_ended(&command.action, &id)?;
@@ -156,30 +160,34 @@ impl Ledger {
         }
 
         let known = self.proposals.open(&id, time_ms);
-        let merged = merged(trust, &command.action, known, envelope);
+        let (merged, proven) = merged(trust, &command.action, known, envelope);
         if merged.signatures.len() > SIGNATURES_MAX {
             return Err(EnvelopeError::TooManySignatures(merged.signatures.len()).into());
         }
         let Some(known) = known else {
-            let mut open = self.proposals(time_ms);
-            if open.len() >= PROPOSALS_MAX {
-                open.sort_by_key(|(id, proposed)| (proposed.expires_at_ms, *id));
-                let (next, Proposed { expires_at_ms, .. }) = open[0];
-                return Err(Refusal::too_many_proposals(next, *expires_at_ms));
+            let next =
+                self.proposals(time_ms).into_iter().map(|(id, proposed)| (proposed.expires_at_ms, id)).min();
+            if let Some((expires_at_ms, id)) = next.filter(|_| self.proposals(time_ms).len() >= PROPOSALS_MAX)
+            {
+                return Err(Refusal::too_many_proposals(id, expires_at_ms));
             }
-            let expires_at_ms = time_ms.saturating_add(PROPOSAL_TTL_MS);
-            let proposed = Proposed { action, scope, envelope: merged, entries: Vec::new(), expires_at_ms };
+            let seen_authority = match &command.action {
+                Action::Grant(grant) => Some(grant.seen.authority),
+                _ => None,
+            };
+            let (entries, expires_at_ms) = (Vec::new(), time_ms.saturating_add(PROPOSAL_TTL_MS));
+            let proposed =
+                Proposed { action, scope, envelope: merged, proven, seen_authority, entries, expires_at_ms };
             return Ok(Judged::New(Change::Propose(proposed)));
         };
-        let (before, after) =
-            (counting(trust, action, &scope, &known.envelope), counting(trust, action, &scope, &merged));
-        if after.is_subset(&before) {
-            let signed = before.into_iter().collect::<Vec<_>>().join(", ");
-            let missing = self.signed(&command.action, &merged).err();
+        let (before, _) = self.standing(known);
+        let proposed = Proposed { envelope: merged, proven, ..known.clone() };
+        let (after, missing) = self.standing(&proposed);
+        if after.iter().all(|name| before.contains(name)) {
             let missing = missing.map(|lacking| format!(" ({lacking})")).unwrap_or_default();
-            return Err(Refusal::NothingNew { proposal: id, signed, missing });
+            return Err(Refusal::NothingNew { proposal: id, signed: before.join(", "), missing });
         }
-        Ok(Judged::New(Change::Propose(Proposed { envelope: merged, ..known.clone() })))
+        Ok(Judged::New(Change::Propose(proposed)))
     }
 
     /// Who signed a refusal, if they may: that depends on what it refuses.
@@ -216,28 +224,41 @@ impl Ledger {
     }
 }
 
-/// The names of those who count, by the authority in force and without suspended keys.
-fn counting<'a>(
-    trust: &'a Trust,
-    action: ActionKind,
-    scope: &Scope,
-    envelope: &Envelope,
-) -> BTreeSet<&'a str> {
-    trust.authority().counting(action, scope, &trust.signers(envelope))
+impl Proposed {
+    fn signed<'a>(&'a self, trust: &Trust) -> Consent<'a> {
+        let seen_authority = self.seen_authority.unwrap_or(trust.authority().version);
+        let (digest, scope, proven) = (self.envelope.digest(), &self.scope, &self.proven[..]);
+        Consent { digest, scope, seen_authority, proven }
+    }
 }
 
-/// The command with those of its signatures, known and new, that are by people who count.
-fn merged(trust: &Trust, action: &Action, known: Option<&Proposed>, envelope: &Envelope) -> Envelope {
+/// The command with those of its signatures, known and new, that are by people who count, one for each key; and what they
+/// prove.
+fn merged(
+    trust: &Trust,
+    action: &Action,
+    known: Option<&Proposed>,
+    envelope: &Envelope,
+) -> (Envelope, Vec<Proven>) {
     let with = |signatures| Envelope { document: envelope.document.clone(), signatures };
     let known = known.map_or(&[][..], |known| &known.envelope.signatures);
     let new = envelope.signatures.iter().filter(|signature| !known.contains(signature));
-    let mut merged = with(known.iter().chain(new).cloned().collect());
-    let counting = counting(trust, action.kind(), &action.scope(), &merged);
-    merged.signatures.retain(|signature| {
+    let all = with(known.iter().chain(new).cloned().collect());
+    let signers = trust.signers(&all);
+    let counting = trust.authority().counting(action.kind(), &action.scope(), &signers);
+    let (mut merged, mut proven) = (Vec::new(), Vec::<Proven>::new());
+    for signature in all.signatures {
         let alone = with(vec![signature.clone()]);
-        trust.signers(&alone).valid.iter().any(|signer| counting.contains(signer.principal.name.as_str()))
-    });
-    merged
+        let Some(Signer { principal, key, presence, verification }) = trust.signers(&alone).valid.pop()
+        else {
+            continue;
+        };
+        if counting.contains(principal.name.as_str()) && !proven.iter().any(|known| known.key == key) {
+            merged.push(signature);
+            proven.push(Proven { key, presence, verification });
+        }
+    }
+    (with(merged), proven)
 }
 
 impl Refusal {

@@ -104,6 +104,21 @@ fn other_bodies() {
             serde_json::to_string(&answer).unwrap()
         }),
         text(&|| {
+            let (action, scope, missing) = (ActionKind::Start, scope("a"), Some("1 more of bob".into()));
+            let (command, signed_by) = (stop.clone(), vec!["alice".into()]);
+            let proposal = ProposalRecord { id: lock, action, scope, command, signed_by, missing, entries: vec![2], expires_at_ms: T0 };
+            serde_json::to_string(&Proposals { proposals: vec![proposal] }).unwrap()
+        }),
+        text(&|| {
+            let (action, on) = (ActionKind::Grant, scope("a"));
+            let (command, signed_by) = (stop.clone(), vec![]);
+            let proposal = ProposalRecord { id: lock, action, scope: on, command, signed_by, missing: None, entries: vec![], expires_at_ms: T0 };
+            let (verdict, verdict_then) = (Verdict::Denied, Verdict::Enabled);
+            let first = vec![Enabled { scope: scope("a/x"), instances: 1, verdict, verdict_then }];
+            let enables = Enables { agents: 2, instances: 3, more: 1, first };
+            serde_json::to_string(&ProposalShown { proposal, enables }).unwrap()
+        }),
+        text(&|| {
             let status = Status {
                 deployment: deployment(),
                 node: "demo/node-1".into(),
@@ -160,6 +175,8 @@ fn other_bodies() {
         [
             body::<Problem>(bytes).1,
             body::<CommandAnswer>(bytes).1,
+            body::<ProposalShown>(bytes).1,
+            body::<Proposals>(bytes).1,
             body::<Status>(bytes).1,
             body::<Cluster>(bytes).1,
             body::<TrustChain>(bytes).1,
