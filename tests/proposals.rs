@@ -326,6 +326,38 @@ fn s1_s5_s8_three_nodes_have_the_same_proposals_and_keep_them() {
     }
 }
 
+/// In whatever order a ceremony is signed, nobody signs twice for nothing, and nothing starts before its release.
+#[test]
+fn s2_a_start_that_is_signed_before_its_release_waits_for_it() {
+    let deployment = Deployment::start(Choice::default());
+    let (runtime, http) = (runtime(), deployment.http());
+    runtime.block_on(async {
+        let url = deployment.url("/v1/proposals");
+        let stop = deployment.stop("support/a");
+        deployment.submit(&http, &stop).await.expect("a stop");
+        let lock = stop.digest();
+        let (release, start) =
+            (deployment.release("support/a", &[lock]), deployment.start_of("support/a", &[lock]));
+        let by = |of: &Envelope, who: &str| deployment.signed(&[who], of.document.clone());
+        for (document, who) in [(&release, "alice"), (&start, "alice"), (&start, "bob")] {
+            let (status, answer) = sign(&http, &url, &by(document, who)).await;
+            assert_eq!(status, StatusCode::ACCEPTED, "{who}: {answer}");
+        }
+        let waiting: Proposals = deployment.get(&http, "/v1/proposals").await;
+        let [_, waiting] = &waiting.proposals[..] else { panic!("{waiting:?}") };
+        assert_eq!((&waiting.missing, waiting.signed_by.len()), (&None, 2));
+        for envelope in [&by(&start, "bob"), &start] {
+            let (_, answer) = sign(&http, &url, envelope).await;
+            assert_eq!(answer["code"], "not-released", "{answer}");
+        }
+        for document in [&release, &start] {
+            let (status, answer) = sign(&http, &url, &by(document, "bob")).await;
+            assert_eq!(status, StatusCode::CREATED, "{answer}");
+        }
+    });
+    assert!(open(&deployment).is_empty());
+}
+
 #[test]
 fn s10_a_full_table_of_proposals_keeps_no_stop_waiting() {
     let deployment = Deployment::start(Choice::default());

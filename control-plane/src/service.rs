@@ -168,9 +168,17 @@ impl Service {
                 self.by_newest(|ledger| look(ledger, envelope, clock::wall_ms())).await
             };
             match look {
-                Ok(Look::Enough(whole)) => {
-                    return Ok(Gathered::InForce(self.submit_from(from, whole, command).await?));
-                }
+                Ok(Look::Enough(whole)) => match self.submit_from(from, whole, command).await {
+                    // A start that came before its release was in force: who signed it need not do so again.
+                    Err(SubmitError::Refused(Refusal::NotReleased(_) | Refusal::OtherLocks { .. }))
+                        if proposed =>
+                    {
+                        return Ok(Gathered::Proposed);
+                    }
+                    Err(SubmitError::Refused(Refusal::NotReleased(_) | Refusal::OtherLocks { .. }))
+                        if self.adds(envelope) => {}
+                    answer => return Ok(Gathered::InForce(answer?)),
+                },
                 Ok(Look::InForce(receipt)) => return Ok(Gathered::InForce(receipt)),
                 // What is in the log by now was not enough.
                 Ok(Look::TooFew) | Err(Refusal::NothingNew { .. }) if proposed => {
@@ -184,6 +192,12 @@ impl Service {
             // Two people may have signed at once: it is looked at again with all that came.
             proposed = true;
         }
+    }
+
+    /// Whether a proposal may take these signatures.
+    fn adds(&self, envelope: &Envelope) -> bool {
+        let checked = self.replica.ledger().check_proposal(envelope, clock::wall_ms());
+        matches!(checked, Ok(None))
     }
 
     /// Waits until what another node answered for is applied here, too.
