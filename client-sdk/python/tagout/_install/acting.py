@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextvars import Token
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -71,18 +71,28 @@ class Acting:
 
     def __init__(self, who: Actor) -> None:
         self._who = who
-        self._before: list[Token[Actor | None]] = []
         current_installed()
 
     def __enter__(self) -> Guard:
         guard = current_installed().guard_of(self._who.agent)
-        self._before.append(actor.set(self._who))
+        _entered.set((*_entered.get(), (self, actor.get())))
+        actor.set(self._who)
         return guard
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        actor.reset(self._before.pop())
+        entered = [*_entered.get()]
+        newest = next((at for at in reversed(range(len(entered))) if entered[at][0] is self), None)
+        if newest is None:
+            return  # Of a generator that was begun in another context: in this one nobody has entered.
+        _, before = entered.pop(newest)
+        if newest == len(entered):
+            actor.set(before)
+        else:
+            # Blocks that were entered later go on, and the first of them has come after what was before this one.
+            entered[newest] = (entered[newest][0], before)
+        _entered.set(tuple(entered))
 
     async def __aenter__(self) -> Guard:
         installed = current_installed()
@@ -97,7 +107,9 @@ class Acting:
 
     async def from_here_on(self) -> Guard:
         """The agent acts to the end of the task: for hooks that are called before something, and cannot be around it."""
-        return await self.__aenter__()
+        guard = await self.__aenter__()
+        _entered.set(_entered.get()[:-1])  # Nobody is going to leave it.
+        return guard
 
     async def steps(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """An asynchronous generator's items, with the agent acting in each step of it and not between them."""
@@ -113,6 +125,10 @@ class Acting:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+
+# The blocks that this context is in, each with who acted before. It is not the block that keeps this: tasks and threads share it.
+_entered: ContextVar[tuple[tuple[Acting, Actor | None], ...]] = ContextVar("tagout_acting", default=())
 
 
 class _Acting:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import http.client
 import http.server
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
@@ -20,9 +21,10 @@ import pytest
 import requests
 
 import tagout
-from deployment import Deployment, wait_for
+from deployment import PATIENCE_S, Deployment, wait_for
 from http2 import Http2Models
 from models import Models
+from tagout._install.acting import current_guard
 from tagout._install.endpoints import Endpoints
 from tagout._install.flight import Flight
 from tagout._install.patches import Patches
@@ -143,6 +145,62 @@ def test_tasks_and_threads_are_of_the_agent_that_starts_them(
     assert call("plain-of-default") is True
     assert pool.submit(call, "plain-of-default").result() is True, "a pool's thread is of whoever submits"
     assert models.requests["plain-of-stopped"] == models.requests["plain-task"] == 0
+
+
+def test_one_block_is_entered_by_tasks_and_threads_at_once(deployment: Deployment, installed: tagout.Guard) -> None:
+    critic, writer = tagout.agent(next(deployment.agents)), tagout.agent(next(deployment.agents))
+
+    async def overlapping(left: asyncio.Event, goes_first: bool) -> None:
+        async with critic as guard:
+            await (asyncio.sleep(0) if goes_first else left.wait())
+            assert current_guard() is guard
+        left.set()
+        assert current_guard() is installed
+        raise tagout.TagoutStopped("its own")
+
+    async def main() -> list[BaseException]:
+        left = asyncio.Event()
+        return await asyncio.gather(*(overlapping(left, first) for first in (True, False)), return_exceptions=True)
+
+    assert [str(error) for error in asyncio.run(main())] == ["its own"] * 2
+
+    barrier = threading.Barrier(3)
+
+    def in_thread() -> None:
+        with critic:
+            barrier.wait(PATIENCE_S)
+        assert current_guard() is installed
+
+    works = [Work(in_thread) for _ in range(3)]
+    for work in works:
+        work.wait()
+        assert work.error is None
+
+    with critic, writer as guard, critic:
+        assert current_guard() is not guard
+    assert current_guard() is installed
+    critic.__enter__()
+    with writer as guard:
+        critic.__exit__(None, None, None)
+        assert current_guard() is guard, "whoever leaves first, the others go on"
+    assert current_guard() is installed
+
+
+def test_a_generator_that_is_closed_in_another_context_leaves_its_block(
+    deployment: Deployment, installed: tagout.Guard
+) -> None:
+    async def items() -> AsyncIterator[int]:
+        with tagout.agent(next(deployment.agents)):
+            yield 1
+
+    async def main() -> None:
+        begun, other = items(), contextvars.copy_context()
+        assert await anext(begun) == 1
+        with pytest.raises(StopIteration):
+            other.run(begun.aclose().send, None)
+        assert other.run(current_guard) is installed
+
+    asyncio.run(main())
 
 
 @pytest.fixture
