@@ -77,7 +77,8 @@ def find_stop(error: BaseException | None) -> TagoutStopped | None:
     """The `TagoutStopped` that an error of a framework comes from, if it does.
 
     It looks at the error itself, its causes and contexts, the members of exception groups, and what other errors carry as
-    their arguments.
+    their arguments. An error that is raised while a stop is handled has that stop as its context, so ask where nothing is
+    handled: after the ``except`` block, not in it.
     """
     seen: set[int] = set()
     # Nearest first.

@@ -65,15 +65,17 @@ class _Taker:
         self._detector, self._prompts = detector, prompts
 
     def __call__(self, record: Record) -> None:
-        attributes, failed = dict(record.attributes), None
+        attributes: dict[str, Value] = dict(record.attributes)
+        failed: BaseException | None = None
         if record.prompt is not None:
             if self._prompts:
                 attributes.update(_stored(record.prompt))
             if self._detector is not None:
                 try:
-                    topics = itertools.islice(self._detector(record.prompt), NAMES_MAX)
+                    found = self._detector(record.prompt)
+                    topics = [found] if isinstance(found, str) else itertools.islice(found, NAMES_MAX)
                     attributes["tagout.topics"] = [text(topic) for topic in topics]
-                except Exception as error:
+                except BaseException as error:
                     failed = error
         self._take(record, attributes)
         if failed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ _LIBRARIES: tuple[Callable[[Patches], None], ...] = (
 # What only records need.
 _RECORDED: tuple[Callable[[Patches], None], ...] = (aiohttp_.patch_recorded, http_client.patch_recorded)
 _changing = threading.Lock()
+_log = logging.getLogger("tagout")
 
 
 def install(
@@ -64,14 +66,18 @@ def install(
     with _changing:
         installed = installation.current
         if installed is not None:
-            if not installed.is_of(agent, endpoints, client, records, tools):
+            differs = installed.differs(agent, endpoints, client, records, tools)
+            if differs:
                 raise RuntimeError(
-                    f"tagout is installed already, for {installed.agent}: call tagout.uninstall() first, "
-                    'or name the agent of a part of the program by `with tagout.agent("…"):`'
+                    f"tagout is installed already, for {installed.agent}, with other arguments ({'; '.join(differs)}): call "
+                    'tagout.uninstall() first, or name the agent of a part of the program by `with tagout.agent("…"):`'
                 )
             return installed.guard_of(agent)
         installed = Installed(agent, endpoints, client, records, tools, ready_s)
         guard = installed.guard_of(agent)
+        stopped = guard.state().stopped
+        if stopped is not None and stopped.code == "not_enrolled":
+            _log.warning("every call will be refused: %s", stopped)
         patches = Patches()
         try:
             for patch in _LIBRARIES if records is None else (*_LIBRARIES, *_RECORDED):

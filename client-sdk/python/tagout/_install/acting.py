@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What a segment of a scope takes (proto/SPEC.md, M19).
 _SEGMENT_MAX = 64
 _NOT_OF_A_SEGMENT = re.compile(r"[^A-Za-z0-9._-]+")
+_HASH_DIGITS = 6
 
 
 def agent(name: str) -> Acting:
@@ -36,12 +38,21 @@ def agent(name: str) -> Acting:
 def below(name: str, **attributes: str) -> Acting:
     """The same for what a framework calls an agent: `name` becomes one segment below the agent that the program has named.
 
-    What a scope does not take becomes ``_``: the agent "Senior Researcher" of ``demo/agent_2`` is
-    ``demo/agent_2/Senior_Researcher``. Agents that call others are not nested. `attributes` are what records say of the calls.
+    Spaces become ``_``: the agent "Senior Researcher" of ``demo/agent_2`` is ``demo/agent_2/Senior_Researcher``. So does what
+    else a scope does not take, and then a hash of the name is appended, so that two names are two agents. Agents that call others
+    are not nested. `attributes` are what records say of the calls.
     """
     base = current_installed().actor().base
-    segment = _NOT_OF_A_SEGMENT.sub("_", name).strip("_.")[:_SEGMENT_MAX] or "_"
-    return Acting(Actor(f"{base}/{segment}", base, {"gen_ai.agent.name": name, **attributes}))
+    return Acting(Actor(f"{base}/{_segment(name)}", base, {"gen_ai.agent.name": name, **attributes}))
+
+
+def _segment(name: str) -> str:
+    readable = name.replace(" ", "_")
+    segment = _NOT_OF_A_SEGMENT.sub("_", readable).strip("_.")[:_SEGMENT_MAX]
+    if segment == readable and segment:
+        return segment
+    digits = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    return f"{segment[: _SEGMENT_MAX - _HASH_DIGITS - 1]}-{digits}".lstrip("-")
 
 
 def current_guard() -> Guard:

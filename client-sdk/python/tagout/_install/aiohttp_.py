@@ -35,7 +35,10 @@ def patch_recorded(patches: Patches) -> None:
 
 def _request(original: Function) -> Function:
     async def _request(session: Any, method: str, str_or_url: Any, **named: Any) -> Any:
-        url = session._build_url(str_or_url)
+        try:
+            url = session._build_url(str_or_url)
+        except (TypeError, ValueError):
+            return await original(session, method, str_or_url, **named)  # It says in its own words that this is no URL.
         body = partial(_given, session, named.get("json"), named.get("data"))
         flight = begin(url.host or "", url.port or 80, url.raw_path_qs, method, body)
         if flight is None:

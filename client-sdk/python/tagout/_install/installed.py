@@ -63,10 +63,13 @@ class Installed:
         self._guards: dict[str, Guard] = {}
         self._adding = threading.Lock()
 
-    def is_of(
+    def differs(
         self, agent: str, endpoints: Endpoints, client: Client | None, records: Records | None, tools: bool
-    ) -> bool:
-        return self._given == (agent, endpoints, client, records, tools)
+    ) -> list[str]:
+        """Which arguments are other ones than it was given."""
+        names = "agent", "hosts, paths or predicate", "client", "records", "tools"
+        asked = agent, endpoints, client, records, tools
+        return [name for name, one, other in zip(names, self._given, asked, strict=True) if one != other]
 
     def actor(self) -> Actor:
         """Who acts in this task or thread."""

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from tagout._install.installed import installation
 from tagout._install.patches import Patches
-from tagout._stopped import TagoutStopped, find_stop
+from tagout._stopped import TagoutStopped
 
 # The base errors of SDKs, by module; what derives from another comes before it.
 BASE_ERRORS = {
@@ -83,6 +84,8 @@ def _again(args: tuple[Any, ...], about: dict[str, Any]) -> TagoutStopped:
 
 
 def _look_before_retries() -> None:
+    if installation.current is None:
+        return  # Nobody would take them away again.
     for module in BASE_ERRORS:
         clients = sys.modules.get(f"{module}._base_client")
         for name in _BASE_CLIENTS if clients else ():
@@ -97,9 +100,12 @@ def _looking(retry: Callable[..., Any]) -> Callable[..., Any]:
     """Raises the stop that is being handled instead of trying again."""
 
     def look() -> None:
-        stopped = find_stop(sys.exc_info()[1])
-        if stopped is not None:
-            raise stopped
+        # By causes alone: the context of an error may be an older stop, in whose handler this call is made.
+        error = sys.exc_info()[1]
+        while error is not None and not isinstance(error, TagoutStopped):
+            error = error.__cause__
+        if error is not None:
+            raise error
 
     if inspect.iscoroutinefunction(retry):
 

@@ -52,7 +52,10 @@ class Recorder:
         _taking.set(True)
         try:
             self._take(record)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            # Also what is no `Exception`: a panic of Rust's, a CancelledError that cancels nothing here.
             self.failed()
 
     def failed(self) -> None:
@@ -93,11 +96,14 @@ class Recording:
             self._body = None
             try:
                 self._sends = body()
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 self._recorder.failed()
 
     def answered(self, status: int) -> None:
-        self._status = status
+        """What failed before that was a redirect's answer, which nobody reads."""
+        self._status, self._error = status, None
 
     def received(self, length: int) -> None:
         """That many bytes more of the answer's body are here."""
@@ -140,7 +146,9 @@ class Recording:
         stopped = refused or (None if self.call is None else self.call.stopped)
         try:
             return self._record(duration_ns, stopped)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             self._recorder.failed()
             return None
         finally:

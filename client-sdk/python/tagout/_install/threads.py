@@ -21,16 +21,28 @@ def patch(patches: Patches) -> None:
 def _start(original: Function) -> Function:
     def start(thread: threading.Thread) -> None:
         acts = actor.get()
-        if acts is not None:
-            run = thread.run
+        if acts is None:
+            original(thread)
+            return
+        run, own = thread.run, thread.__dict__.get("run")
 
-            def named_run() -> None:
-                del thread.__dict__["run"]
-                actor.set(acts)
-                run()
+        def restore() -> None:
+            if own is None:
+                thread.__dict__.pop("run", None)
+            else:
+                thread.__dict__["run"] = own
 
-            thread.__dict__["run"] = named_run
-        original(thread)
+        def named_run() -> None:
+            restore()
+            actor.set(acts)
+            run()
+
+        thread.__dict__["run"] = named_run
+        try:
+            original(thread)
+        except BaseException:
+            restore()  # There may be room for a thread later.
+            raise
 
     return start
 

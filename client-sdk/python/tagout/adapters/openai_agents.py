@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,39 +24,68 @@ TContext = TypeVar("TContext")
 class Agent(agents.Agent[TContext]):
     """An agent whose model and tool calls are those of `name`, below the agent that the program has named.
 
-    A function tool that it is given, also one of an MCP server, is not run while the agent is stopped, and cut where it runs; so
-    is an agent that is used as a tool. What hosted tools do is the model's call. A model that is named, not given, is had
-    from the SDK's `MultiProvider`. With a `RunConfig` that has another model for all agents, their model calls are the program's
-    agent's.
+    Its function tools, those of its MCP servers, and its shell, patch and custom tools are not run while the agent is stopped,
+    and what of them is asynchronous is cut where it runs; so is an agent that is used as a tool. A `ComputerTool` acts by the
+    program's own object: guard that with `tagout.tool`. What hosted tools do is the model's call. A model that is named, not
+    given, is had from the SDK's `MultiProvider`. With a `RunConfig` that has another model or provider for all agents, their
+    model calls are the program's agent's.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.model.given if isinstance(self.model, _Model) else self.model
         self.model: Any = _Model(self.name, given)
-        self.tools: list[Tool] = self._guarded(self.tools)
 
-    async def get_mcp_tools(self, run_context: Any) -> list[Tool]:
-        return self._guarded(await super().get_mcp_tools(run_context))
-
-    def _guarded(self, tools: list[Tool]) -> list[Tool]:
-        return [_guarded(self.name, given) if isinstance(given, FunctionTool) else given for given in tools]
+    async def get_all_tools(self, run_context: Any) -> list[Tool]:
+        """For a run: also tools that were added since the agent was made."""
+        return [_guarded(self.name, given) for given in await super().get_all_tools(run_context)]
 
 
-def _guarded(agent: str, given: FunctionTool) -> FunctionTool:
-    invoke = given.on_invoke_tool
+# What runs a tool on this machine, by the attribute that holds it.
+_RUNNERS = ("on_invoke_tool", "executor")
+_EDITS = ("create_file", "update_file", "delete_file")
+
+
+def _guarded(agent: str, given: Tool) -> Tool:
     guarded = copy.copy(given)
-    guarded.on_invoke_tool = _Invoke(agent, invoke.given if isinstance(invoke, _Invoke) else invoke)
+    for name in _RUNNERS:
+        runner = getattr(given, name, None)
+        if runner is not None:
+            setattr(guarded, name, _Invoke(agent, runner) if isinstance(given, FunctionTool) else _runner(agent, runner))
+    editor = getattr(given, "editor", None)
+    if editor is not None:
+        setattr(guarded, "editor", _Editor(agent, editor))
     return guarded
 
 
 class _Invoke:
+    """What runs a function tool; its parameters are looked at."""
+
     def __init__(self, agent: str, given: Callable[[Any, str], Awaitable[Any]]) -> None:
-        self._agent, self.given = agent, given
+        self._agent, self._given = agent, given
 
     async def __call__(self, context: Any, arguments: str) -> Any:
         async with below(self._agent):
-            return await tool(self.given)(context, arguments)
+            return await tool(self._given)(context, arguments)
+
+
+def _runner(agent: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs another tool: it may be asynchronous or not."""
+
+    async def acting(*args: Any) -> Any:
+        async with below(agent):
+            result = tool(run)(*args)
+            return await result if inspect.isawaitable(result) else result
+
+    return acting
+
+
+class _Editor:
+    """Applies patches, each under the agent's guard."""
+
+    def __init__(self, agent: str, editor: Any) -> None:
+        for name in _EDITS:
+            setattr(self, name, _runner(agent, getattr(editor, name)))
 
 
 class _Model(Model):

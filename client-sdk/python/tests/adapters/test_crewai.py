@@ -91,7 +91,7 @@ class Hand:
 def test_s3_one_agent_is_stopped_and_the_other_goes_on(ask: Callable[..., Any], models: Models, agents: Agents) -> None:
     of_writer, of_critic = f"plain-writer-{ask.__name__}", f"plain-critic-{ask.__name__}"
     critic = agent(models, "Strict Critic!", of_critic)
-    agents.stop("Strict_Critic")
+    agents.stop("Strict_Critic-9c90f6")
     error, _ = refused(lambda: ask(critic))
     stopped = tagout.find_stop(error)
     assert stopped is not None and stopped.tag == "a test", repr(error)

@@ -86,7 +86,7 @@ def test_s3_one_agent_is_stopped_and_the_other_goes_on(ask: Callable[..., Any], 
     hand = Hand()
     writer = agent(models, "writer", f"tool-writer-{ask.__name__}", hand.tool)
     critic = agent(models, "Strict Critic!", f"tool-critic-{ask.__name__}", hand.tool, ModelRetryMiddleware(initial_delay=0))
-    agents.stop("Strict_Critic")
+    agents.stop("Strict_Critic-9c90f6")
     error, _ = refused(lambda: ask(critic))
     stopped = tagout.find_stop(error)
     assert stopped is not None and stopped.tag == "a test", repr(error)

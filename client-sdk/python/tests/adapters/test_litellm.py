@@ -48,7 +48,7 @@ def asked(models: Models, agent: str, model: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("ask", [sync, later, routed])
 def test_s3_one_agent_is_stopped_and_the_other_goes_on(ask: Ask, models: Models, agents: Agents) -> None:
-    agents.stop("Strict_Critic")
+    agents.stop("Strict_Critic-9c90f6")
     stopped = tagout.find_stop(refused(lambda: ask(models, "Strict Critic!", f"openai/plain-critic-{ask.__name__}"))[0])
     assert stopped is not None and stopped.tag == "a test"
     assert models.requests[f"plain-critic-{ask.__name__}"] == 0

@@ -94,7 +94,7 @@ def test_s3_one_agent_is_stopped_and_the_other_goes_on(
 ) -> None:
     of_writer, of_critic = (f"plain-{name}-{ask.__name__}-{kind.__name__}" for name in ("writer", "critic"))
     critic = agent(models, "Strict Critic!", of_critic, kind=kind)
-    agents.stop("Strict_Critic")
+    agents.stop("Strict_Critic-9c90f6")
     error, _ = refused(lambda: ask(critic))
     stopped = tagout.find_stop(error)
     assert stopped is not None and stopped.tag == "a test", repr(error)

@@ -9,7 +9,17 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from agents import ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
+from agents import (
+    ApplyPatchTool,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    RunContextWrapper,
+    Runner,
+    ShellTool,
+    function_tool,
+    set_tracing_disabled,
+)
+from agents.tool_context import ToolContext
 
 import tagout
 from deployment import Deployment, wait_for
@@ -73,11 +83,53 @@ def stream(agent: Agent[Any]) -> str:
     return asyncio.run(stream())
 
 
+def test_s3_tools_of_every_kind_are_asked_for_also_those_that_were_added(models: Models, agents: Agents) -> None:
+    hand = Hand()
+    ran: list[str] = []
+
+    class Editor:
+        def create_file(self, operation: Any) -> str:
+            ran.append("create")
+            return "done"
+
+        async def update_file(self, operation: Any) -> str:
+            ran.append("update")
+            return "done"
+
+        delete_file = create_file
+
+    def shell(request: Any) -> str:
+        ran.append("shell")
+        return "done"
+
+    writer = Agent(name="writer", model=chat(models, "plain"))
+    writer.tools += [*hand.tools, ShellTool(executor=shell), ApplyPatchTool(editor=Editor())]
+
+    async def run_all() -> list[type[BaseException] | str]:
+        act, _act_on, shell_tool, patch_tool = await writer.get_all_tools(RunContextWrapper(None))
+        assert writer.tools[2].executor is shell, "what the program has stays its own"
+        context = ToolContext(None, tool_name="act", tool_call_id="1", tool_arguments="{}")
+        runs = [
+            act.on_invoke_tool(context, "{}"),
+            shell_tool.executor(None),
+            patch_tool.editor.create_file(None),
+            patch_tool.editor.update_file(None),
+        ]
+        ended = await asyncio.gather(*runs, return_exceptions=True)
+        return [type(end) if isinstance(end, BaseException) else end for end in ended]
+
+    assert asyncio.run(run_all()) == ["done"] * 4
+    assert (hand.acted, sorted(ran)) == (1, ["create", "shell", "update"])
+    agents.stop("writer")
+    ended = asyncio.run(run_all())
+    assert all(end != "done" for end in ended) and (hand.acted, len(ran)) == (1, 3), ended
+
+
 def test_s3_one_agent_is_stopped_and_the_other_goes_on(models: Models, agents: Agents) -> None:
     hand = Hand()
     writer = Agent(name="writer", model=chat(models, "tool-writer-act"), tools=hand.tools)
     critic = Agent(name="Strict Critic!", model=chat(models, "tool-critic-act"), tools=hand.tools)
-    agents.stop("Strict_Critic")
+    agents.stop("Strict_Critic-9c90f6")
     stopped = tagout.find_stop(refused(lambda: ask(critic))[0])
     assert stopped is not None and stopped.tag == "a test"
     assert tagout.find_stop(refused(lambda: stream(critic))[0])

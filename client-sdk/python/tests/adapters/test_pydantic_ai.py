@@ -75,7 +75,7 @@ def test_s3_one_agent_is_stopped_and_the_other_goes_on(way: Callable[..., str], 
     hand, writes, criticises = Hand(), f"tool-writer-{way.__name__}-act", f"tool-critic-{way.__name__}-act"
     writer = agent(models, "writer", writes, hand)
     critic = agent(models, "Strict Critic!", criticises, hand)
-    agents.stop("Strict_Critic")
+    agents.stop("Strict_Critic-9c90f6")
     stopped = tagout.find_stop(refused(lambda: way(critic))[0])
     assert stopped is not None and stopped.tag == "a test"
     assert tagout.find_stop(refused(lambda: stream(critic))[0])

@@ -24,7 +24,7 @@ import tagout
 from deployment import PATIENCE_S, Deployment, wait_for
 from http2 import Http2Models
 from models import Models
-from tagout._install.acting import current_guard
+from tagout._install.acting import below, current_guard
 from tagout._install.endpoints import Endpoints
 from tagout._install.flight import Flight
 from tagout._install.patches import Patches
@@ -201,6 +201,92 @@ def test_a_generator_that_is_closed_in_another_context_leaves_its_block(
         assert other.run(current_guard) is installed
 
     asyncio.run(main())
+
+
+def test_agents_of_different_names_are_different_agents(deployment: Deployment, installed: tagout.Guard) -> None:
+    def scope(name: str) -> str:
+        with below(name) as guard:
+            assert guard.agent.startswith(f"{installed.agent}/")
+            return guard.agent.removeprefix(f"{installed.agent}/")
+
+    assert scope("critic-2.b") == "critic-2.b"
+    assert scope("Senior Researcher") == "Senior_Researcher"
+    names = ["研究者", "Критик", "a/b", "a:b", "a_b", "..", "", "x" * 64 + "1", "x" * 64 + "2", "Senior Researcher!"]
+    scopes = [scope(name) for name in names]
+    assert len({*scopes}) == len(names) and all(len(name) <= 64 for name in scopes), scopes
+
+
+def test_a_thread_that_could_not_start_can_be_started_later(
+    deployment: Deployment, installed: tagout.Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[object] = []
+    thread, own = threading.Thread(target=lambda: ran.append(current_guard())), threading.Thread()
+    own.run = lambda: ran.append(current_guard())  # type: ignore[method-assign]
+    with tagout.agent(next(deployment.agents)) as guard:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "_start_new_thread", _no_thread, raising=False)
+            patch.setattr(threading, "_start_joinable_thread", _no_thread, raising=False)
+            for one in (thread, own):
+                with pytest.raises(RuntimeError, match="can't start"):
+                    one.start()
+        for one in (thread, own):
+            one.start()
+            one.join(PATIENCE_S)
+    assert ran == [guard, guard]
+
+
+def _no_thread(*_arguments: object, **_named: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_stop_that_is_being_handled_is_not_the_error_of_the_next_call(
+    deployment: Deployment, models: Models, installed: tagout.Guard
+) -> None:
+    client = openai.OpenAI(base_url=f"{models.url}/v1", api_key="none", max_retries=1)
+    with tagout.agent(next(deployment.agents)) as other:
+        deployment.stop(other.agent)
+        wait_for(lambda: refused(other.check)[0], "the stop to arrive")
+        error, _ = refused(lambda: _ask(client, "blocked"))
+    assert error is not None
+    try:
+        raise error
+    except tagout.TagoutStopped:
+        with pytest.raises(openai.InternalServerError):
+            _ask(client, "status-fallback-500")
+    assert models.requests["status-fallback-500"] == 2, "it was tried again as any failure is"
+
+
+def _ask(client: openai.OpenAI, model: str) -> object:
+    return client.chat.completions.create(model=model, messages=[{"role": "user", "content": "hello"}])
+
+
+def test_a_bad_url_is_told_by_aiohttp_itself(installed: tagout.Guard) -> None:
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            await session.get("http://[::1/v1/chat/completions")
+
+    with pytest.raises(aiohttp.InvalidURL):
+        asyncio.run(ask())
+
+
+def test_nothing_is_put_into_sdks_after_it_was_uninstalled(deployment: Deployment, client: tagout.Client, models: Models) -> None:
+    guard = tagout.install(next(deployment.agents), client=client)
+    work = Work(lambda: httpx.post(models.url + PATH, json={"model": "silent-after"}, timeout=30))
+    wait_for(lambda: models.requests["silent-after"] == 1, "the call to be under way")
+    tagout.uninstall()
+    was = openai._base_client.SyncAPIClient.__dict__["_sleep_for_retry"]
+    assert Cut(deployment, guard, work).stopped
+    assert openai._base_client.SyncAPIClient.__dict__["_sleep_for_retry"] is was
+
+
+def test_it_says_what_differs_and_that_nobody_is_enrolled(
+    deployment: Deployment, client: tagout.Client, installed: tagout.Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RuntimeError, match=r"with other arguments \(tools\)"):
+        tagout.install(installed.agent, client=client, tools=False)
+    tagout.uninstall()
+    tagout.install("demo/agent_1", client=client)
+    assert "enrolled" in caplog.text and "every call will be refused" in caplog.text
 
 
 @pytest.fixture

@@ -340,6 +340,19 @@ def test_redirected_calls_are_recorded_where_they_lead(
     assert about["tagout.prompt.sha256"] == hashlib.sha256(models.bodies[-1]).hexdigest()
 
 
+def test_a_redirect_that_was_followed_is_no_failure(models: Models, install: Install, taken: list[Record]) -> None:
+    install(taken.append)
+
+    async def by_aiohttp() -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{models.url}/to{PATH}", json=body_of("plain-led-on")) as answer:
+                await answer.read()
+
+    asyncio.run(by_aiohttp())
+    about = taken[-1].attributes
+    assert about["http.response.status_code"] == 200 and "error.type" not in about, about
+
+
 def test_a_path_that_cannot_be_opened_is_an_error_at_once(
     deployment: Deployment, client: tagout.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,6 +421,24 @@ def test_a_line_that_did_not_fit_tears_no_other(
     ask(models, "plain-whole")
     torn, whole = file.read_text().splitlines()
     assert len(torn) == 10 and json.loads(whole)["gen_ai.request.model"] == "plain-whole"
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit, type("Panic", (BaseException,), {})])
+def test_whatever_is_raised_there_touches_no_call(kind: type[BaseException], models: Models, install: Install, file: Path) -> None:
+    def detector(_prompt: bytes) -> list[str]:
+        raise kind
+
+    failed = tagout.records.failures()
+    install(JsonLines(file, detector=detector))
+    ask(models)
+    assert tagout.records.failures() == failed + 1
+    assert len(lines(file)) == 1
+
+
+def test_a_text_is_one_topic(models: Models, install: Install, file: Path) -> None:
+    install(JsonLines(file, detector=lambda _prompt: "pii"))
+    ask(models)
+    assert lines(file)[0]["tagout.topics"] == ["pii"]
 
 
 def test_topics_are_what_a_detector_gives_and_its_own_calls_are_guarded_but_not_recorded(
