@@ -149,12 +149,16 @@ def test_tasks_and_threads_are_of_the_agent_that_starts_them(
 
 def test_one_block_is_entered_by_tasks_and_threads_at_once(deployment: Deployment, installed: tagout.Guard) -> None:
     critic, writer = tagout.agent(next(deployment.agents)), tagout.agent(next(deployment.agents))
+    with critic:
+        pass  # The first one waits, and so would not be in there with others.
 
     async def overlapping(left: asyncio.Event, goes_first: bool) -> None:
-        async with critic as guard:
-            await (asyncio.sleep(0) if goes_first else left.wait())
-            assert current_guard() is guard
-        left.set()
+        try:
+            async with critic as guard:
+                await (asyncio.sleep(0) if goes_first else left.wait())
+                assert current_guard() is guard
+        finally:
+            left.set()
         assert current_guard() is installed
         raise tagout.TagoutStopped("its own")
 
