@@ -80,16 +80,22 @@ def find_stop(error: BaseException | None) -> TagoutStopped | None:
     their arguments. An error that is raised while a stop is handled has that stop as its context, so ask where nothing is
     handled: after the ``except`` block, not in it.
     """
-    seen: set[int] = set()
+    return find_newer_stop(error, None)
+
+
+def find_newer_stop(error: BaseException | None, handled: BaseException | None) -> TagoutStopped | None:
+    """The same without what was being handled already, and what that comes from."""
+    seen: set[int] = {id(handled)}
     # Nearest first.
     waiting = [] if error is None else [error]
     while waiting:
         at = waiting.pop(0)
+        if id(at) in seen:
+            continue
         if isinstance(at, TagoutStopped):
             return at
-        if id(at) not in seen:
-            seen.add(id(at))
-            waiting.extend(_carried(at))
+        seen.add(id(at))
+        waiting.extend(_carried(at))
     return None
 
 

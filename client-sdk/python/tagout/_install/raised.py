@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
 from tagout._install.installed import installation
 from tagout._install.patches import Patches
-from tagout._stopped import TagoutStopped
+from tagout._stopped import TagoutStopped, find_newer_stop
 
 # The base errors of SDKs, by module; what derives from another comes before it.
 BASE_ERRORS = {
@@ -27,12 +29,17 @@ BASE_ERRORS = {
 }
 # LiteLLM makes its errors by the status: of those that its Router does not retry, the one that it knows of every provider.
 _STATUS = 400
-# Where these SDKs, which one generator makes, wait before they try again.
+# Where these SDKs, which one generator makes, begin a request, and wait before they try again.
 _BASE_CLIENTS = ("SyncAPIClient", "AsyncAPIClient")
+_REQUEST = "request"
 _RETRIES = ("_sleep_for_retry", "_retry_request")
 
 _looked_at: set[type] = set()
 _looks = Patches()
+# Held for a moment; again by the same thread where the garbage collector runs something in between.
+_changing = threading.RLock()
+# What was being handled when the request of this task or thread began: no error of its own.
+_handled: ContextVar[BaseException | None] = ContextVar("tagout_handled", default=None)
 
 
 def raised(stopped: TagoutStopped) -> TagoutStopped:
@@ -49,8 +56,9 @@ def raised(stopped: TagoutStopped) -> TagoutStopped:
 
 def forget() -> None:
     """Takes the looks before retries away again."""
-    _looks.undo()
-    _looked_at.clear()
+    with _changing:
+        _looks.undo()
+        _looked_at.clear()
 
 
 def _base_errors() -> list[type[Exception]]:
@@ -84,28 +92,50 @@ def _again(args: tuple[Any, ...], about: dict[str, Any]) -> TagoutStopped:
 
 
 def _look_before_retries() -> None:
-    if installation.current is None:
-        return  # Nobody would take them away again.
-    for module in BASE_ERRORS:
-        clients = sys.modules.get(f"{module}._base_client")
-        for name in _BASE_CLIENTS if clients else ():
-            client = getattr(clients, name, None)
-            if isinstance(client, type) and client not in _looked_at:
-                _looked_at.add(client)
-                for retry in _RETRIES:
-                    _looks.wrap(client, retry, _looking)
+    with _changing:
+        if installation.current is None:
+            return  # Calls of before end later; nobody would take the looks away again.
+        for module in BASE_ERRORS:
+            clients = sys.modules.get(f"{module}._base_client")
+            for name in _BASE_CLIENTS if clients else ():
+                client = getattr(clients, name, None)
+                if isinstance(client, type) and client not in _looked_at:
+                    _looked_at.add(client)
+                    _looks.wrap(client, _REQUEST, _noting)
+                    for retry in _RETRIES:
+                        _looks.wrap(client, retry, _looking)
+
+
+def _noting(request: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps what is being handled around a request from being taken for what it failed by."""
+    if inspect.iscoroutinefunction(request):
+
+        async def ask(*args: Any, **named: Any) -> Any:
+            before = _handled.set(sys.exc_info()[1])
+            try:
+                return await request(*args, **named)
+            finally:
+                _handled.reset(before)
+
+        return ask
+
+    def ask_blocking(*args: Any, **named: Any) -> Any:
+        before = _handled.set(sys.exc_info()[1])
+        try:
+            return request(*args, **named)
+        finally:
+            _handled.reset(before)
+
+    return ask_blocking
 
 
 def _looking(retry: Callable[..., Any]) -> Callable[..., Any]:
-    """Raises the stop that is being handled instead of trying again."""
+    """Raises the stop that the request has failed by instead of trying again."""
 
     def look() -> None:
-        # By causes alone: the context of an error may be an older stop, in whose handler this call is made.
-        error = sys.exc_info()[1]
-        while error is not None and not isinstance(error, TagoutStopped):
-            error = error.__cause__
-        if error is not None:
-            raise error
+        stopped = find_newer_stop(sys.exc_info()[1], _handled.get())
+        if stopped is not None:
+            raise stopped
 
     if inspect.iscoroutinefunction(retry):
 

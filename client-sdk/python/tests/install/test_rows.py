@@ -26,6 +26,7 @@ ROWS = os.environ.get("TAGOUT_ROWS", "httpx httpx2 aiohttp requests urllib opena
 WAYS = [
     (row, way) for row in ROWS for way in importlib.import_module(f"rows.{row}_").calls("http://127.0.0.1:9")
 ]
+RETRYING = [(row, way) for row, way in WAYS if row in ("openai", "anthropic") and "stream" not in way]
 _numbers = itertools.count()
 
 
@@ -92,6 +93,25 @@ def test_s3_a_call_is_cut_and_the_next_is_refused(
         attempts=len(call_at),
         error=type(error).__name__,
     )
+
+
+if RETRYING:
+
+    @pytest.mark.parametrize(("row", "way"), RETRYING)
+    def test_what_is_asked_instead_of_a_stopped_agent_is_tried_again(
+        row: str, way: str, deployment: Deployment, models: Models, installed: tagout.Guard
+    ) -> None:
+        call = importlib.import_module(f"rows.{row}_").calls(models.url)[way]
+        number = next(_numbers)
+        deployment.stop(installed.agent)
+        wait_for(lambda: not installed.state().enabled, "the stop to arrive")
+        try:
+            call(f"blocked-{number}")
+        except tagout.TagoutStopped:
+            with tagout.agent(next(deployment.agents)):
+                error, _ = refused(lambda: call(f"status-{number}-500"))
+        assert not isinstance(error, tagout.TagoutStopped) and "500" in str(error)
+        assert models.requests[f"status-{number}-500"] == 3
 
 
 def _note_attempts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
