@@ -50,6 +50,7 @@ def _request(original: Function) -> Function:
                 response = await original(session, method, str_or_url, **named)
                 if flight.recording is not None:
                     flight.recording.answered(response.status)
+                    flight.recording.has_failed(response.content.exception())
         except BaseException:
             # Cut when its head was here: nobody else knows of it.
             if response is not None:

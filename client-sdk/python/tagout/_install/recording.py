@@ -102,8 +102,7 @@ class Recording:
                 self._recorder.failed()
 
     def answered(self, status: int) -> None:
-        """What failed before that was a redirect's answer, which nobody reads."""
-        self._status, self._error = status, None
+        self._status = status
 
     def received(self, length: int) -> None:
         """That many bytes more of the answer's body are here."""
@@ -118,6 +117,10 @@ class Recording:
     def failed(self, error: BaseException) -> None:
         if self._error is None:
             self._error = error
+
+    def has_failed(self, error: BaseException | None) -> None:
+        """The answer fails by that, or by nothing, whatever was noted of those that led to it."""
+        self._error = error
 
     def end(self, refused: TagoutStopped | None = None) -> None:
         """The call is over, or was refused. The first time counts; a forked child leaves it to its parent."""

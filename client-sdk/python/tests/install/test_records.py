@@ -353,6 +353,21 @@ def test_a_redirect_that_was_followed_is_no_failure(models: Models, install: Ins
     assert about["http.response.status_code"] == 200 and "error.type" not in about, about
 
 
+@pytest.mark.parametrize("path", [PATH, "/elsewhere"])
+def test_where_a_redirect_leads_may_fail(path: str, models: Models, install: Install, taken: list[Record]) -> None:
+    install(taken.append)
+
+    async def by_aiohttp() -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{models.url}/to{path}", json=body_of("broken-led-on")) as answer:
+                await answer.read()
+
+    assert isinstance(refused(lambda: asyncio.run(by_aiohttp()))[0], aiohttp.ClientPayloadError)
+    about = taken[-1].attributes
+    assert about["http.response.status_code"] == 200
+    assert about["error.type"] == "aiohttp.client_exceptions.ClientPayloadError"
+
+
 def test_a_path_that_cannot_be_opened_is_an_error_at_once(
     deployment: Deployment, client: tagout.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
