@@ -1,7 +1,7 @@
 """Two agents of one process on Anthropic's SDK under Tagout: a stop of one cuts its answer, and the other goes on.
 
     pip install anthropic
-    TAGOUT_AGENT=demo/agent_2 ANTHROPIC_API_KEY=… python anthropic_agent.py "Tell me a long story"
+    TAGOUT_AGENT=demo/mine ANTHROPIC_API_KEY=… python anthropic_agent.py "Tell me a long story"
 """
 
 import asyncio

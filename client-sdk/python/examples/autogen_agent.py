@@ -1,7 +1,7 @@
 """Two AutoGen agents under Tagout: a stop of one cuts its answer and ends the team's run.
 
     pip install autogen-agentchat "autogen-ext[openai]"
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python autogen_agent.py "Tell me a long story"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python autogen_agent.py "Tell me a long story"
 """
 
 import asyncio
@@ -19,7 +19,7 @@ tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 
 ABOUT = ModelInfo(vision=False, function_calling=True, json_output=False, family="unknown", structured_output=False)
 client = OpenAIChatCompletionClient(model=os.environ.get("MODEL", "gpt-5-mini"), model_info=ABOUT)
-# They are demo/agent_2/writer and demo/agent_2/critic, and each can be stopped alone.
+# They are demo/mine/writer and demo/mine/critic, and each can be stopped alone.
 writer, critic = (AssistantAgent(name, client, model_client_stream=True) for name in ("writer", "critic"))
 
 

@@ -1,7 +1,7 @@
 """An agent of Google's Agent Development Kit under Tagout: a stop cuts its answer, and refuses its tools.
 
     pip install google-adk
-    TAGOUT_AGENT=demo/agent_2 GOOGLE_API_KEY=… python google_adk_agent.py "Tell me a long story of today's weather"
+    TAGOUT_AGENT=demo/mine GOOGLE_API_KEY=… python google_adk_agent.py "Tell me a long story of today's weather"
 """
 
 import asyncio
@@ -25,7 +25,7 @@ def temperature(city: str) -> str:
 
 
 async def main() -> None:
-    # The plugin makes it demo/agent_2/teller, which can be stopped alone.
+    # The plugin makes it demo/mine/teller, which can be stopped alone.
     teller = Agent(name="teller", model=os.environ.get("MODEL", "gemini-2.5-flash"), tools=[temperature])
     runner = InMemoryRunner(app=App(name="demo", root_agent=teller, plugins=[TagoutPlugin()]))
     session = await runner.session_service.create_session(app_name="demo", user_id="me")

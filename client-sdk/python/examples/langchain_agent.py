@@ -1,7 +1,7 @@
 """Two of LangChain's agents under Tagout: a stop of one refuses its model and its tools, and the other goes on.
 
     pip install langchain langchain-openai
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python langchain_agent.py "What time is it in Vienna?"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python langchain_agent.py "What time is it in Vienna?"
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import tagout
 from langchain.agents import create_agent
 from langchain.tools import tool
 from langchain_openai import ChatOpenAI
-from tagout.adapters.langchain import TagoutMiddleware  # its agents are named below ours: demo/agent_2/writer
+from tagout.adapters.langchain import TagoutMiddleware  # its agents are named below ours: demo/mine/writer
 
 tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 

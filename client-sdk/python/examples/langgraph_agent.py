@@ -1,7 +1,7 @@
 """A LangGraph agent under Tagout: a stop cuts its answer in the middle of a word, and the run goes on after a resume.
 
     pip install langgraph langchain-openai
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python langgraph_agent.py "Tell me a long story"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python langgraph_agent.py "Tell me a long story"
 """
 
 import os

@@ -1,7 +1,7 @@
 """Two agents that call models by LiteLLM under Tagout: a stop of one cuts its answer, and the other goes on.
 
     pip install litellm
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python litellm_agent.py "Tell me a long story"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python litellm_agent.py "Tell me a long story"
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import os
 import sys
 
 import tagout
-from tagout.adapters.litellm import acompletion  # its agents are named below ours: demo/agent_2/writer
+from tagout.adapters.litellm import acompletion  # its agents are named below ours: demo/mine/writer
 
 tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 

@@ -1,7 +1,7 @@
 """An agent of LlamaIndex's under Tagout: a stop cuts its answer, and refuses its tools.
 
     pip install llama-index-core llama-index-llms-openai-like
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python llama_index_agent.py "Tell me a long story of today's weather"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python llama_index_agent.py "Tell me a long story of today's weather"
 """
 
 import asyncio
@@ -27,7 +27,7 @@ llm = OpenAILike(
     is_chat_model=True,
     is_function_calling_model=True,
 )
-# It is demo/agent_2/teller, and can be stopped alone.
+# It is demo/mine/teller, and can be stopped alone.
 teller = FunctionAgent(name="teller", llm=llm, tools=[temperature])
 
 

@@ -1,7 +1,7 @@
 """An agent with the tools of an MCP server under Tagout: a stop refuses and cuts its tool calls as well as those of its model.
 
     pip install openai mcp
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python mcp_tools.py "What time is it in Vienna?" uvx mcp-server-time
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python mcp_tools.py "What time is it in Vienna?" uvx mcp-server-time
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """An agent on OpenAI's SDK under Tagout.
 
     pip install openai
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python openai_agent.py "Tell me a long story"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python openai_agent.py "Tell me a long story"
 """
 
 import os

@@ -1,7 +1,7 @@
 """Two agents of OpenAI's Agents SDK under Tagout: a stop of one cuts its answer, and the other goes on.
 
     pip install openai-agents
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python openai_agents_agent.py "Tell me a long story"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python openai_agents_agent.py "Tell me a long story"
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import sys
 
 import tagout
 from agents import Runner
-from tagout.adapters.openai_agents import Agent  # its agents are named below ours: demo/agent_2/writer
+from tagout.adapters.openai_agents import Agent  # its agents are named below ours: demo/mine/writer
 
 tagout.install()  # TAGOUT_AGENT says who this is, TAGOUT_PROFILE whom it asks
 

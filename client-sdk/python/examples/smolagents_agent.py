@@ -1,7 +1,7 @@
 """An agent of smolagents' under Tagout: a stop cuts its answer, and refuses its code and tools.
 
     pip install "smolagents[openai]"
-    TAGOUT_AGENT=demo/agent_2 OPENAI_API_KEY=… python smolagents_agent.py "Tell me a long story of today's weather"
+    TAGOUT_AGENT=demo/mine OPENAI_API_KEY=… python smolagents_agent.py "Tell me a long story of today's weather"
 """
 
 import os
@@ -24,7 +24,7 @@ def temperature(city: str) -> str:
     return f"21 °C in {city}"
 
 
-# It is demo/agent_2/teller, and can be stopped alone.
+# It is demo/mine/teller, and can be stopped alone.
 model = OpenAIServerModel(os.environ.get("MODEL", "gpt-5-mini"))
 teller = CodeAgent([temperature], model, name="teller", description="Tells stories", stream_outputs=True)
 
