@@ -51,9 +51,10 @@ impl Taken {
         // A scope that nobody lives in may yet have somebody: it counts as one.
         let (mut touched, mut empty) = (BTreeSet::new(), 0);
         for scope in scopes {
-            let covered: Vec<_> = agents.iter().filter(|agent| scope.covers(agent)).collect();
-            empty += u64::from(covered.is_empty());
-            touched.extend(covered);
+            let before = agents.iter().filter(|agent| scope.covers(agent));
+            let mut any = false;
+            touched.extend(before.inspect(|_| any = true));
+            empty += u64::from(!any);
         }
         let count = touched.len() as u64 + empty;
         if count > limit || self.0.len() >= REMEMBERED_MAX {
