@@ -372,8 +372,9 @@ impl Cluster {
         self.nodes[node - 1].limited = true;
         self.history.cannot_write(node);
         self.fault(format!("files of node {node} end at {bytes} bytes"), |_| {
-            let limit =
-                Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--fsize={bytes}")).status();
+            // The soft limit alone: to raise the hard one again, a second time, takes CAP_SYS_RESOURCE.
+            let soft = format!("--fsize={bytes}:");
+            let limit = Command::new("prlimit").arg(format!("--pid={pid}")).arg(soft).status();
             assert!(
                 limit.is_ok_and(|status| status.success()),
                 "prlimit sets the limit of a process of ours"

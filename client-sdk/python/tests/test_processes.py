@@ -181,20 +181,31 @@ if __name__ == "__main__":
     assert ended(program).splitlines() == ["TagoutStopped a test ('alice',)"] * 2
 
 
-def in_spawned(agent: str) -> str | None:
+def checked_in_spawned(agent: str) -> None:
     guard = tagout.Client().guard(agent)
     guard.ready(PATIENCE_S)
     guard.check()
+
+
+def tripped_in_spawned(agent: str) -> str | None:
+    guard = tagout.Client().guard(agent)
+    guard.ready(PATIENCE_S)
     return guard.trip("from a worker")
 
 
 def test_spawned_workers_have_clients_of_their_own(deployment: Deployment) -> None:
     agent = next(deployment.agents)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        lock = pool.apply(in_spawned, (agent,))
+        pool.apply(checked_in_spawned, (agent,))
+        lock = pool.apply(tripped_in_spawned, (agent,))
         assert lock is not None and len(lock) == 64
+
+        def passed() -> bool:
+            pool.apply(checked_in_spawned, (agent,))
+            return False
+
         with pytest.raises(TagoutStopped) as stop:
-            wait_for(lambda: pool.apply(in_spawned, (agent,)) is None, "the service to know of the trip")
+            wait_for(passed, "the service to know of the trip")
         assert stop.value.lock_id == lock
 
 
