@@ -5,6 +5,8 @@ pub mod deployment;
 pub mod process;
 pub mod ran;
 pub mod random;
+pub mod receiver;
+pub mod session;
 pub mod skip;
 pub mod wait;
 pub mod webhook;

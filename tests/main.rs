@@ -15,6 +15,7 @@ mod kill;
 mod lease_bound;
 mod line;
 mod nodes;
+mod notifications;
 mod openapi;
 mod pending;
 mod power_cut;

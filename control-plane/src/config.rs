@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub rule: Option<u64>,
     /// Which security platforms may take away by webhook, and what.
     pub webhooks: Option<PathBuf>,
+    /// Who is told of what happens.
+    pub notify: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +73,8 @@ impl NodeConfig {
             &mut config.tls_cert,
             &mut config.tls_key,
         ];
-        let optional = [&mut config.ca, &mut config.ca_folder, &mut config.webhooks].into_iter().flatten();
+        let optional = [&mut config.ca, &mut config.ca_folder, &mut config.webhooks, &mut config.notify];
+        let optional = optional.into_iter().flatten();
         for file in named.into_iter().chain(optional) {
             *file = folder.join(&file);
         }
@@ -132,6 +135,9 @@ impl NodeConfig {
             or(self.rule.map(|rule| format!("rule = {rule}\n")), "rule = 1"),
             "\n# The webhooks of security platforms that may stop agents through this node (\"SOAR platforms\" in README.md).\n".into(),
             or(self.webhooks.as_deref().map(|file| path("webhooks", file)), "webhooks = \"webhooks.toml\""),
+            "\n# Who is told of stops, proposals and whatever else happens (\"Notifications\" in README.md); the same on every node.\n"
+                .into(),
+            or(self.notify.as_deref().map(|file| path("notify", file)), "notify = \"notify.toml\""),
         ]
         .concat()
     }
@@ -162,6 +168,7 @@ mod tests {
             reserve_mib: Some(64),
             rule: Some(1),
             webhooks: Some("webhooks.toml".into()),
+            notify: Some("notify.toml".into()),
         }
     }
 
@@ -188,6 +195,7 @@ mod tests {
             node_id: None,
             rule: None,
             webhooks: None,
+            notify: None,
             ..config()
         };
         let text = bare.documented();

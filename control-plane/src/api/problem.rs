@@ -11,6 +11,7 @@ use tagout_proto::wire;
 
 use crate::admission::Busy;
 use crate::leases::LeaseFailure;
+use crate::notify;
 use crate::pending::NotKept;
 use crate::raft::ProposeError;
 use crate::reserve::DiskRefused;
@@ -68,14 +69,17 @@ codes! {
 
     BelowThreshold FORBIDDEN "below-threshold"
     EnrolledElsewhere FORBIDDEN "enrolled-elsewhere"
+    NotFromHere FORBIDDEN "not-from-here"
     NoRole FORBIDDEN "no-role"
     RootKey FORBIDDEN "root-key"
     RootThreshold FORBIDDEN "root-threshold"
     ScopeNotAllowed FORBIDDEN "scope-not-allowed"
 
     NoSuchLock NOT_FOUND "no-such-lock"
+    NoSuchNotification NOT_FOUND "no-such-notification"
     NoSuchPath NOT_FOUND "no-such-path"
     NoSuchProposal NOT_FOUND "no-such-proposal"
+    NoSuchReceiver NOT_FOUND "no-such-receiver"
     NoSuchStop NOT_FOUND "no-such-stop"
     NoSuchTile NOT_FOUND "no-such-tile"
     NoSuchWebhook NOT_FOUND "no-such-webhook"
@@ -135,6 +139,7 @@ codes! {
 
     Busy SERVICE_UNAVAILABLE "busy"
     NoCheckpoint SERVICE_UNAVAILABLE "no-checkpoint"
+    NoLeader SERVICE_UNAVAILABLE "no-leader"
     NoLease SERVICE_UNAVAILABLE "no-lease"
     NotCommitted SERVICE_UNAVAILABLE "not-committed"
     NotKept SERVICE_UNAVAILABLE "not-kept"
@@ -193,6 +198,17 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         response
+    }
+}
+
+impl From<notify::NotDone> for Problem {
+    fn from(why: notify::NotDone) -> Self {
+        let code = match &why {
+            notify::NotDone::NoReceiver => Code::NoSuchReceiver,
+            notify::NotDone::NoEvent(_) => Code::NoSuchNotification,
+            notify::NotDone::NoLeader => Code::NoLeader,
+        };
+        Self::new(code, why.to_string())
     }
 }
 

@@ -162,6 +162,7 @@ impl NodeFolder<'_> {
             reserve_mib: plan.reserve_mib,
             rule: None,
             webhooks: None,
+            notify: None,
         };
         let genesis = serde_json::to_string(self.genesis).expect("an envelope is text") + "\n";
         let seed = Zeroizing::new(format!("{}\n", BASE64.encode(&*key.seed)));

@@ -19,12 +19,12 @@ use tagout_proto::wire::Outcome;
 
 use super::Globals;
 use super::backup;
-use super::chain::signed_by;
 use super::failure::{Exit, Failure};
 use super::files::{quoted, write_new};
 use super::out::{Ink, Out, count, instant};
 use super::profile::{self, Profile};
 use super::session::Session;
+use crate::signers::signed_by;
 
 mod export;
 pub mod resume;
