@@ -232,6 +232,20 @@ impl Service {
         }
     }
 
+    /// Has a drill come into the log: evidence of a stop, which waits behind whatever takes away.
+    pub async fn drill_from(&self, from: Source, drill: &Envelope) -> Result<Receipt, SubmitError> {
+        // Before it is judged by a state that may be wrong.
+        self.cluster.may_give().map_err(SubmitError::Differs)?;
+        let checked = {
+            let _turn = self.admission.verify(false, from).await?;
+            self.by_newest(|ledger| ledger.check_drill(drill)).await?
+        };
+        match checked {
+            Some(receipt) => Ok(receipt),
+            None => self.propose(EntryKind::Drill, drill).await,
+        }
+    }
+
     /// As `propose_for`, where it is no command that takes away.
     pub async fn propose(&self, kind: EntryKind, envelope: &Envelope) -> Result<Receipt, SubmitError> {
         self.propose_for(Need::of(kind, true), kind, envelope).await

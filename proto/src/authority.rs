@@ -15,7 +15,7 @@ use crate::envelope::{Envelope, EnvelopeError};
 use crate::limits::*;
 use crate::note::VerifierKey;
 use crate::scope::Scope;
-use crate::sshsig::{Proven, PublicKey, SshSignature};
+use crate::sshsig::{NAMESPACE, Proven, PublicKey, SshSignature};
 use crate::strict::{self, DocumentError, Fields};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +163,11 @@ pub(crate) struct Proofs {
 impl Proofs {
     /// Verifies the signatures by keys whose `owner` is known. That is asked first: a flood of strangers' signatures must
     /// cost no curve arithmetic (S10).
-    pub(crate) fn of<'a>(envelope: &Envelope, owner: impl Fn(&PublicKey) -> Result<&'a str, String>) -> Self {
+    pub(crate) fn of<'a>(
+        namespace: &str,
+        envelope: &Envelope,
+        owner: impl Fn(&PublicKey) -> Result<&'a str, String>,
+    ) -> Self {
         let mut proofs = Self::default();
         for armored in &envelope.signatures {
             let verified = SshSignature::parse(armored).map_err(|e| e.to_string()).and_then(|signature| {
@@ -172,7 +176,8 @@ impl Proofs {
                 if proofs.proven.iter().any(|proven| proven.key == *key) {
                     return Err(format!("{owner} signed twice and counts once"));
                 }
-                signature.verify(envelope.document.as_bytes()).map_err(|error| format!("{owner}: {error}"))
+                let verified = signature.verify_for(namespace, envelope.document.as_bytes());
+                verified.map_err(|error| format!("{owner}: {error}"))
             });
             match verified {
                 Ok(proven) => proofs.proven.push(proven),
@@ -393,7 +398,8 @@ impl Authority {
     /// Verifies every signature of `envelope` and says whose they are.
     pub fn signers(&self, envelope: &Envelope) -> Signers<'_> {
         let digest = envelope.digest();
-        let proofs = Proofs::of(envelope, |key| self.owner(key, &digest).map(|owner| owner.name.as_str()));
+        let owner = |key: &PublicKey| self.owner(key, &digest).map(|owner| owner.name.as_str());
+        let proofs = Proofs::of(NAMESPACE, envelope, owner);
         self.attribute(&proofs, &digest)
     }
 
@@ -543,7 +549,7 @@ impl Authority {
                 .map(|s| s.name.as_str())
                 .ok_or_else(|| format!("key {} is no root signer's", key.fingerprint()))
         };
-        let proofs = Proofs::of(envelope, owner);
+        let proofs = Proofs::of(NAMESPACE, envelope, owner);
         let (signed, missing): (Vec<_>, Vec<_>) =
             signers.iter().partition(|s| proofs.proven.iter().any(|proven| proven.key == s.key));
         let have = signed.len() as u64;

@@ -6,6 +6,7 @@ pub mod address;
 pub mod authority;
 pub mod command;
 pub mod digest;
+pub mod drill;
 pub mod envelope;
 pub mod lease;
 pub mod ledger;

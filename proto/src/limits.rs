@@ -20,6 +20,8 @@ pub const COMMAND_ID_MAX_BYTES: usize = 128;
 pub const REASON_MAX_BYTES: usize = 1024;
 pub const CASE_MAX_BYTES: usize = 128;
 pub const NAME_MAX_BYTES: usize = 64;
+/// The name of a process that holds a guard, which is printable ASCII without spaces.
+pub const INSTANCE_MAX_BYTES: usize = 128;
 
 /// Lock ids that one release or start may list.
 pub const LOCK_IDS_MAX: usize = 400;
@@ -49,6 +51,10 @@ pub const PROPOSAL_TTL_MS: u64 = 60 * 60 * 1000;
 pub const PROPOSALS_MAX: usize = 64;
 /// Proposals that may be refused in all, the life of a deployment long.
 pub const REFUSED_MAX: usize = 16 * 1024;
+/// Instances that one drill lists, which are the first that the outcome does; its counts hold for all.
+pub const DRILL_INSTANCES_MAX: usize = 64;
+/// Scopes whose newest drill is known; the log has all.
+pub const DRILLED_SCOPES_MAX: usize = 64;
 /// A drain may last this long at most.
 pub const DRAIN_MAX_MS: u64 = 60 * 60 * 1000;
 

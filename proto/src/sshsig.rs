@@ -11,8 +11,10 @@ use sha2::{Digest as _, Sha256, Sha512};
 use crate::limits::{APPLICATION_MAX_BYTES, SIGNATURE_MAX_BYTES};
 use crate::strict;
 
-/// The namespace of every document that Tagout accepts: a signature made for git or e-mail means nothing here.
+/// The namespace of every command that Tagout accepts, and of restores: a signature made for git or e-mail means nothing here.
 pub const NAMESPACE: &str = "tagout-command";
+/// That of drills: whoever signs what was never signs a command by it.
+pub const DRILL_NAMESPACE: &str = "tagout-drill";
 
 const BEGIN: &str = "-----BEGIN SSH SIGNATURE-----";
 const END: &str = "-----END SSH SIGNATURE-----";
@@ -61,9 +63,9 @@ pub enum SshsigError {
     #[error("the SSH signature is malformed: {0}")]
     Malformed(&'static str),
     #[error(
-        "the signature is for namespace {0:?}; sign again with: ssh-keygen -Y sign -n {NAMESPACE} -f KEY FILE"
+        "the signature is for namespace {found:?}; sign again with: ssh-keygen -Y sign -n {wanted} -f KEY FILE"
     )]
-    Namespace(String),
+    Namespace { found: String, wanted: String },
     #[error(
         "the key is neither {ED25519} nor {SK_ED25519}; make one with: ssh-keygen -t ed25519, or -t ed25519-sk in a FIDO2 token"
     )]
@@ -250,7 +252,8 @@ impl SshSignature {
     /// arrives from elsewhere may choose what it was signed for.
     pub fn verify_for(&self, namespace: &str, message: &[u8]) -> Result<Proven, SshsigError> {
         if self.namespace != namespace.as_bytes() {
-            return Err(SshsigError::Namespace(shown(&self.namespace)));
+            let (found, wanted) = (shown(&self.namespace), namespace.into());
+            return Err(SshsigError::Namespace { found, wanted });
         }
         let signed = match self.hash {
             Hash::Sha256 => preimage(namespace, b"sha256", &Sha256::digest(message)),
@@ -444,7 +447,8 @@ mod tests {
         let proven = Proven { key, presence: true, verification: false };
         assert_eq!(signature.verify_for("unittest", DATA), Ok(proven));
         assert_eq!(signature.verify_for("unittest", b"This is no test"), Err(SshsigError::Mismatch));
-        assert_eq!(signature.verify(DATA), Err(SshsigError::Namespace("unittest".into())));
+        let (found, wanted) = ("unittest".into(), NAMESPACE.into());
+        assert_eq!(signature.verify(DATA), Err(SshsigError::Namespace { found, wanted }));
         assert_eq!(encoded(&signature), SIGNATURE);
     }
 

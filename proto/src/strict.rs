@@ -256,7 +256,7 @@ impl Fields {
     }
 
     /// An absent key is still one of the keys that there could be.
-    fn unasked<T>(&mut self, key: &'static str) -> Result<Option<T>, DocumentError> {
+    pub(crate) fn unasked<T>(&mut self, key: &'static str) -> Result<Option<T>, DocumentError> {
         self.asked.push(key);
         Ok(None)
     }

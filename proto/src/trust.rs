@@ -14,7 +14,7 @@ use crate::envelope::{Envelope, EnvelopeError};
 use crate::limits::SUSPENDED_KEYS_MAX;
 use crate::restore::{Epoch, Restore};
 use crate::scope::Scope;
-use crate::sshsig::{Proven, PublicKey};
+use crate::sshsig::{NAMESPACE, Proven, PublicKey};
 use crate::strict::{self, DocumentError};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -345,12 +345,17 @@ impl Trust {
 
     /// Who signed `envelope`, by the authority in force and without suspended keys.
     pub fn signers(&self, envelope: &Envelope) -> Signers<'_> {
+        self.signers_in(NAMESPACE, envelope)
+    }
+
+    /// The same for a document that is signed in another namespace than a command.
+    pub fn signers_in(&self, namespace: &str, envelope: &Envelope) -> Signers<'_> {
         let (authority, digest) = (self.authority(), envelope.digest());
         let owner = |key: &PublicKey| {
             self.usable(key)?;
             authority.owner(key, &digest).map(|owner| owner.name.as_str())
         };
-        authority.attribute(&Proofs::of(envelope, owner), &digest)
+        authority.attribute(&Proofs::of(namespace, envelope, owner), &digest)
     }
 
     /// Whether those who signed `envelope` may do `action` on `scope`; their names.
@@ -403,7 +408,7 @@ impl Trust {
                 .expect("a version is in force")
                 .map(|owner| owner.name.as_str())
         };
-        let proofs = Proofs::of(envelope, owner);
+        let proofs = Proofs::of(NAMESPACE, envelope, owner);
         for authority in since {
             let signers = authority.attribute(&proofs, &digest);
             authority.authorise(ActionKind::Grant, &grant.scope, &signers).map_err(|error| {

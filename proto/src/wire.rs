@@ -6,7 +6,7 @@ use crate::authority::Limits;
 use crate::command::ActionKind;
 use crate::digest::Digest;
 use crate::envelope::Envelope;
-use crate::ledger::{Enrolment, GrantSummary, LockRecord};
+use crate::ledger::{Enrolment, GrantSummary, LatestDrill, LockRecord};
 use crate::restore::Epoch;
 use crate::rule::{Terms, Verdict};
 use crate::scope::Scope;
@@ -212,6 +212,26 @@ pub struct Enabled {
     pub instances: u64,
     pub verdict: Verdict,
     pub verdict_then: Verdict,
+}
+
+/// `POST /v1/drills`: 201 when it came into the log now, 200 when it had before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillAnswer {
+    pub scope: Scope,
+    /// The stop's lock.
+    pub lock: Digest,
+    /// SHA-256 of the drill's bytes.
+    pub digest: Digest,
+    /// Its entry in the log.
+    pub index: u64,
+    pub time_ms: u64,
+    pub repeated: bool,
+}
+
+/// `GET /v1/drills?scope=…`: the newest of each scope on it, above it or below it, the newest first; the log has all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drills {
+    pub drills: Vec<LatestDrill>,
 }
 
 /// `GET /v1/agents?scope=…`: agents at or below the scope.

@@ -1787,7 +1787,7 @@ def history_cases():
     h.look("a/x", ENABLED, "it runs again", 134)
     h.send(tripped, "the trip afterwards", 107, "used", kind="trip")
 
-    h = History("outcomes, rules, and kinds to come")
+    h = History("outcomes and rules")
     lock, throttled = h.stop(), h.tighten("throttle", limits={"calls_per_minute": 3})
 
     def outcome(of, **more):
@@ -1808,7 +1808,6 @@ def history_cases():
     h.send(rule(0), "rule 0", 37, "bad-document", kind="rule-version")
     h.send(rule(2, note="x"), "a rule with a key more", 37, "bad-document", kind="rule-version")
     h.send(rule(2, deployment=OTHER), "a rule of another deployment", 78, "wrong-deployment", kind="rule-version")
-    h.send({"document": "{}", "signatures": []}, "a drill", 137, "bad-document", kind="drill")
     h.stop(deployment=OTHER, name="a stop of another deployment", musts=78, want="wrong-deployment")
     h.stop(by=(), name="a stop without a signature", musts=58, want="unsigned")
     h.stop(by=(CAROL,), name="a stop by who may not", musts=[71, 73], want="no-role")
@@ -2144,6 +2143,118 @@ def proposal_cases():
     h.log("the log of the proposals", [103, 104])
 
 
+def drill_cases():
+    h = History("drills")
+    h.grant("*")
+
+    def outcome(of, confirmed=2, bounded=1, slowest_ms=340, **more):
+        found = {"tagout": 1, "outcome": of, "confirmed": confirmed, "bounded": bounded, "slowest_ms": slowest_ms, **more}
+        h.send({"document": js(found), "signatures": []}, kind="outcome")
+        return h.ledger.size - 1
+
+    place = lambda digest, index: {"digest": digest, "index": index}
+    instance = lambda after_ms=None, agent="a", **more: {
+        "agent": agent, "instance": "host-1:4711", **({"bounded": True} if after_ms is None else {"after_ms": after_ms}), **more}
+
+    def drill(of, scope="a", doc=(), **more):
+        body = {"scope": scope, "stop": place(of, h.ledger.used[of]["index"]), "outcome": 0, "confirmed": 2, "bounded": 1,
+                "slowest_ms": 340, "instances": [instance(12, scope), instance(340, scope), instance(None, scope)], **more}
+        body = {key: value for key, value in body.items() if value is not None}
+        return {"tagout": 1, "deployment": DEPLOYMENT, "issued_at": AT, "drill": body, **dict(doc)}
+
+    def send(doc, name, musts, want="accept", by=(BOT,), namespace=DRILL_NAMESPACE, parts=""):
+        text = js(doc) + parts
+        signatures = [sign(who, text.encode(), namespace=namespace) for who in by]
+        return h.send({"document": text, "signatures": signatures}, name, musts, want, kind="drill")
+
+    lock = h.stop("a")
+    send(drill(lock), "a drill before its outcome", 201, "no-outcome")
+    at = outcome(lock)
+    release = h.release([lock], "a")
+    released = place(release, h.ledger.size - 1)
+    halfway = drill(lock, outcome=at, release=released)
+    started = place(h.start([lock], "a"), h.ledger.size - 1)
+    good = {"outcome": at, "release": released, "start": started}
+    send(drill(lock, **good), "a drill without a signature", [58, 200], "unsigned", by=())
+    send(drill(lock, **good), "a drill by a stranger", 200, "no-valid-signature", by=(STRANGER,))
+    send(drill(lock, **good), "a drill by who may not stop", 200, "no-role", by=(CAROL,))
+    send(drill(lock, **good), "a drill signed as a command", [48, 200], "no-valid-signature", namespace=NAMESPACE)
+    stop = js(document("stop", "a", mode="halt"))
+    h.send({"document": stop, "signatures": [sign(ALICE, stop.encode(), namespace=DRILL_NAMESPACE)]},
+           "a stop signed as a drill", 48, "no-valid-signature")
+    send(document("stop", "a", mode="halt"), "a stop as a drill", 198, "bad-document")
+    send(drill(lock, **good, doc={"deployment": OTHER}), "a drill of another deployment", 78, "wrong-deployment")
+    send(drill(lock, **good), "a drill of 32769 bytes", 198, "too-large", parts=" " * (32769 - len(js(drill(lock, **good)))))
+    for key in ("tagout", "deployment", "issued_at", "drill"):
+        text = {k: v for k, v in drill(lock, **good).items() if k != key}
+        send(text, f"a drill without {key}", 198, "bad-document")
+    for key in ("scope", "stop", "outcome", "confirmed", "bounded", "instances"):
+        send(drill(lock, **{**good, key: None}), f"a drill without its {key}", 198, "bad-document")
+    for name, must, more in [
+        ("with a key more", 198, {"note": "x"}),
+        ("with a stop that is no object", 198, {"stop": lock}),
+        ("with a key more in its stop", 198, {"stop": {**place(lock, 2), "x": 1}}),
+        ("with a number as text", 198, {"outcome": str(at)}),
+        ("with no instances", 198, {"instances": []}),
+        ("with 65 instances", 198, {"instances": [instance(340)] + 64 * [instance(1)], "confirmed": 100}),
+        ("with an instance that confirmed and is bounded", 198, {"instances": [instance(340, bounded=True)]}),
+        ("with an instance of which nothing is said", 198, {"instances": [{"agent": "a", "instance": "x"}]}),
+        ("with an instance that is not bounded", 198, {"instances": [instance(bounded=False)]}),
+        ("with an instance of 129 bytes", 198, {"instances": [{**instance(340), "instance": "x" * 129}]}),
+        ("with an instance of elsewhere", 199, {"instances": [instance(340, "b")]}),
+        ("with a start and no release", 199, {"release": None}),
+        ("with more that confirmed than it counts", 199, {"confirmed": 1}),
+        ("with more that are bounded than it counts", 199, {"bounded": 0}),
+        ("with one slower than the slowest", 199, {"slowest_ms": 339}),
+        ("with all, and a slowest that none of them is", 199, {"slowest_ms": 341}),
+        ("without its slowest", 199, {"slowest_ms": None}),
+        ("with a slowest and nobody who confirmed", 199, {"confirmed": 0, "instances": [instance()]}),
+    ]:
+        send(drill(lock, **{**good, **more}), f"a drill {name}", must, "bad-document")
+    other = h.stop("b")
+    outcome(other)
+    send(drill(lock, **{**good, "stop": place(ID_A, 2)}), "a drill of a stop that never was", 201, "no-such-stop")
+    send(drill(lock, **{**good, "stop": released}), "a drill of what is no stop", 201, "no-such-stop")
+    send(drill(lock, "a/x", **good), "a drill of a part of its stop", 201, "drill-elsewhere")
+    send(drill(other, **good), "a drill of a stop of elsewhere", 201, "drill-elsewhere")
+    faster = [instance(12), instance(), instance(11)]
+    for name, more in [
+        ("a faster slowest", {"slowest_ms": 12, "instances": faster}),
+        ("one more that confirmed", {"confirmed": 3}),
+        ("one more that is bounded", {"bounded": 2}),
+        ("another entry of its stop", {"stop": place(lock, 3)}),
+        ("another entry of its outcome", {"outcome": at + 1}),
+        ("another entry of its release", {"release": place(release, started["index"])}),
+        ("another document of its release", {"release": place(started["digest"], released["index"])}),
+        ("another document of its start", {"start": place(ID_A, started["index"])}),
+        ("neither release nor start", {"release": None, "start": None}),
+    ]:
+        send(drill(lock, **{**good, **more}), f"a drill with {name}", 202, "drill-differs")
+    send(halfway, "a drill from before its start", 202, "drill-differs")
+    before = h.look("a/x", ENABLED, "before its drill", 137)
+    whole = send(drill(lock, **good), "a drill by an automation", [198, 199, 200, 201, 202])
+    assert h.look("a/x", ENABLED, "a drill changes nothing", 137) == before
+    send(drill(lock, **good), "the same drill again", [106, 201])
+    send(drill(lock, **good, doc={"issued_at": "2026-11-22T15:00:01Z"}), "a second drill of one stop", 201, "drill-known", by=(ALICE,))
+    h.release([whole], "a", "a release of a drill", 112, "no-such-lock")
+    send(drill(other, "b", outcome=at + 4, instances=[instance(340, "b/x")]), "a drill that is not brought back, and lists some", [199, 202], by=(ALICE,))
+    h.look("b", DENIED, "it goes on to hold", 137)
+    paused = h.stop("b/x", "pause")
+    at = outcome(paused, confirmed=None, slowest_ms=None)
+    released = place(h.release([paused], "b/x"), h.ledger.size - 1)
+    send(drill(paused, "b/x", outcome=at, release=released, confirmed=0, slowest_ms=None, instances=[instance(None, "b/x")]),
+         "a drill of a pause to which nobody answered", [38, 202])
+    for name, more in [("below 0", {"confirmed": -1}), ("with a fraction", {"bounded": 1.0}), ("as text", {"slowest_ms": "340"})]:
+        lock = h.stop("c")
+        at = outcome(lock, **more)
+        send(drill(lock, "c", outcome=at), f"a drill of an outcome with a figure {name}", [38, 202], "drill-differs")
+    lock = h.stop("c")
+    twice = js({"outcome": lock, "confirmed": 2, "bounded": 1, "slowest_ms": 340})[:-1] + ',"confirmed":2}'
+    h.send({"document": twice, "signatures": []}, "an outcome with a figure twice", 38, kind="outcome")
+    send(drill(lock, "c", outcome=h.ledger.size - 1), "a drill of that", [38, 202], "drill-differs")
+    h.log("the log of the drills", [103, 104])
+
+
 # ---------------------------------------------------------------------------------------------------- all of it
 
 NOTE = "Written by generate.py from SPEC.md; do not edit. Cases are described in README.md."
@@ -2158,6 +2269,7 @@ def main():
         random_history(number)
     enrolment_cases()
     proposal_cases()
+    drill_cases()
     files = {topic: {"note": NOTE, "cases": cases} for topic, cases in TOPICS.items()}
     files["history"] = {"note": NOTE, "histories": HISTORIES}
     files["envelopes"] = {"note": NOTE, "pinned": PINNED, "envelopes": ENVELOPES}

@@ -4,8 +4,8 @@ import copy
 import json
 
 from tagout import (
-    NEEDS_START, PROPOSED, Refused, Trust, check_bounds, counting, covers, data_of, digest_of, encode_entry, fact, hexdigest, is_digest,
-    kind_name, leaf_hash, may_refuse, parse_command, parse_restore, parse_rule, parse_trip, proofs, root, terms, verdict,
+    DRILL_NAMESPACE, NEEDS_START, PROPOSED, U64_MAX, Refused, Trust, check_bounds, counting, covers, data_of, digest_of, encode_entry, fact, hexdigest, is_digest,
+    kind_name, leaf_hash, may_refuse, parse_command, parse_drill, parse_restore, parse_rule, parse_trip, proofs, root, terms, verdict,
 )
 
 RANKS = ["halt", "drain", "isolate", "pause", "restrict", "calls_per_minute", "tokens_per_minute"]
@@ -17,6 +17,21 @@ def upward(scope):
         parts = scope.split("/")
         yield from ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
     yield "*"
+
+
+def figures_of(outcome):
+    """M38."""
+    names, keys = ("confirmed", "bounded", "slowest_ms"), []
+
+    def seen(pairs):
+        keys[:] = pairs  # of the outermost object, which ends last
+        return dict(pairs)
+
+    json.loads(outcome, object_pairs_hook=seen)
+    own = [(key, value) for key, value in keys if key in names]
+    good = all(value is None or type(value) is int and 0 <= value <= U64_MAX for _, value in own)
+    found = dict(own) if good and len(dict(own)) == len(own) else {}
+    return {"confirmed": found.get("confirmed") or 0, "bounded": found.get("bounded") or 0, "slowest_ms": found.get("slowest_ms")}
 
 
 class Ledger:
@@ -70,8 +85,6 @@ class Ledger:
 
     def judge(self, kind, time_ms, envelope):
         digest = digest_of(envelope)
-        if kind == "drill":
-            raise Refused("bad-document")
         if kind == "outcome":
             return self.outcome(time_ms, envelope)
         if kind == "command" and digest == self.pinned:
@@ -81,12 +94,12 @@ class Ledger:
             index = self.take(kind, time_ms, envelope)
             self.trust = trust
             return self.receipt(index, time_ms, digest)
-        if kind in ("command", "restore", "proposal"):
+        if kind in ("command", "restore", "proposal", "drill"):
             check_bounds(envelope)
         if self.trust is None:
             raise Refused("not-ready")
         judges = {"command": self.command, "trip": self.trip, "restore": self.restore, "rule-version": self.rule_version,
-                  "proposal": self.propose}
+                  "proposal": self.propose, "drill": self.drill}
         return judges[kind](time_ms, envelope)
 
     def take(self, kind, time_ms, envelope):
@@ -110,8 +123,39 @@ class Ledger:
         if used["outcome"] is not None:
             raise Refused("outcome-known")
         index = self.append("outcome", time_ms, envelope)
-        used["outcome"] = index
+        used["outcome"] = {"index": index, "drill": None, **figures_of(envelope["document"])}
         return self.receipt(index, time_ms, digest_of(envelope))
+
+    def drill(self, time_ms, envelope):
+        """M200 to M202."""
+        drill, digest = parse_drill(data_of(envelope)), digest_of(envelope)
+        self.trust.check_deployment(drill["deployment"])
+        self.trust.authorise("stop", drill["scope"], envelope, DRILL_NAMESPACE)
+        first = self.repeated(digest)
+        if first:
+            return first
+        named = drill["stop"]["digest"]
+        used, lock = self.used.get(named), self.locks.get(named)
+        if used is None or not (used["ended"] or lock):
+            raise Refused("no-such-stop")
+        if (lock or used["ended"])["scope"] != drill["scope"]:
+            raise Refused("drill-elsewhere")
+        outcome = used["outcome"]
+        if outcome is None:
+            raise Refused("no-outcome")
+        if outcome["drill"] is not None:
+            raise Refused("drill-known")
+        ends = (used["ended"]["released_at"], used["ended"]["start"]) if used["ended"] else (lock["released_at"], None)
+        by_log = [used["index"], outcome["index"], *ends, *(outcome[k] for k in ("confirmed", "bounded", "slowest_ms"))]
+        index = lambda place: None if place is None else place["index"]
+        said = [drill["stop"]["index"], drill["outcome"], index(drill["release"]), index(drill["start"]),
+                *(drill[k] for k in ("confirmed", "bounded", "slowest_ms"))]
+        places = [place for place in (drill["release"], drill["start"]) if place]
+        if said != by_log or any(self.used.get(p["digest"], {}).get("index") != p["index"] for p in places):
+            raise Refused("drill-differs")
+        index = self.take("drill", time_ms, envelope)
+        outcome["drill"] = index
+        return self.receipt(index, time_ms, digest)
 
     def rule_version(self, time_ms, envelope):
         rule = parse_rule(data_of(envelope))

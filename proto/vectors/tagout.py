@@ -496,6 +496,46 @@ def parse_rule(data):
     return rule
 
 
+def place_of(fields):
+    place = {"digest": fields.digest("digest"), "index": fields.number("index", 0, U64_MAX)}
+    fields.end()
+    return place
+
+
+def parse_drill(data):
+    """M198, M199."""
+    if len(data) > COMMAND_MAX:
+        raise Refused("too-large")
+    fields = Fields(strict(data))
+    fields.tagout()
+    drill = {"deployment": fields.deployment(), "issued_at_ms": fields.instant("issued_at")}
+    part = fields.object("drill")
+    drill["scope"], drill["stop"] = part.scope("scope"), place_of(part.object("stop"))
+    for key in ("outcome", "confirmed", "bounded"):
+        drill[key] = part.number(key, 0, U64_MAX)
+    for key in ("release", "start"):
+        drill[key] = place_of(part.object(key)) if part.has(key) else None
+    drill["slowest_ms"] = part.number("slowest_ms", 0, U64_MAX) if part.has("slowest_ms") else None
+    times = []
+    for item in map(Fields, part.list("instances", 64, dict)):
+        agent, _ = item.scope("agent"), item.word("instance", 128)
+        times.append(item.number("after_ms", 0, U64_MAX) if item.has("after_ms") else item.take("bounded"))
+        item.end()
+        if times[-1] is False or not isinstance(times[-1], (bool, Number)) or not covers(drill["scope"], agent):
+            item.bad("instance")
+    part.end()
+    fields.end()
+    after = [t for t in times if t is not True]
+    silent, slowest = len(times) - len(after), drill["slowest_ms"]
+    if drill["start"] and not drill["release"] or (slowest is not None) != (drill["confirmed"] > 0):
+        fields.bad("drill")
+    if len(after) > drill["confirmed"] or silent > drill["bounded"] or any(t > slowest for t in after):
+        fields.bad("drill")
+    if (len(after), silent) == (drill["confirmed"], drill["bounded"]) and after and max(after) != slowest:
+        fields.bad("drill")
+    return drill
+
+
 def parse_placing(data):
     """What a document places: scope, kind and, for a restore, lost_from."""
     found = strict(data)
@@ -515,6 +555,7 @@ P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, P - 2, P) % P
 NAMESPACE = b"tagout-command"
+DRILL_NAMESPACE = b"tagout-drill"
 PLAIN, TOKEN = "ssh-ed25519", "sk-ssh-ed25519@openssh.com"
 BEGIN, END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 
@@ -739,19 +780,19 @@ def parse_signature(armored):
 VERIFIED = {}
 
 
-def verify_signature(armored, document):
+def verify_signature(armored, document, namespace=NAMESPACE):
     """M48, M52, M53, M55: what is proven."""
-    memory = (armored, document)
+    memory = (armored, document, namespace)
     if memory not in VERIFIED:
-        VERIFIED[memory] = _verify_signature(armored, document)
+        VERIFIED[memory] = _verify_signature(armored, document, namespace)
     return VERIFIED[memory]
 
 
-def _verify_signature(armored, document):
+def _verify_signature(armored, document, namespace=NAMESPACE):
     found = parse_signature(armored)
-    if found["namespace"] != NAMESPACE:
+    if found["namespace"] != namespace:
         raise Refused("namespace")
-    key, message = found["key"], preimage(document, found["hash"])
+    key, message = found["key"], preimage(document, found["hash"], namespace)
     if key["application"] is not None:
         message = token_preimage(key["application"], found["flags"], found["counter"], message)
     verify_ed25519(key["raw"], message, found["signature"])
@@ -912,12 +953,12 @@ def owner(authority, key, digest):
     return None
 
 
-def proofs(envelope_):
+def proofs(envelope_, namespace=NAMESPACE):
     """M68: every signature that verifies, each key once."""
     found = {}
     for armored in envelope_["signatures"]:
         try:
-            proven = verify_signature(armored, data_of(envelope_))
+            proven = verify_signature(armored, data_of(envelope_), namespace)
         except Refused:
             continue
         found.setdefault(key_id(proven["key"]), proven)
@@ -1021,14 +1062,14 @@ class Trust:
     def usable(self, proven):
         return [p for p in proven if p["key"]["raw"] not in self.suspended]
 
-    def authorise(self, action, scope, envelope_):
+    def authorise(self, action, scope, envelope_, namespace=NAMESPACE):
         """M71, M85: the names of those who signed, in the order of their signatures."""
-        signers = self.signers(envelope_)
+        signers = self.signers(envelope_, namespace)
         authorise(self.authority, action, scope, signers)
         return list(signers)
 
-    def signers(self, envelope_):
-        return attribute(self.authority, self.usable(proofs(envelope_)), digest_of(envelope_))
+    def signers(self, envelope_, namespace=NAMESPACE):
+        return attribute(self.authority, self.usable(proofs(envelope_, namespace)), digest_of(envelope_))
 
     def learn(self, envelope_):
         check_bounds(envelope_)

@@ -22,6 +22,9 @@ use crate::fair::Source;
 use crate::tls::Peer;
 use crate::way::{WAY, way};
 
+/// The part with what was signed.
+pub(super) const COMMAND: &str = "command";
+
 const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bearer token never replaces one:\n\
     ssh-keygen -Y sign -n tagout-command -f ~/.ssh/id_ed25519 stop.json\n\
     curl --fail-with-body --cacert ca.pem -F command=@stop.json -F signature=@stop.json.sig https://NODE/agent/shutdown\n\
@@ -66,7 +69,7 @@ enum Form {
 
 async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wanted: Form) -> Response {
     let began = Instant::now();
-    let (envelope, result) = match read_envelope(form).await {
+    let (envelope, result) = match read_envelope(form, COMMAND).await {
         Ok(envelope) => {
             let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
             // ② The rest of its way bears its digest, on every node.
@@ -168,8 +171,8 @@ pub(super) async fn answer(
     }
 }
 
-/// Reads the parts `command` and `signature`, each within its bound.
-pub(super) async fn read_envelope(mut form: Multipart) -> Result<Envelope, Problem> {
+/// Reads the parts `what` and `signature`, each within its bound.
+pub(super) async fn read_envelope(mut form: Multipart, what: &'static str) -> Result<Envelope, Problem> {
     let broken = |e: axum::extract::multipart::MultipartError| {
         let code = match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
@@ -182,12 +185,12 @@ pub(super) async fn read_envelope(mut form: Multipart) -> Result<Envelope, Probl
     while let Some(mut part) = form.next_field().await.map_err(broken)? {
         let name = part.name().unwrap_or("").to_owned();
         let max = match name.as_str() {
-            "command" => COMMAND_MAX_BYTES,
             "signature" => SIGNATURE_MAX_BYTES,
+            name if name == what => COMMAND_MAX_BYTES,
             _ => {
                 let shown: String = name.chars().take(40).collect();
                 let detail = format!(
-                    "part {shown:?} is unknown; send one command and 1 to {SIGNATURES_MAX} signature parts"
+                    "part {shown:?} is unknown; send one {what} and 1 to {SIGNATURES_MAX} signature parts"
                 );
                 return Err(Problem::new(Code::BadMultipart, detail));
             }
@@ -197,8 +200,9 @@ pub(super) async fn read_envelope(mut form: Multipart) -> Result<Envelope, Probl
             bytes.extend(chunk);
             if bytes.len() > max {
                 let shorten = match name.as_str() {
-                    "command" => "shorten its reason, or name fewer locks in each of several commands",
-                    _ => "one by an Ed25519 key has about 300 (an RSA key does not do)",
+                    "signature" => "one by an Ed25519 key has about 300 (an RSA key does not do)",
+                    COMMAND => "shorten its reason, or name fewer locks in each of several commands",
+                    _ => "list fewer instances; its counts hold for all",
                 };
                 let detail = format!("the {name} part has more than {max} bytes: {shorten}");
                 return Err(Problem::new(Code::TooLarge, detail));
@@ -220,14 +224,15 @@ pub(super) async fn read_envelope(mut form: Multipart) -> Result<Envelope, Probl
         } else if document.replace(text).is_some() {
             return Err(Problem::new(
                 Code::BadMultipart,
-                "two command parts were sent; send one command at a time",
+                format!("two {what} parts were sent; send one {what} at a time"),
             ));
         }
     }
+    let file = if what == COMMAND { "stop" } else { what };
     let document = document.ok_or_else(|| {
         Problem::new(
             Code::BadMultipart,
-            "there is no command part; send the document with -F command=@stop.json",
+            format!("there is no {what} part; send the document with -F {what}=@{file}.json"),
         )
     })?;
     Ok(Envelope { document, signatures })

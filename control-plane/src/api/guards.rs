@@ -8,7 +8,7 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tagout_proto::lease::{LeaseRequest, LeaseResponse};
-use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, KNOWN_PER_LEASE_MAX};
+use tagout_proto::limits::{AGENTS_PER_LEASE_MAX, INSTANCE_MAX_BYTES, KNOWN_PER_LEASE_MAX};
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::Confirmation;
 
@@ -19,8 +19,6 @@ use crate::clock;
 use crate::leases::LEASE_TIMEOUT;
 use crate::tls::Peer;
 use crate::way::{WAY, way};
-
-const INSTANCE_MAX_BYTES: usize = 128;
 
 /// `POST /v1/leases`.
 pub async fn lease(

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 
+use tagout_proto::ledger::{LatestDrill, Ledger};
+use tagout_proto::scope::Scope;
+
 use crate::clock;
 use crate::due::{HOUR_MS, WARNED_BEFORE_H, due};
 use crate::service::Service;
@@ -142,6 +145,42 @@ pub fn grants(service: &Service) {
         let count = due(&grants, now_ms + hours * HOUR_MS).len();
         gauge!("tagout_grants_ending", "within_hours" => hours.to_string()).set(count as f64);
     }
+}
+
+/// What the newest drills showed, of as many scopes as the ledger keeps. It is written here, since the recorder would keep a
+/// scope that has left for as long as the process runs.
+pub fn drills(ledger: &Ledger) -> String {
+    type Value = fn(&LatestDrill) -> Option<f64>;
+    let meters: [(&str, &str, Value); 4] = [
+        (
+            "last_timestamp_seconds",
+            "When the newest drill of a scope came into the log, Unix time",
+            |drill| Some(drill.time_ms as f64 / 1000.0),
+        ),
+        (
+            "slowest_seconds",
+            "The slowest confirmation in the newest drill of a scope; absent where nobody confirmed",
+            |drill| drill.slowest_ms.map(|ms| ms as f64 / 1000.0),
+        ),
+        ("bounded_instances", "Instances that stayed silent in the newest drill of a scope", |drill| {
+            Some(drill.bounded as f64)
+        }),
+        ("not_resumed", "1 where the scope was not brought back when that drill was signed", |drill| {
+            Some(f64::from(u8::from(!drill.resumed)))
+        }),
+    ];
+    let drills = ledger.drills(&Scope::fleet());
+    let mut text = String::new();
+    for (name, help, value) in meters.iter().filter(|_| !drills.is_empty()) {
+        text.push_str(&format!("# HELP tagout_drill_{name} {help}\n# TYPE tagout_drill_{name} gauge\n"));
+        for drill in &drills {
+            if let Some(value) = value(drill) {
+                // No character of a scope means anything in a label.
+                text.push_str(&format!("tagout_drill_{name}{{scope=\"{}\"}} {value}\n", drill.scope));
+            }
+        }
+    }
+    text
 }
 
 #[cfg(test)]

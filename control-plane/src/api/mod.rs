@@ -3,6 +3,7 @@
 mod cluster;
 mod commands;
 mod credential;
+mod drills;
 mod events;
 mod form;
 mod guards;
@@ -84,6 +85,8 @@ fn routes() -> Vec<Route> {
         takes("/v1/proposals", COMMAND_BODY_MAX_BYTES, proposals::propose),
         shows("/v1/proposals", proposals::list),
         shows("/v1/proposals/{id}", proposals::show),
+        takes("/v1/drills", COMMAND_BODY_MAX_BYTES, drills::append),
+        shows("/v1/drills", drills::list),
         takes("/v1/leases", LEASE_BODY_MAX_BYTES, guards::lease),
         takes("/v1/confirmations", CONFIRMATION_BODY_MAX_BYTES, guards::confirm),
         takes("/v1/trips", STOP_MAX_BYTES, trips::trip),

@@ -59,7 +59,8 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     super::meters::grants(service);
     super::meters::leases(service);
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (headers, api.metrics.0.render()).into_response()
+    let drills = super::meters::drills(&service.replica.ledger());
+    (headers, api.metrics.0.render() + &drills).into_response()
 }
 
 /// What this API takes and answers, as OpenAPI 3.1.

@@ -85,9 +85,11 @@ codes! {
     AlreadyReleased CONFLICT "already-released"
     AuthorityAhead CONFLICT "authority-ahead"
     DisablesMore CONFLICT "disables-more"
+    DrillKnown CONFLICT "drill-known"
     EpochReturns CONFLICT "epoch-returns"
     EpochRollback CONFLICT "epoch-rollback"
     NothingNew CONFLICT "nothing-new"
+    NoOutcome CONFLICT "no-outcome"
     NotReleased CONFLICT "not-released"
     OtherLocks CONFLICT "other-locks"
     OtherPredecessor CONFLICT "other-predecessor"
@@ -114,6 +116,8 @@ codes! {
     NotJson UNSUPPORTED_MEDIA_TYPE "not-json"
     NotMultipart UNSUPPORTED_MEDIA_TYPE "not-multipart"
 
+    DrillDiffers UNPROCESSABLE_ENTITY "drill-differs"
+    DrillElsewhere UNPROCESSABLE_ENTITY "drill-elsewhere"
     Expired UNPROCESSABLE_ENTITY "expired"
     GrantOutsideScope UNPROCESSABLE_ENTITY "grant-outside-scope"
     KeyReturns UNPROCESSABLE_ENTITY "key-returns"
@@ -239,6 +243,11 @@ impl From<Refusal> for Problem {
             Refusal::SeenAhead { .. } => Code::SeenAhead,
             Refusal::Expired(_) => Code::Expired,
             Refusal::OutcomeKnown(_) => Code::OutcomeKnown,
+            Refusal::NoSuchStop(_) => Code::NoSuchStop,
+            Refusal::NoOutcome(_) => Code::NoOutcome,
+            Refusal::DrillElsewhere { .. } => Code::DrillElsewhere,
+            Refusal::DrillDiffers { .. } => Code::DrillDiffers,
+            Refusal::DrillKnown { .. } => Code::DrillKnown,
             Refusal::TooManyGrants { .. } => Code::TooManyGrants,
         };
         Self::new(code, format!("{refusal}{}", proposable(&refusal)))

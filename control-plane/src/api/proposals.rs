@@ -14,7 +14,7 @@ use tagout_proto::wire::{Agent, CommandAnswer, Enabled, Enables, ProposalRecord,
 use tracing::Instrument;
 
 use super::Api;
-use super::commands::{answer, read_envelope, refuse};
+use super::commands::{COMMAND, answer, read_envelope, refuse};
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
 use super::read::{ScopeQuery, agents_on, find_instances, scope_of};
@@ -34,7 +34,7 @@ pub async fn propose(
     form: Result<WholeForm, FormRejection>,
 ) -> Response {
     let envelope = match form {
-        Ok(WholeForm(form)) => read_envelope(form).await,
+        Ok(WholeForm(form)) => read_envelope(form, COMMAND).await,
         Err(FormRejection::Body(problem)) => Err(problem),
         Err(FormRejection::NotMultipart) => {
             let detail = "send multipart/form-data with the parts command and signature, as to /v1/commands";

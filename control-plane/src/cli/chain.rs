@@ -8,7 +8,7 @@ use std::io;
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::restore::Restore;
-use tagout_proto::sshsig::SshSignature;
+use tagout_proto::sshsig::{NAMESPACE, SshSignature};
 use tagout_proto::trust::Trust;
 use tagout_proto::wire::TrustChain;
 
@@ -158,9 +158,15 @@ pub fn remember(profile: &Profile, entries: Vec<u64>) -> Result<(), Failure> {
 
 /// Who signed `envelope`, by any version: a log outlives the keys that signed in it. Root signers bear a `root:`.
 pub fn signed_by(trust: &Trust, envelope: &Envelope) -> Vec<String> {
+    signed_in(NAMESPACE, trust, envelope)
+}
+
+/// As [`signed_by`], for what is signed in another namespace than a command.
+pub fn signed_in(namespace: &str, trust: &Trust, envelope: &Envelope) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for armored in &envelope.signatures {
-        let proven = SshSignature::parse(armored).and_then(|s| s.verify(envelope.document.as_bytes()));
+        let bytes = envelope.document.as_bytes();
+        let proven = SshSignature::parse(armored).and_then(|s| s.verify_for(namespace, bytes));
         let Ok(proven) = proven else { continue };
         let name = trust.versions().iter().rev().find_map(|version| {
             let root = version.root.signers.iter().find(|s| s.key == proven.key);

@@ -15,7 +15,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
-    Agents, AuthorityImpact, Cluster, CommandAnswer, Enrolments, Locks, Problem, ProposalRecord,
+    Agents, AuthorityImpact, Cluster, CommandAnswer, DrillAnswer, Enrolments, Locks, Problem, ProposalRecord,
     ProposalShown, Proposals, Status, StopReach, TrustChain,
 };
 use tokio::sync::mpsc;
@@ -139,6 +139,16 @@ impl Client {
         };
         self.check_digest(self.current.get(), envelope, claimed)?;
         Ok(given)
+    }
+
+    /// Sends a drill. Sending the same bytes to a second node is safe: they are one entry.
+    pub fn drill(&self, envelope: &Envelope) -> Result<DrillAnswer, Failure> {
+        let path = "v1/drills";
+        let form = |request: RequestBuilder| request.multipart(form_of("drill", envelope));
+        let answer = self.ask(Method::POST, path, &form)?;
+        let answer: DrillAnswer = self.parse(path, accepted(answer)?)?;
+        self.check_digest(self.current.get(), envelope, answer.digest)?;
+        Ok(answer)
     }
 
     /// Proposals that may be signed, on `scope`, above it and below it.
@@ -458,7 +468,11 @@ impl Tiles for Client {
 }
 
 fn form(envelope: &Envelope) -> Form {
-    let form = Form::new().text("command", envelope.document.clone());
+    form_of("command", envelope)
+}
+
+fn form_of(part: &'static str, envelope: &Envelope) -> Form {
+    let form = Form::new().text(part, envelope.document.clone());
     envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()))
 }
 

@@ -16,6 +16,7 @@ mod chain;
 mod client;
 pub mod dev;
 mod doctor;
+mod drill;
 mod failure;
 mod files;
 #[cfg(test)]
@@ -109,6 +110,8 @@ enum Verb {
     Grant(grant::GrantArgs),
     /// What was signed by too few: show it, sign it, refuse it
     Proposals(proposals::ProposalsArgs),
+    /// Does the switch really work? Stop a canary, bring it back, and append what that showed, signed
+    Drill(Box<drill::DrillArgs>),
     /// Give agents' processes the token that they get leases with; list and revoke them
     #[command(subcommand)]
     Agent(agent::AgentVerb),
@@ -181,6 +184,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => restart::resume(out, globals, args),
         Verb::Grant(args) => grant::run(out, globals, args),
         Verb::Proposals(args) => proposals::run(out, globals, args),
+        Verb::Drill(args) => drill::run(out, globals, *args),
         Verb::Agent(verb) => agent::run(out, globals, verb),
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Node(verb) => nodes::run(out, globals, verb),

@@ -190,7 +190,7 @@ fn confirm_lost(out: &Out, locks: &[LockRecord], given: Option<u64>) -> Result<(
     }
 }
 
-fn asked(question: &str) -> Result<String, Failure> {
+pub(super) fn asked(question: &str) -> Result<String, Failure> {
     let mut answer = String::new();
     let _ = write!(std::io::stderr(), "{question}");
     let read = std::io::stdin().read_line(&mut answer);

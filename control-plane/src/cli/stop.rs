@@ -205,7 +205,7 @@ fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exi
 }
 
 /// What is so all the same, where a node took it and no log has it; the failure itself follows.
-fn say_not_committed(out: &Out, scope: &Scope, signed: &Signed, failure: &Failure) {
+pub(super) fn say_not_committed(out: &Out, scope: &Scope, signed: &Signed, failure: &Failure) {
     let (done, so) = match failure.problem.code.as_str() {
         "pending" => (
             "PENDING",
@@ -223,7 +223,7 @@ fn say_not_committed(out: &Out, scope: &Scope, signed: &Signed, failure: &Failur
     out.line(format!("lock {}", signed.envelope.digest()));
 }
 
-fn say_placed(out: &Out, kind: LockKind, answer: &CommandAnswer) {
+pub(super) fn say_placed(out: &Out, kind: LockKind, answer: &CommandAnswer) {
     let scope = out.ink(Ink::Bold, answer.scope.to_string());
     let (done, mode) = match kind {
         LockKind::Halt | LockKind::Drain { .. } | LockKind::Pause => {

@@ -5,6 +5,7 @@
 
 mod awaited;
 mod bulk;
+mod drills;
 mod enrolment;
 mod proposals;
 mod read;
@@ -15,12 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::bulk::{bulk_list, bulk_locks, bulk_root};
+pub use self::drills::{LatestDrill, StopRecord};
 pub use self::enrolment::{Enrolment, NotEnrolled};
 pub use self::proposals::{Proposed, Refused};
 pub use self::read::{GrantSummary, Impact, LockRecord, LockStatus};
 pub use self::refusal::Refusal;
 
 use self::awaited::{Awaited, Name, Role};
+use self::drills::{Achieved, Drills, Figures};
 use self::enrolment::Enrolments;
 use self::proposals::Proposals;
 use crate::authority::Authority;
@@ -29,6 +32,7 @@ use crate::command::{
     Start, Suspend,
 };
 use crate::digest::Digest;
+use crate::drill::Drill;
 use crate::envelope::Envelope;
 use crate::limits::{COMMAND_MAX_BYTES, GRANTS_PER_SCOPE_MAX, WAVES_PER_LOCK_MAX};
 use crate::lock::{LockKind, Placed, Trip};
@@ -80,6 +84,7 @@ pub struct Ledger {
     /// Stops whose outcome is still to come.
     without_outcome: BTreeMap<Digest, (Scope, LockKind)>,
     proposals: Proposals,
+    drills: Drills,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -140,8 +145,8 @@ struct Used {
     time_ms: u64,
     /// For a lock that is gone.
     ended: Option<Box<Ended>>,
-    /// The entry that says what the stop achieved.
-    outcome: Option<u64>,
+    /// What the stop achieved, by the entry that says so.
+    outcome: Option<Box<Achieved>>,
 }
 
 /// What is left of a lock that is gone: enough to judge the fresh documents that guards may need.
@@ -211,6 +216,7 @@ impl Ledger {
             bulk: BTreeMap::new(),
             without_outcome: BTreeMap::new(),
             proposals: Proposals::default(),
+            drills: Drills::new(),
         }
     }
 
@@ -274,9 +280,7 @@ impl Ledger {
             EntryKind::Outcome => self.judge_outcome(&proposal.envelope),
             EntryKind::RuleVersion => self.judge_rule(&proposal.envelope, rule_known),
             EntryKind::Proposal => self.judge_proposal(&proposal.envelope, proposal.time_ms),
-            EntryKind::Drill => {
-                Err(Refusal::Malformed("this build takes no drill entries: upgrade it".into()))
-            }
+            EntryKind::Drill => self.judge_drill(&proposal.envelope),
         };
         match judged {
             Ok(Judged::New(change)) => self.take_effect(proposal, change),
@@ -620,7 +624,8 @@ impl Ledger {
 
     /// An outcome is about a stop that has none yet; a node that restarted may try a second time.
     fn judge_outcome(&self, envelope: &Envelope) -> Result<Judged, Refusal> {
-        /// Nothing else of an outcome decides: builds that know more of its fields must not part ways here (S8).
+        /// Nothing else of an outcome decides whether it is one: builds that know more of its fields must not part ways
+        /// here (S8).
         #[derive(Deserialize)]
         struct OutcomeOf {
             outcome: Digest,
@@ -628,9 +633,9 @@ impl Ledger {
         let OutcomeOf { outcome: lock } = serde_json::from_str(&envelope.document)
             .map_err(|e| Refusal::Malformed(format!("the outcome cannot be read: {e}")))?;
         match self.used.get(&lock) {
-            Some(Used { outcome: Some(index), .. }) => Err(Refusal::OutcomeKnown(*index)),
+            Some(Used { outcome: Some(achieved), .. }) => Err(Refusal::OutcomeKnown(achieved.index)),
             Some(used) if used.ended.is_some() || self.locks.contains_key(&lock) => {
-                Ok(Judged::New(Change::Outcome(lock)))
+                Ok(Judged::New(Change::Outcome(lock, Figures::of(&envelope.document))))
             }
             // Other commands stop nothing.
             Some(_) | None => Err(Refusal::NoSuchLock(lock)),
@@ -667,7 +672,7 @@ impl Ledger {
         let (index, digest) = (receipt.index, receipt.digest);
         match change {
             // What nodes write of themselves takes no effect that could be repeated.
-            Change::Outcome(_) | Change::Rule(_) => {}
+            Change::Outcome(..) | Change::Rule(_) => {}
             // Nor does what still lacks signatures.
             Change::Propose(_) => {}
             _ => {
@@ -744,11 +749,15 @@ impl Ledger {
                 answer = ended;
                 Some(effect)
             }
-            Change::Outcome(lock) => {
+            Change::Outcome(lock, figures) => {
                 if let Some(used) = self.used.get_mut(&lock) {
-                    used.outcome = Some(index);
+                    used.outcome = Some(Box::new(Achieved { index, figures, drill: None }));
                 }
                 self.without_outcome.remove(&lock);
+                None
+            }
+            Change::Drill(drill, by) => {
+                self.drilled(*drill, by, &receipt);
                 None
             }
             Change::Rule(version) => {
@@ -965,7 +974,9 @@ enum Change {
     Enroll(Enroll, Vec<String>),
     Authority(Box<Authority>),
     Restore(Box<Restore>, Vec<String>),
-    Outcome(Digest),
+    Outcome(Digest, Figures),
+    /// With those who signed it.
+    Drill(Box<Drill>, Vec<String>),
     Rule(u64),
 }
 

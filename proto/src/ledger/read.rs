@@ -187,7 +187,7 @@ impl Ledger {
 
     /// The entry at which a stop's outcome stands.
     pub fn outcome_index(&self, id: &Digest) -> Option<u64> {
-        self.used.get(id)?.outcome
+        self.used.get(id)?.outcome.as_ref().map(|achieved| achieved.index)
     }
 
     pub fn lock_count(&self) -> usize {

@@ -124,6 +124,18 @@ pub enum Refusal {
     TooManyRefused,
     #[error("the restore does not fit this log: {0}")]
     RestoreElsewhere(String),
+    #[error("no stop {0} is in the log; `tagout log show` lists what is")]
+    NoSuchStop(Digest),
+    #[error("the outcome of stop {0} is not in the log yet: a drill says what it says; wait for it")]
+    NoOutcome(Digest),
+    #[error("stop {lock} was of {lock_scope}, not of {scope}: a drill names its stop's scope")]
+    DrillElsewhere { lock: Digest, lock_scope: Scope, scope: Scope },
+    #[error(
+        "the drill gives {what} {said}, and by the log it is {found}: sign what the log says (`tagout drill finish` does)"
+    )]
+    DrillDiffers { what: String, said: String, found: String },
+    #[error("the drill of stop {lock} is in the log already, at entry {index}: each stop is one drill")]
+    DrillKnown { lock: Digest, index: u64 },
     #[error("rule version {0} is in force already")]
     RuleInForce(u64),
     #[error("rule version {found} is unknown to this build, which knows {known}: upgrade it")]

@@ -4,6 +4,7 @@ mod authority;
 mod awaited;
 mod bulk;
 mod command;
+mod drills;
 mod history;
 mod hostile;
 mod ledger;

@@ -25,17 +25,6 @@ fn refuse(world: &mut World, on: &str, proposal: &Digest, who: &[u8]) -> Result<
     world.command("refuse", on, json!({"proposal": proposal}), who)
 }
 
-/// All that guards and people see of who may run.
-fn shown(world: &World) -> Vec<u8> {
-    let agents = ["*", "a", "a/x", "b"].map(|agent| {
-        let view = world.ledger.view(&scope(agent), world.now_ms);
-        (world.verdict(agent), view.digest(), world.terms(agent))
-    });
-    let (locks, grants) =
-        (world.ledger.locks_touching(&scope("*")), world.ledger.grants(world.now_ms).len() as u64);
-    serde_json::to_vec(&json!([agents, locks, grants, world.ledger.verdict(&scope("a"), u64::MAX)])).unwrap()
-}
-
 #[test]
 fn s7_a_proposal_collects_signatures_and_enables_nothing_until_its_command_takes_effect() {
     let mut world = World::running();

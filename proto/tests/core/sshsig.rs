@@ -181,7 +181,8 @@ fn what_a_token_signs_and_returns_is_what_we_write() {
     let whole = Proven { key, presence: true, verification: true };
     assert_eq!(signature.verify(MESSAGE).as_ref(), Ok(&whole));
     assert_eq!(signature.verify_for(NAMESPACE, MESSAGE).as_ref(), Ok(&whole));
-    assert_eq!(signature.verify_for("git", MESSAGE), Err(SshsigError::Namespace(NAMESPACE.into())));
+    let (found, wanted) = (NAMESPACE.into(), "git".into());
+    assert_eq!(signature.verify_for("git", MESSAGE), Err(SshsigError::Namespace { found, wanted }));
 }
 
 /// A signature in parts, each of which a forger may choose.
@@ -277,12 +278,14 @@ fn s5_each_forgery_has_its_own_refusal() {
         change(&mut parts);
         parts
     };
+    let namespace = |found: &str| Namespace { found: found.into(), wanted: NAMESPACE.into() };
     for (what, forged, error) in [
-        ("another namespace", Parts::signed(b"git", b"", b"sha512"), Namespace("git".into())),
+        ("another namespace", Parts::signed(b"git", b"", b"sha512"), namespace("git")),
+        ("a drill's", Parts::signed(b"tagout-drill", b"", b"sha512"), namespace("tagout-drill")),
         (
             "a namespace that only looks like ours",
             Parts::signed(b"tagout-command\0", b"", b"sha512"),
-            Namespace("tagout-command\0".into()),
+            namespace("tagout-command\0"),
         ),
         (
             "our namespace over a signature for another",

@@ -51,13 +51,13 @@ pub(crate) fn public_key(who: u8) -> PublicKey {
 }
 
 pub(crate) fn sign(who: u8, document: &str) -> String {
+    sign_in(sshsig::NAMESPACE, who, document)
+}
+
+pub(crate) fn sign_in(namespace: &str, who: u8, document: &str) -> String {
     let key = signing_key(who);
-    let signature = key.sign(&sshsig::to_be_signed(sshsig::NAMESPACE, document.as_bytes()));
-    sshsig::armor(
-        &public_key(who).blob(),
-        sshsig::NAMESPACE,
-        &sshsig::ed25519_signature_blob(&signature.to_bytes()),
-    )
+    let signature = key.sign(&sshsig::to_be_signed(namespace, document.as_bytes()));
+    sshsig::armor(&public_key(who).blob(), namespace, &sshsig::ed25519_signature_blob(&signature.to_bytes()))
 }
 
 pub(crate) fn envelope(document: impl Into<String>, who: &[u8]) -> Envelope {
@@ -98,6 +98,17 @@ pub(crate) fn genesis_json() -> Value {
         "nodes": [{"id": 1, "key": node_signer().verifier().to_string()}],
         "limits": {"ttl_ms": 10000, "lapse_grace_ms": 20000},
     })
+}
+
+/// All that guards and people see of who may run.
+pub(crate) fn shown(world: &World) -> Vec<u8> {
+    let agents = ["*", "a", "a/x", "b"].map(|agent| {
+        let view = world.ledger.view(&scope(agent), world.now_ms);
+        (world.verdict(agent), view.digest(), world.terms(agent))
+    });
+    let (locks, grants) =
+        (world.ledger.locks_touching(&scope("*")), world.ledger.grants(world.now_ms).len() as u64);
+    serde_json::to_vec(&json!([agents, locks, grants, world.ledger.verdict(&scope("a"), u64::MAX)])).unwrap()
 }
 
 /// A refusal for what a guard cannot know: the state of the log.
@@ -284,6 +295,7 @@ impl World {
         let before = postcard::to_stdvec(&self.ledger).unwrap();
         let checked = self.ledger.check(&proposal.envelope, proposal.time_ms);
         let checked_proposal = self.ledger.check_proposal(&proposal.envelope, proposal.time_ms);
+        let checked_drill = self.ledger.check_drill(&proposal.envelope);
         let applied = self.ledger.apply(&proposal);
         self.follow(&proposal, &applied);
         if let Some(entry) = &applied.entry {
@@ -293,9 +305,11 @@ impl World {
             assert_eq!(before, postcard::to_stdvec(&self.ledger).unwrap());
             assert_eq!(applied.effect, None);
         }
-        if kind == EntryKind::Proposal {
-            let early = checked_proposal.map(|receipt| receipt.is_some());
-            assert_eq!(early, applied.answer.clone().map(|receipt| receipt.repeated));
+        for (of, checked) in [(EntryKind::Proposal, checked_proposal), (EntryKind::Drill, checked_drill)] {
+            if kind == of {
+                let early = checked.map(|receipt| receipt.is_some());
+                assert_eq!(early, applied.answer.clone().map(|receipt| receipt.repeated));
+            }
         }
         // What refuses early decides as apply does.
         if kind == EntryKind::Command

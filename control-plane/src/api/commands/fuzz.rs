@@ -22,7 +22,7 @@ async fn read(body: &[u8]) -> Result<Envelope, Problem> {
     let request = Request::builder().header(header::CONTENT_TYPE, content_type);
     let request = request.body(Body::from(body.to_vec())).unwrap();
     match WholeForm::from_request(request, &()).await {
-        Ok(WholeForm(form)) => read_envelope(form).await,
+        Ok(WholeForm(form)) => read_envelope(form, COMMAND).await,
         Err(FormRejection::Body(problem)) => Err(problem),
         Err(FormRejection::NotMultipart) => unreachable!("its type says so"),
     }

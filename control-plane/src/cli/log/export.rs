@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tagout_proto::authority::Authority;
-use tagout_proto::log::entry::Entry;
-use tagout_proto::sshsig::{NAMESPACE, PublicKey, SshSignature};
+use tagout_proto::log::entry::{Entry, EntryKind};
+use tagout_proto::sshsig::{DRILL_NAMESPACE, NAMESPACE, PublicKey, SshSignature};
 
 use crate::cli::failure::Failure;
 use crate::cli::files::{quoted, write_new};
@@ -37,9 +37,10 @@ pub fn write(entry: &Entry, authority: &Authority, dir: &Path) -> Result<Export,
         let key = signature.claimed_key();
         match name_of(authority, key) {
             Some(name) => commands.push(format!(
-                "ssh-keygen -Y verify -f {} -I {} -n {NAMESPACE} -s {} < {}",
+                "ssh-keygen -Y verify -f {} -I {} -n {} -s {} < {}",
                 quoted(&allowed_signers),
                 quoted(Path::new(&name)),
+                namespace_of(entry.kind),
                 quoted(&file),
                 quoted(&document)
             )),
@@ -66,13 +67,28 @@ fn name_of(authority: &Authority, key: &PublicKey) -> Option<String> {
     authority.principal_of(key).map(|p| p.name.clone()).or_else(root)
 }
 
+/// What a signature in the log was made for.
+pub fn namespace_of(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Drill => DRILL_NAMESPACE,
+        EntryKind::Command
+        | EntryKind::Trip
+        | EntryKind::Outcome
+        | EntryKind::Proposal
+        | EntryKind::Restore
+        | EntryKind::RuleVersion => NAMESPACE,
+    }
+}
+
 /// ssh-keygen's ALLOWED SIGNERS format.
-fn allowed(authority: &Authority) -> String {
-    let people = authority.principals.iter().flat_map(|p| p.keys.iter().map(|key| (p.name.clone(), key)));
-    let root = authority.root.signers.iter().map(|s| (format!("root:{}", s.name), &s.key));
-    let line = |(name, key): (String, &PublicKey)| {
+pub fn allowed(authority: &Authority) -> String {
+    let both = format!("{NAMESPACE},{DRILL_NAMESPACE}");
+    let people = (authority.principals.iter())
+        .flat_map(|p| p.keys.iter().map(|key| (p.name.clone(), both.as_str(), key)));
+    let root = authority.root.signers.iter().map(|s| (format!("root:{}", s.name), NAMESPACE, &s.key));
+    let line = |(name, namespaces, key): (String, &str, &PublicKey)| {
         let key = key.to_openssh();
-        format!("{name} namespaces=\"{NAMESPACE}\" {}\n", key.trim_end())
+        format!("{name} namespaces=\"{namespaces}\" {}\n", key.trim_end())
     };
     people.chain(root).map(line).collect()
 }

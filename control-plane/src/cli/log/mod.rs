@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tagout_proto::command::{Action, Command};
 use tagout_proto::digest::Digest;
+use tagout_proto::drill::Drill;
 use tagout_proto::log::checkpoint::Checkpoint;
 use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::log::proof::{ConsistencyProof, InclusionProof, ProofError};
@@ -19,19 +20,20 @@ use tagout_proto::wire::Outcome;
 
 use super::Globals;
 use super::backup;
-use super::chain::signed_by;
+use super::chain::signed_in;
 use super::failure::{Exit, Failure};
 use super::files::{quoted, write_new};
 use super::out::{Ink, Out, count, instant};
 use super::profile::{self, Profile};
 use super::session::Session;
 
-mod export;
+pub(super) mod export;
 pub mod resume;
 pub mod seen;
 pub mod tiles;
 pub mod verify;
 
+use export::namespace_of;
 use resume::Kept;
 use seen::Seen;
 use tiles::{LogError, LogReader, TileDir, Tiles, check_index, node_keys, open_checkpoint, read_checkpoint};
@@ -201,7 +203,7 @@ impl Record {
             sha256: Digest::of(bytes),
             prev: entry.prev,
             digest: entry.envelope.digest(),
-            signed_by: signed_by(trust, &entry.envelope),
+            signed_by: signed_in(namespace_of(entry.kind), trust, &entry.envelope),
             document: entry.envelope.document,
             signatures: entry.envelope.signatures,
         })
@@ -239,7 +241,11 @@ impl Record {
                 Ok(command) => format!("proposal {}: {}", self.digest.short(), of_command(&command.action)),
                 Err(_) => "proposal".into(),
             },
-            EntryKind::Trip | EntryKind::Drill | EntryKind::RuleVersion => self.kind.name().into(),
+            EntryKind::Drill => match Drill::parse(self.document.as_bytes()) {
+                Ok(drill) => of_drill(&drill),
+                Err(_) => "drill".into(),
+            },
+            EntryKind::Trip | EntryKind::RuleVersion => self.kind.name().into(),
         }
     }
 
@@ -310,6 +316,12 @@ fn of_outcome(outcome: &Outcome) -> String {
     let slowest = outcome.slowest_ms.map(|ms| format!(", the slowest after {ms} ms")).unwrap_or_default();
     let (confirmed, bounded) = (outcome.confirmed, outcome.bounded);
     format!("outcome of {}: {confirmed} confirmed{slowest}, {bounded} bounded", outcome.outcome.short())
+}
+
+fn of_drill(drill: &Drill) -> String {
+    let Drill { scope, stop, confirmed, bounded, .. } = drill;
+    let slowest = drill.slowest_ms.map(|ms| format!(", the slowest after {ms} ms")).unwrap_or_default();
+    format!("drill of {scope} by {}: {confirmed} confirmed{slowest}, {bounded} bounded", stop.digest.short())
 }
 
 fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Failure> {

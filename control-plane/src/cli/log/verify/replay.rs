@@ -15,6 +15,8 @@ use tagout_proto::log::entry::{Entry, EntryError, EntryKind};
 use tagout_proto::log::tree::leaf_hash;
 use tagout_proto::sshsig::SshSignature;
 
+use crate::cli::log::export::namespace_of;
+
 #[derive(Serialize, Deserialize)]
 pub struct Replay {
     ledger: Ledger,
@@ -100,7 +102,7 @@ impl Replay {
             (Some(_), _) => return Err(Wrong::OtherBytes),
             (None, Ok(_)) => return Err(Wrong::Twice),
             (None, Err(refusal)) => {
-                let misfit = misfit(&proposal.envelope, self.ledger.authority());
+                let misfit = misfit(kind, &proposal.envelope, self.ledger.authority());
                 return Err(misfit.map_or(Wrong::Refused(refusal), Wrong::Signature));
             }
         }
@@ -112,13 +114,13 @@ impl Replay {
 
 /// The first signature that is not one of its key over this document. One among enough good ones is no reason to refuse
 /// an entry; it is the likeliest one where an entry is refused.
-fn misfit(envelope: &Envelope, authority: Option<&Authority>) -> Option<String> {
+fn misfit(kind: EntryKind, envelope: &Envelope, authority: Option<&Authority>) -> Option<String> {
     envelope.signatures.iter().find_map(|armored| {
         let signature = match SshSignature::parse(armored) {
             Ok(signature) => signature,
             Err(error) => return Some(format!("a signature on it cannot be read any more ({error})")),
         };
-        signature.verify(envelope.document.as_bytes()).err()?;
+        signature.verify_for(namespace_of(kind), envelope.document.as_bytes()).err()?;
         let key = signature.claimed_key();
         let name = authority.and_then(|a| a.principal_of(key)).map(|principal| principal.name.clone());
         let whose = name.unwrap_or_else(|| format!("key {}", key.fingerprint()));
