@@ -4,6 +4,7 @@ mod authority;
 mod bad_input;
 mod consent;
 mod doctor;
+mod drills;
 mod dropped;
 mod durable;
 mod enrolment;

@@ -43,7 +43,7 @@ pub struct DrillArgs {
     #[command(subcommand)]
     verb: Option<DrillVerb>,
     #[command(flatten)]
-    run: Option<RunArgs>,
+    run: RunArgs,
 }
 
 #[derive(Subcommand)]
@@ -55,13 +55,13 @@ enum DrillVerb {
 }
 
 #[derive(Args)]
-#[group(id = "drill_run")]
 struct RunArgs {
     /// The canary: an agent that is enrolled and runs, and that may be stopped for a moment
-    scope: Scope,
+    #[arg(required = true)]
+    scope: Option<Scope>,
     /// Why; it hangs on the lock for everybody to read
-    #[arg(long)]
-    reason: String,
+    #[arg(long, required = true)]
+    reason: Option<String>,
     #[command(flatten)]
     keys: KeyArgs,
     /// The scope covers more than one agent, and all of them are to be stopped
@@ -110,18 +110,27 @@ struct Done<'a> {
 }
 
 pub fn run(out: &Out, globals: &Globals, args: DrillArgs) -> Result<Exit, Failure> {
-    match (args.verb, args.run) {
-        (Some(DrillVerb::Finish(args)), _) => finish(out, globals, &args),
-        (Some(DrillVerb::Report(args)), _) => report::run(out, globals, &args),
-        (None, Some(args)) => {
-            let session = Session::open(out, globals)?;
+    match args.verb {
+        Some(DrillVerb::Finish(args)) => finish(out, globals, &args),
+        Some(DrillVerb::Report(args)) => report::run(out, globals, &args),
+        None => {
+            let (session, args) = (Session::open(out, globals)?, &args.run);
             let signers = session.signers(&args.keys)?;
             match args.every {
-                None => once(&session, &args, &signers),
-                Some(every_ms) => every(out, globals, &args, &signers, Duration::from_millis(every_ms)),
+                None => once(&session, args, &signers),
+                Some(every_ms) => every(out, globals, args, &signers, Duration::from_millis(every_ms)),
             }
         }
-        (None, None) => Err(Failure::usage("a drill needs its canary: tagout drill SCOPE --reason WHY")),
+    }
+}
+
+impl RunArgs {
+    fn scope(&self) -> &Scope {
+        self.scope.as_ref().expect("required by clap")
+    }
+
+    fn reason(&self) -> &str {
+        self.reason.as_deref().expect("required by clap")
     }
 }
 
@@ -145,7 +154,7 @@ fn every(
         }
         out.line(format!(
             "the next drill of {} begins {} after this one did",
-            args.scope,
+            args.scope(),
             span(millis(every))
         ));
         std::thread::sleep(every.saturating_sub(begun.elapsed()));
@@ -157,7 +166,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn once(session: &Session<'_>, args: &RunArgs, signers: &[Signer]) -> Result<Exit, Failure> {
-    let (out, scope) = (session.out, &args.scope);
+    let (out, scope) = (session.out, args.scope());
     let canary = Canary::find(session, args)?;
     let stopper = who_may_stop(session, scope, signers)?;
     let lacking = what_it_lacks(session, scope, signers)?;
@@ -165,7 +174,7 @@ fn once(session: &Session<'_>, args: &RunArgs, signers: &[Signer]) -> Result<Exi
     confirm(out, args)?;
 
     let kind = LockKind::Halt;
-    let (reason, case) = (format!("drill: {}", args.reason), Some(CASE.to_owned()));
+    let (reason, case) = (format!("drill: {}", args.reason()), Some(CASE.to_owned()));
     let lock = LockCommand { scope: scope.clone(), kind, reason, case };
     let signed = session.sign_tightening(Action::Lock(lock), slice::from_ref(stopper))?;
     let answer = session.send(&signed.envelope);
@@ -181,7 +190,7 @@ fn once(session: &Session<'_>, args: &RunArgs, signers: &[Signer]) -> Result<Exi
     session.say_place(&session.prove(answer.index, &signed.envelope)?);
     reach::follow(session, lock)?;
 
-    let (gift, exit) = bring_back(session, scope, lock, &args.reason, signers)?;
+    let (gift, exit) = bring_back(session, scope, lock, args.reason(), signers)?;
     if exit == Exit::Proposed && !args.wait {
         out.line(format!(
             "and once {scope} runs again, anybody who may stop it appends what the drill showed:"
@@ -238,7 +247,7 @@ struct Canary {
 impl Canary {
     /// Refuses what would prove nothing, and what would stop more than was meant.
     fn find(session: &Session<'_>, args: &RunArgs) -> Result<Self, Failure> {
-        let scope = &args.scope;
+        let scope = args.scope();
         let agents = session.client.agents(scope)?.agents;
         let enrolments = session.client.enrolments(scope)?.enrolments;
         let enrolled = enrolments.into_iter().map(|record| record.enrolment.scope);
