@@ -86,7 +86,7 @@ fn s2_s5_s7_s8_a_drill_stops_a_canary_and_what_it_showed_is_in_the_log() {
     assert_eq!(drills[1]["evidence"]["by"], serde_json::json!(["soar"]));
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.contains("&lt;script&gt;") && !html.contains("<script"), "what people wrote is markup");
-    let well_formed = "import html.parser,sys\nopen_=[]\nvoid={'meta','line','polyline','circle','br'}\n\
+    let well_formed = "import html.parser,sys\nopen_=[]\nvoid={'meta'}\n\
         class P(html.parser.HTMLParser):\n def handle_starttag(s,t,a):\n  if t not in void: open_.append(t)\n \
         def handle_startendtag(s,t,a): pass\n def handle_endtag(s,t):\n  assert open_.pop()==t,t\n\
         p=P();p.feed(open(sys.argv[1]).read());p.close();assert not open_,open_";

@@ -11,6 +11,7 @@ use tagout_proto::command::{
     Action, BulkLocks, Command, Enroll, Grant, LockCommand, LockSet, Refuse, Release, Revoke, Seen, Suspend,
 };
 use tagout_proto::digest::Digest;
+use tagout_proto::drill::{Drill, Drilled, Place};
 use tagout_proto::envelope::Envelope;
 use tagout_proto::lease::LeaseResponse;
 use tagout_proto::ledger::bulk_locks;
@@ -19,7 +20,7 @@ use tagout_proto::limits::{
 };
 use tagout_proto::lock::LockKind;
 use tagout_proto::rule::{CallLimits, Terms};
-use tagout_proto::sshsig::PublicKey;
+use tagout_proto::sshsig::{DRILL_NAMESPACE, PublicKey};
 use tagout_proto::token::Token;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime, stop};
 use tagout_tests::webhook::{self, BY_SEVERITY, Hook, configure};
@@ -97,6 +98,15 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("takeWebhook", "internal"),
     ("readTrustChain", "internal"),
     ("readTile", "internal"),
+    // The same of drills; a role that asks for a touch, and a principal who may not stop.
+    ("appendDrill", "bad-request"),
+    ("appendDrill", "below-threshold"),
+    ("appendDrill", "no-role"),
+    ("appendDrill", "not-committed"),
+    ("appendDrill", "not-ready"),
+    ("appendDrill", "busy"),
+    ("appendDrill", "disk-low"),
+    ("appendDrill", "internal"),
 ];
 
 /// Schemas that no message of this test may have met, and what they would take.
@@ -176,6 +186,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         traffic.webhooks().await;
         traffic.enrolments().await;
         traffic.refused_forms().await;
+        traffic.drills().await;
         traffic.proposals().await;
         traffic.authorities().await;
         let answer = far.await.unwrap().unwrap();
@@ -535,6 +546,117 @@ impl<'a> Traffic<'a> {
             }
         }
         self.get("listLocks", "/v1/locks", 200).await;
+    }
+
+    /// Stops `agent`, whose one instance confirms that or is silent, and gives the drill of it as far as it is known.
+    async fn drilled(&mut self, agent: &str, kind: LockKind, confirms: bool) -> Drill {
+        self.silent(agent).await;
+        let stopped = self.deployment.envelope(&["alice"], &stop(agent, kind));
+        let answer = self.taken(&stopped, 201).await;
+        let (lock, mut version) = (stopped.digest(), 0);
+        if confirms {
+            let confirmation = json!({"lock": lock, "agent": agent, "instance": "silent", "closed_us": 1, "cut_us": 1,
+                "calls_cut": 0, "by": "push"});
+            self.says("confirmStop", "/v1/confirmations", &confirmation, 204).await;
+        }
+        let reach = loop {
+            let reach = self.get("followStop", &format!("/v1/locks/{lock}/reach?after={version}"), 200).await;
+            if !reach["outcome_index"].is_null() {
+                break reach;
+            }
+            version = reach["version"].as_u64().unwrap();
+        };
+        let after_ms = reach["instances"][0]["state"]["after_ms"].as_u64();
+        Drill {
+            deployment: self.deployment.name.clone(),
+            issued_at_ms: 1_795_359_600_000,
+            scope: parse(agent),
+            stop: Place { digest: lock, index: answer["index"].as_u64().unwrap() },
+            outcome: reach["outcome_index"].as_u64().unwrap(),
+            release: None,
+            start: None,
+            confirmed: u64::from(confirms),
+            bounded: u64::from(!confirms),
+            slowest_ms: after_ms,
+            instances: vec![Drilled { agent: parse(agent), instance: "silent".into(), after_ms }],
+        }
+    }
+
+    fn sign_drill(&self, who: &str, document: String) -> Envelope {
+        let signature = self.deployment.signer(who).sign(DRILL_NAMESPACE, document.as_bytes()).unwrap();
+        Envelope { document, signatures: vec![signature] }
+    }
+
+    fn drill_form(&self, envelope: &Envelope) -> RequestBuilder {
+        let form = Form::new().text("drill", envelope.document.clone());
+        let form = envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()));
+        self.post("/v1/drills").multipart(form)
+    }
+
+    async fn drills(&mut self) {
+        let mut drill = self.drilled("doc/drilled", LockKind::Halt, true).await;
+        let lock = drill.stop.digest;
+        for (envelope, place) in [
+            (self.deployment.release("doc/drilled", &[lock]), &mut drill.release),
+            (self.deployment.start_of("doc/drilled", &[lock]), &mut drill.start),
+        ] {
+            let answer = self.taken(&envelope, 201).await;
+            *place = Some(Place { digest: envelope.digest(), index: answer["index"].as_u64().unwrap() });
+        }
+        let open = self.deployment.stop("doc/open");
+        self.silent("doc/open").await;
+        let open_at = self.taken(&open, 201).await["index"].as_u64().unwrap();
+        let early = Drill {
+            scope: parse("doc"),
+            stop: Place { digest: open.digest(), index: open_at },
+            ..drill.clone()
+        };
+        let other = |change: &dyn Fn(&mut Drill)| {
+            let mut other = drill.clone();
+            change(&mut other);
+            other.to_document()
+        };
+        let good = drill.to_document();
+        let long = good.clone() + &" ".repeat(COMMAND_MAX_BYTES);
+        let ours = self.deployment.name.genesis.to_string();
+        let mut in_time = early.clone();
+        in_time.scope = parse("doc/open");
+        in_time.instances[0].agent = parse("doc/open");
+        for (who, document, code) in [
+            ("alice", "{}".into(), "bad-document"),
+            ("stranger", good.clone(), "no-valid-signature"),
+            ("alice", long, "too-large"),
+            ("alice", good.replace(&ours, &Digest([7; 32]).to_string()), "wrong-deployment"),
+            ("alice", other(&|d| d.stop.digest = Digest([7; 32])), "no-such-stop"),
+            ("alice", early.to_document(), "drill-elsewhere"),
+            ("alice", in_time.to_document(), "no-outcome"),
+            ("alice", other(&|d| d.outcome += 1), "drill-differs"),
+        ] {
+            let request = self.drill_form(&self.sign_drill(who, document));
+            self.refused("appendDrill", request, code).await;
+        }
+        let unsigned = Envelope { document: good.clone(), signatures: Vec::new() };
+        self.refused("appendDrill", self.drill_form(&unsigned), "unsigned").await;
+        let part = Form::new().text("command", "{}");
+        self.refused("appendDrill", self.post("/v1/drills").multipart(part), "bad-multipart").await;
+        self.refused("appendDrill", self.post("/v1/drills").json(&json!({})), "not-multipart").await;
+
+        let silent = self.drilled("doc/silent", LockKind::Pause, false).await.to_document();
+        for document in [good, silent] {
+            let envelope = self.sign_drill("soar", document);
+            let form = json!({"drill": envelope.document, "signature": envelope.signatures});
+            let at = self.named("appendDrill").at.clone();
+            self.fits(&format!("{at}/requestBody/content/multipart~1form-data/schema"), &form);
+            for status in [201, 200] {
+                self.asked("appendDrill", self.drill_form(&envelope), status).await;
+            }
+        }
+        let again = self.sign_drill("alice", other(&|d| d.issued_at_ms += 1));
+        self.refused("appendDrill", self.drill_form(&again), "drill-known").await;
+        let listed = self.get("listDrills", "/v1/drills?scope=doc", 200).await;
+        assert_eq!(listed["drills"].as_array().unwrap().len(), 2);
+        self.refused("listDrills", self.read("/v1/drills?scope=a//b"), "bad-scope").await;
+        self.refused("listDrills", self.read("/v1/drills?scope=a&scope=b"), "bad-request").await;
     }
 
     async fn proposals(&mut self) {
