@@ -345,10 +345,10 @@ fn how_to_check(report: &Report) -> String {
         "<h2>How to check this</h2>\n<p>Nothing here has to be believed. Every line is an entry of a hash-chained, signed log, \
          and every drill carries a signature that OpenSSH verifies.</p>\n<ol>\n",
     );
-    let _ = write!(
+    let _ = writeln!(
         part,
         "<li>The log had {} entries and the root <code>{}</code>. A node signed this checkpoint, and any later log must \
-         continue it (<code>tagout log verify --since FILE</code>):<pre>{}</pre></li>\n",
+         continue it (<code>tagout log verify --since FILE</code>):<pre>{}</pre></li>",
         report.log_size,
         report.log_root,
         text(&report.checkpoint)
