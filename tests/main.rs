@@ -22,6 +22,7 @@ mod power_cut;
 mod proposals;
 mod put_back;
 mod restore;
+mod runbooks;
 mod size;
 mod take_away;
 mod tampering;
