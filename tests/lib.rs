@@ -3,6 +3,7 @@
 pub mod bin;
 pub mod deployment;
 pub mod process;
+pub mod producer;
 pub mod ran;
 pub mod random;
 pub mod skip;

@@ -17,6 +17,7 @@ mod lease_bound;
 mod line;
 mod nodes;
 mod openapi;
+mod openc2;
 mod pending;
 mod power_cut;
 mod proposals;

@@ -23,6 +23,7 @@ use tagout_proto::rule::{CallLimits, Terms};
 use tagout_proto::sshsig::{DRILL_NAMESPACE, PublicKey};
 use tagout_proto::token::Token;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime, stop};
+use tagout_tests::producer;
 use tagout_tests::webhook::{self, BY_SEVERITY, Hook, configure};
 
 use super::document::{
@@ -38,9 +39,13 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("shutdownAgent", "bad-request"),
     ("tripAgent", "bad-request"),
     ("takeWebhook", "bad-request"),
+    ("takeOpenc2", "bad-request"),
     ("signProposal", "bad-request"),
     // An automation whose role is for other scopes.
     ("takeWebhook", "no-role"),
+    ("takeOpenc2", "no-role"),
+    // A node without producers, of which openc2.rs is a test.
+    ("takeOpenc2", "no-openc2"),
     // 1,024 waves, 16,384 suspended keys or refusals, 20,000 connections.
     ("submitCommand", "too-many-waves"),
     ("submitCommand", "too-many-suspended"),
@@ -70,6 +75,10 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("takeWebhook", "not-ready"),
     ("takeWebhook", "pending"),
     ("takeWebhook", "not-kept"),
+    ("takeOpenc2", "not-committed"),
+    ("takeOpenc2", "not-ready"),
+    ("takeOpenc2", "pending"),
+    ("takeOpenc2", "not-kept"),
     ("submitCommand", "pending"),
     ("shutdownAgent", "pending"),
     ("submitCommand", "not-kept"),
@@ -82,6 +91,7 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("confirmStop", "busy"),
     ("tripAgent", "busy"),
     ("takeWebhook", "busy"),
+    ("takeOpenc2", "busy"),
     ("tryAuthority", "busy"),
     // A full disk, of which full_disk.rs is a test.
     ("submitCommand", "disk-low"),
@@ -90,12 +100,14 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("shutdownAgent", "disk-full"),
     ("tripAgent", "disk-low"),
     ("takeWebhook", "disk-full"),
+    ("takeOpenc2", "disk-full"),
     // A disk that fails.
     ("submitCommand", "internal"),
     ("signProposal", "internal"),
     ("shutdownAgent", "internal"),
     ("tripAgent", "internal"),
     ("takeWebhook", "internal"),
+    ("takeOpenc2", "internal"),
     ("readTrustChain", "internal"),
     ("readTile", "internal"),
     // The same of drills; a role that asks for a touch, and a principal who may not stop.
@@ -171,6 +183,11 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
     let mut deployment = Deployment::make(Choice::default());
     let hook = format!("scopes = ['doc']\nagents_per_hour = 1\n{BY_SEVERITY}");
     configure(&deployment, &[Hook("soc", "soar", &hook), Hook("person", "alice", &hook)]);
+    producer::configure(
+        &deployment,
+        &[("producer", "soar", 0), ("openc2-person", "alice", 1)],
+        "scopes = ['doc']\nagents_per_hour = 1",
+    );
     deployment.start_node();
     let http = deployment.http();
     let document = document();
@@ -184,6 +201,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         traffic.guards_and_locks().await;
         traffic.grants().await;
         traffic.webhooks().await;
+        traffic.openc2().await;
         traffic.enrolments().await;
         traffic.refused_forms().await;
         traffic.drills().await;
@@ -834,6 +852,47 @@ impl<'a> Traffic<'a> {
         self.refused("takeWebhook", used, "used").await;
     }
 
+    async fn openc2(&mut self) {
+        let agent = |action: &str, scope: &str, args: Value| json!({"action": action, "target": {"x-tagout:agent": scope}, "args": {"x-tagout": args}});
+        let post = |token: u8, id: &str, request: Value| {
+            let message = producer::message(id, &request);
+            let url = self.deployment.url("/.well-known/openc2");
+            producer::post(self.http, &url, Some(&producer::token(token)), id).body(message)
+        };
+        let stop = |scope: &str| agent("stop", scope, json!({"reason": "test", "case": scope}));
+        let long = agent("stop", "doc/openc2", json!({"mode": "drain", "drain_ms": u64::from(u32::MAX)}));
+        let large = agent("stop", "doc/openc2", json!({"reason": "x".repeat(70_000)}));
+        let unknown = post(9, "c0", stop("doc/openc2"));
+        let refused = [
+            (unknown, "openc2-refused"),
+            (post(0, "c1", json!({"action": "stop"})), "bad-openc2"),
+            (post(0, "c2", large), "too-large"),
+            (post(0, "c3", long), "unmapped"),
+            (post(0, "c4", agent("restore", "doc/openc2", json!({}))), "gives-back"),
+            (post(0, "c5", stop("other")), "scope-not-allowed"),
+            (post(0, "c6", agent("scan", "doc/openc2", json!({}))), "not-implemented"),
+            (post(1, "c7", stop("doc/openc2")), "webhook-key"),
+        ];
+        let features = json!({"action": "query", "target": {"features": ["versions", "profiles", "pairs"]}});
+        let features = post(0, "c8", features);
+        let mut acknowledged = stop("doc/openc2");
+        acknowledged["args"]["response_requested"] = json!("ack");
+        let (taken, again) = (post(0, "c9", stop("doc/openc2")), post(0, "c9", acknowledged));
+        let (used, too_many) = (post(0, "c9", stop("doc/openc2")), post(0, "c10", stop("doc/others")));
+        for (request, code) in refused {
+            self.refused("takeOpenc2", request, code).await;
+        }
+        self.asked("takeOpenc2", features, 200).await;
+        let taken = self.asked("takeOpenc2", taken, 200).await;
+        self.asked("takeOpenc2", again, 200).await;
+        self.refused("takeOpenc2", too_many, "blast-limit").await;
+        let lock = taken["body"]["openc2"]["response"]["results"]["x-tagout"]["digest"].as_str().unwrap();
+        let lock = lock.parse().unwrap();
+        self.taken(&self.deployment.release("doc/openc2", &[lock]), 201).await;
+        self.taken(&self.deployment.start_of("doc/openc2", &[lock]), 201).await;
+        self.refused("takeOpenc2", used, "used").await;
+    }
+
     async fn authorities(&mut self) {
         let chain = self.get("readTrustChain", "/v1/authority", 200).await;
         let genesis: Value =
@@ -1010,7 +1069,7 @@ impl<'a> Traffic<'a> {
         let what = format!("{} {}", request.method(), request.url());
         let answer = self.send(id, request).await;
         let (status, body) = self.answered(id, answer).await;
-        assert_eq!(body["code"], code, "{what}: {status} {body}");
+        assert_eq!(code_of(&body), Some(code), "{what}: {status} {body}");
     }
 
     async fn asked(&mut self, id: &str, request: RequestBuilder, status: u16) -> Value {
@@ -1083,7 +1142,7 @@ impl<'a> Traffic<'a> {
             panic!("{id} does not document {status}: {}", answer.text().await.unwrap_or_default());
         }
         let body = self.judge(&self.foretold(id, status), answer).await;
-        let code = (status >= 400).then(|| body["code"].as_str().expect("a code").to_owned());
+        let code = (status >= 400).then(|| code_of(&body).expect("a code").to_owned());
         self.given.insert((id.into(), status, code));
         (status, body)
     }
@@ -1103,7 +1162,7 @@ impl<'a> Traffic<'a> {
             return Value::Null;
         }
         let text = std::str::from_utf8(&bytes).unwrap_or_else(|e| panic!("{url}: {e}"));
-        let body = if media.ends_with("json") {
+        let body = if media.contains("json") {
             serde_json::from_str(text).unwrap_or_else(|e| panic!("{url}: {e}: {text}"))
         } else {
             Value::from(text)
@@ -1222,6 +1281,12 @@ impl<'a> Traffic<'a> {
         }
         assert!(unmet.is_empty(), "no message had this: {unmet:#?}");
     }
+}
+
+/// A problem's, or an OpenC2 response's.
+fn code_of(body: &Value) -> Option<&str> {
+    let openc2 = || body.pointer("/body/openc2/response/results/x-tagout/code")?.as_str();
+    body["code"].as_str().or_else(openc2)
 }
 
 /// A stream of server-sent events, as text.

@@ -18,6 +18,7 @@ pub fn describe() {
 
     describe_counter!("tagout_commands_total", "Commands by action and outcome code");
     describe_counter!("tagout_webhooks_total", "Requests of security platforms by webhook and outcome code");
+    describe_counter!("tagout_openc2_total", "Requests of OpenC2 producers by producer and outcome code");
     describe_histogram!(
         "tagout_commit_seconds",
         Unit::Seconds,

@@ -9,6 +9,7 @@ mod form;
 mod guards;
 mod log;
 mod meters;
+mod openc2;
 mod ops;
 mod problem;
 mod proposals;
@@ -46,6 +47,7 @@ const LEASE_BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
 const CONFIRMATION_BODY_MAX_BYTES: usize = 4 * 1024;
 /// What a security platform tells of one alert or incident.
 const WEBHOOK_BODY_MAX_BYTES: usize = 256 * 1024;
+const OPENC2_BODY_MAX_BYTES: usize = 64 * 1024;
 
 /// The description of this API (OpenAPI 3.1). It is written by hand, and tests/openapi.rs holds it to what a node answers.
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -91,6 +93,7 @@ fn routes() -> Vec<Route> {
         takes("/v1/confirmations", CONFIRMATION_BODY_MAX_BYTES, guards::confirm),
         takes("/v1/trips", STOP_MAX_BYTES, trips::trip),
         takes("/v1/webhooks/{name}", WEBHOOK_BODY_MAX_BYTES, webhooks::webhook),
+        takes("/.well-known/openc2", OPENC2_BODY_MAX_BYTES, openc2::openc2),
         shows("/v1/events", events::events),
         shows("/v1/agents", read::agents),
         shows("/v1/enrolments", read::enrolments),

@@ -56,6 +56,7 @@ codes! {
     BadMultipart BAD_REQUEST "bad-multipart"
     BadProposalId BAD_REQUEST "bad-proposal-id"
     BadRequest BAD_REQUEST "bad-request"
+    BadOpenc2 BAD_REQUEST "bad-openc2"
     BadScope BAD_REQUEST "bad-scope"
     BadTile BAD_REQUEST "bad-tile"
     BadWebhook BAD_REQUEST "bad-webhook"
@@ -63,16 +64,19 @@ codes! {
 
     NoValidSignature UNAUTHORIZED "no-valid-signature"
     NotEnrolled UNAUTHORIZED "not-enrolled"
+    Openc2Refused UNAUTHORIZED "openc2-refused"
     Unsigned UNAUTHORIZED "unsigned"
     WebhookRefused UNAUTHORIZED "webhook-refused"
 
     BelowThreshold FORBIDDEN "below-threshold"
     EnrolledElsewhere FORBIDDEN "enrolled-elsewhere"
+    GivesBack FORBIDDEN "gives-back"
     NoRole FORBIDDEN "no-role"
     RootKey FORBIDDEN "root-key"
     RootThreshold FORBIDDEN "root-threshold"
     ScopeNotAllowed FORBIDDEN "scope-not-allowed"
 
+    NoOpenc2 NOT_FOUND "no-openc2"
     NoSuchLock NOT_FOUND "no-such-lock"
     NoSuchPath NOT_FOUND "no-such-path"
     NoSuchProposal NOT_FOUND "no-such-proposal"
@@ -137,6 +141,8 @@ codes! {
 
     Internal INTERNAL_SERVER_ERROR "internal"
 
+    NotImplemented NOT_IMPLEMENTED "not-implemented"
+
     Busy SERVICE_UNAVAILABLE "busy"
     NoCheckpoint SERVICE_UNAVAILABLE "no-checkpoint"
     NoLease SERVICE_UNAVAILABLE "no-lease"
@@ -152,7 +158,7 @@ codes! {
 }
 
 /// Seconds after which a client may try again what the service could not do now.
-const RETRY_AFTER_S: &str = "1";
+pub(super) const RETRY_AFTER_S: &str = "1";
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {

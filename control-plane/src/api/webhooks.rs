@@ -21,7 +21,7 @@ use crate::clock;
 use crate::fair::Source;
 use crate::tls::Peer;
 use crate::way::way;
-use crate::webhooks::{self, Headers, Integration};
+use crate::webhooks::{self, Headers, Integration, Sent, Wanted, Webhook};
 
 /// 201 with what took effect now, 200 with what had before, 204 where the request asks for nothing.
 pub async fn webhook(
@@ -60,7 +60,7 @@ pub async fn webhook(
 
 async fn take(
     api: &Api,
-    webhook: &Integration,
+    webhook: &Webhook,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
     from: Source,
@@ -88,16 +88,28 @@ async fn take(
         return Ok(None);
     };
 
-    let _turn = webhook.turn(&wanted).await;
+    carry_out(api, &webhook.integration, &sent, wanted, from).await.map(Some)
+}
+
+/// From what is wanted, by whoever was verified, to a command that took effect; or to the lock that the case has already.
+pub(super) async fn carry_out(
+    api: &Api,
+    integration: &Integration,
+    sent: &Sent<'_>,
+    wanted: Wanted,
+    from: Source,
+) -> Result<CommandAnswer, Problem> {
+    let now_ms = clock::wall_ms();
+    let _turn = integration.turn(&wanted).await;
     let (deployment, principal, locks) = {
         let ledger = api.service.replica.ledger();
         let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
-        let principal = webhook.principal(authority)?.to_owned();
+        let principal = integration.principal(authority)?.to_owned();
         (authority.deployment.clone(), principal, ledger.locks_touching(&Scope::fleet()))
     };
     if let Some(record) = webhooks::placed_before(&locks, &wanted, &principal) {
         let found = read::find_instances(&api.service, wanted.scope.clone());
-        return Ok(Some(CommandAnswer {
+        return Ok(CommandAnswer {
             action: record.lock.kind.action(),
             digest: record.lock.id,
             index: record.lock.index,
@@ -106,15 +118,15 @@ async fn take(
             awaited: 0,
             reach: reach_of(&api.service, &wanted.scope, found).await,
             scope: wanted.scope,
-        }));
+        });
     }
     let living = api.service.cluster.instances_below(&Scope::fleet(), SEEN_WITHIN).await;
     let agents: BTreeSet<_> = living.into_iter().map(|(agent, _)| agent).collect();
-    webhook.allow(&wanted, &principal, &locks, &agents, now_ms)?;
-    let envelope = webhook.sign(&deployment, &sent, wanted, now_ms)?;
+    integration.allow(&wanted, &principal, &locks, &agents, now_ms)?;
+    let envelope = integration.sign(&deployment, sent, wanted, now_ms)?;
     let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
     let span = way(&envelope.digest());
-    commands::take(api, &envelope, &command, from).instrument(span).await.map(Some)
+    commands::take(api, &envelope, &command, from).instrument(span).await
 }
 
 fn refused(why: &webhooks::Refused) -> Problem {

@@ -1,11 +1,11 @@
-//! How much one webhook may take away: so many agents an hour, and then it is for people. Pure: times are given.
+//! How much one webhook or producer may take away: so many agents an hour, and then it is for people. Pure: times are given.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use tagout_proto::scope::Scope;
 
 pub const HOUR_MS: u64 = 3600 * 1000;
-/// Of one webhook; beyond that nothing more is taken within the hour, whatever its limit.
+/// Of each; beyond that nothing more is taken within the hour, whatever its limit.
 const REMEMBERED_MAX: usize = 10_000;
 
 /// What it took away through this node. The locks in force are in the ledger, for all nodes; this is for those that people
@@ -15,7 +15,7 @@ pub struct Taken(VecDeque<(u64, Scope)>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this webhook may take away from {limit} agents an hour, and with this it would be {agents}: what it asks for is for \
+    "it may take away from {limit} agents an hour, and with this it would be {agents}: what it asks for is for \
      people to do, with `tagout stop` (agents_per_hour in the node's webhooks file is the limit)"
 )]
 pub struct TooMany {

@@ -1,12 +1,16 @@
-//! The file of webhooks: who may ask for what. Paths are relative to it.
+//! The file of webhooks and OpenC2 producers: who may ask for what. Paths are relative to it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tagout_proto::digest::Digest;
 use tagout_proto::scope::Scope;
 
 use super::mapping::{Actions, Mapping, READY, Template};
+use super::openc2::Producer;
 use super::standard::{Key, NotAKey};
+use super::{Integration, Kind, Webhook, Webhooks, Which};
 use crate::sign::{SignError, Signer, Surroundings};
 
 const WEBHOOKS_MAX: usize = 64;
@@ -19,6 +23,8 @@ const SCOPES_MAX: usize = 64;
 struct File {
     #[serde(default, rename = "webhook")]
     webhooks: Vec<Entry>,
+    #[serde(default, rename = "openc2")]
+    producers: Vec<ProducerEntry>,
 }
 
 /// One `[[webhook]]`.
@@ -47,14 +53,16 @@ fn generic() -> String {
     "generic".into()
 }
 
-/// One webhook, ready to take requests.
-pub struct Webhook {
-    pub name: String,
-    pub keys: Vec<Key>,
-    pub signer: Signer,
-    pub mapping: Mapping,
-    pub scopes: Vec<Scope>,
-    pub agents_per_hour: u64,
+/// One `[[openc2]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProducerEntry {
+    name: String,
+    /// SHA-256 of what it shows as `Authorization: Bearer tagout_…`; several while one replaces another.
+    tokens: Vec<String>,
+    sign: PathBuf,
+    scopes: Vec<String>,
+    agents_per_hour: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,79 +79,107 @@ pub enum ConfigError {
         #[source]
         source: Box<toml::de::Error>,
     },
-    #[error("{} has more than {WEBHOOKS_MAX} webhooks", path.display())]
+    #[error("{} has more than {WEBHOOKS_MAX} webhooks, or OpenC2 producers", path.display())]
     TooMany { path: PathBuf },
-    #[error("webhook {name:?}: {why}")]
-    Wrong { name: String, why: String },
-    #[error("webhook {name:?}: {} cannot verify its requests: {why}", path.display())]
-    Key { name: String, path: PathBuf, why: NotAKey },
-    #[error("webhook {name:?}: its key cannot sign")]
+    #[error("{which}: {why}")]
+    Wrong { which: Which, why: String },
+    #[error("{which}: {} cannot verify its requests: {why}", path.display())]
+    Key { which: Which, path: PathBuf, why: NotAKey },
+    #[error("{which}: its key cannot sign")]
     Signer {
-        name: String,
+        which: Which,
         #[source]
         source: SignError,
     },
 }
 
-pub fn load(path: &Path) -> Result<Vec<Webhook>, ConfigError> {
+pub fn load(path: &Path) -> Result<Webhooks, ConfigError> {
     let text = read(path)?;
     let file: File = toml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
-    if file.webhooks.len() > WEBHOOKS_MAX {
+    if file.webhooks.len() > WEBHOOKS_MAX || file.producers.len() > WEBHOOKS_MAX {
         return Err(ConfigError::TooMany { path: path.into() });
     }
-    let mut webhooks: Vec<Webhook> = Vec::new();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut all = Webhooks::default();
+    // A name begins the ids of what is signed, so no two have the same.
+    let mut names = BTreeSet::new();
+    let mut is_new = |which: &Which| match names.insert(which.name.clone()) {
+        true => Ok(()),
+        false => Err(wrong(which, "another one has this name")),
+    };
     for entry in file.webhooks {
-        let webhook = entry.open(path.parent().unwrap_or(Path::new("")))?;
-        if webhooks.iter().any(|other| other.name == webhook.name) {
-            let why = "another one has this name".into();
-            return Err(ConfigError::Wrong { name: webhook.name, why });
-        }
-        webhooks.push(webhook);
+        let webhook = entry.open(folder)?;
+        is_new(&webhook.integration.which)?;
+        all.webhooks.insert(webhook.integration.which.name.clone(), webhook);
     }
-    Ok(webhooks)
+    let mut tokens = BTreeSet::new();
+    for entry in file.producers {
+        let producer = entry.open(folder)?;
+        is_new(&producer.integration.which)?;
+        if !producer.tokens.iter().all(|token| tokens.insert(*token)) {
+            return Err(wrong(&producer.integration.which, "one of its tokens stands twice"));
+        }
+        all.producers.push(producer);
+    }
+    Ok(all)
+}
+
+fn wrong(which: &Which, why: impl Into<String>) -> ConfigError {
+    ConfigError::Wrong { which: which.clone(), why: why.into() }
+}
+
+/// What all that act in an automation's name have in common.
+fn integration(
+    which: Which,
+    sign: &Path,
+    scopes: &[String],
+    agents_per_hour: u64,
+) -> Result<Integration, ConfigError> {
+    let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    let name = &which.name;
+    if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.bytes().all(is_name) {
+        return Err(wrong(&which, format!("a name has 1 to {NAME_MAX_BYTES} of a-z 0-9 . _ -")));
+    }
+    if scopes.is_empty() || scopes.len() > SCOPES_MAX {
+        return Err(wrong(&which, format!("\"scopes\" names 1 to {SCOPES_MAX} scopes that it may touch")));
+    }
+    if agents_per_hour == 0 {
+        return Err(wrong(&which, "\"agents_per_hour\" is at least 1"));
+    }
+    let scopes = scopes.iter().map(|scope| Scope::parse(scope));
+    let scopes = scopes.collect::<Result<_, _>>().map_err(|e| wrong(&which, e.to_string()))?;
+    // Nobody is there to be asked for a passphrase.
+    let surroundings = Surroundings { may_ask: false, ..Surroundings::of_process() };
+    match Signer::open_with(&sign.to_string_lossy(), &surroundings) {
+        Ok(signer) => Ok(Integration::new(which, signer, scopes, agents_per_hour)),
+        Err(source) => Err(ConfigError::Signer { which, source }),
+    }
 }
 
 impl Entry {
     fn open(self, folder: &Path) -> Result<Webhook, ConfigError> {
-        let name = self.name.clone();
-        let wrong = |why: String| ConfigError::Wrong { name: name.clone(), why };
-        let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-        if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.bytes().all(is_name) {
-            return Err(wrong(format!("a name has 1 to {NAME_MAX_BYTES} of a-z 0-9 . _ -")));
-        }
+        let which = Which { kind: Kind::Webhook, name: self.name };
         if self.verify.is_empty() || self.verify.len() > KEYS_MAX {
-            return Err(wrong(format!("\"verify\" names 1 to {KEYS_MAX} files")));
-        }
-        if self.scopes.is_empty() || self.scopes.len() > SCOPES_MAX {
-            return Err(wrong(format!("\"scopes\" names 1 to {SCOPES_MAX} scopes that it may touch")));
-        }
-        if self.agents_per_hour == 0 {
-            return Err(wrong("\"agents_per_hour\" is at least 1".into()));
+            return Err(wrong(&which, format!("\"verify\" names 1 to {KEYS_MAX} files")));
         }
         let ready = READY.iter().find(|ready| ready.name == self.mapping).ok_or_else(|| {
             let names: Vec<_> = READY.iter().map(|ready| ready.name).collect();
-            wrong(format!("there is no mapping {:?}: {}", self.mapping, names.join(", ")))
+            wrong(&which, format!("there is no mapping {:?}: {}", self.mapping, names.join(", ")))
         })?;
         let or = |said: Option<Template>, ready: &str| {
             said.unwrap_or_else(|| {
                 Template::try_from(ready.to_owned()).expect("ready mappings are templates")
             })
         };
-        let scopes = self.scopes.iter().map(|scope| Scope::parse(scope));
-        let scopes = scopes.collect::<Result<_, _>>().map_err(|e| wrong(e.to_string()))?;
         let mut keys = Vec::new();
         for path in self.verify.iter().map(|path| folder.join(path)) {
             let key = Key::parse(&read(&path)?);
-            keys.push(key.map_err(|why| ConfigError::Key { name: name.clone(), path, why })?);
+            keys.push(key.map_err(|why| ConfigError::Key { which: which.clone(), path, why })?);
         }
-        let sign = folder.join(&self.sign);
-        // Nobody is there to be asked for a passphrase.
-        let surroundings = Surroundings { may_ask: false, ..Surroundings::of_process() };
-        let signer = Signer::open_with(&sign.to_string_lossy(), &surroundings);
         Ok(Webhook {
+            integration: integration(which, &folder.join(&self.sign), &self.scopes, self.agents_per_hour)?,
             keys,
-            signer: signer.map_err(|source| ConfigError::Signer { name: name.clone(), source })?,
             mapping: Mapping {
                 scope: or(self.scope, ready.scope),
                 reason: or(self.reason, ready.reason),
@@ -151,10 +187,24 @@ impl Entry {
                 severity: or(self.severity, ready.severity),
                 actions: self.actions,
             },
-            scopes,
-            agents_per_hour: self.agents_per_hour,
-            name,
         })
+    }
+}
+
+impl ProducerEntry {
+    fn open(self, folder: &Path) -> Result<Producer, ConfigError> {
+        let which = Which { kind: Kind::Openc2, name: self.name };
+        if self.tokens.is_empty() || self.tokens.len() > KEYS_MAX {
+            return Err(wrong(&which, format!("\"tokens\" has 1 to {KEYS_MAX} digests of tokens")));
+        }
+        let digest = |text: &String| text.parse::<Digest>().ok();
+        let tokens = self.tokens.iter().map(digest).collect::<Option<_>>().ok_or_else(|| {
+            let why = "\"tokens\" has the SHA-256 of each token as 64 lowercase hex digits, never the token itself: \
+                       printf %s \"$token\" | sha256sum";
+            wrong(&which, why)
+        })?;
+        let integration = integration(which, &folder.join(&self.sign), &self.scopes, self.agents_per_hour)?;
+        Ok(Producer { integration, tokens })
     }
 }
 

@@ -186,7 +186,7 @@ impl Mapping {
 }
 
 /// As a lock's tag takes it: on one line, with nothing that changes how it is read, and not too long.
-fn readable(text: &str, max_bytes: usize) -> String {
+pub(super) fn readable(text: &str, max_bytes: usize) -> String {
     let plain = |c: char| if c.is_control() || is_format(c) { ' ' } else { c };
     let line: String = text.chars().map(plain).take(max_bytes).collect();
     let line = line[..line.floor_char_boundary(max_bytes)].trim();
@@ -200,7 +200,7 @@ fn is_format(c: char) -> bool {
 }
 
 /// The same case is always the same text; one that a tag does not take is told apart by its hash.
-fn case(text: &str) -> String {
+pub(super) fn case(text: &str) -> String {
     let fits = text.len() <= CASE_MAX_BYTES && !text.chars().any(|c| c.is_control() || is_format(c));
     if fits {
         return text.into();

@@ -6,6 +6,8 @@
 //! verified (standard.rs) → mapped (mapping.rs) → its scope allowed → not too much at once (blast.rs) → signed → step ② of a stop
 //! ```
 //!
+//! An OpenC2 producer (openc2/) asks by another language and shows a token; from its scope on all is the same.
+//!
 //! Of one request every node makes the same bytes: its id and time are the request's. So a request that is captured and sent
 //! again, to whichever node, is the same command, which takes effect once. A sender that tries again says another time: the
 //! node that has seen the id takes the first one's.
@@ -13,9 +15,11 @@
 mod blast;
 mod config;
 mod mapping;
+pub mod openc2;
 mod standard;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,22 +37,61 @@ use tagout_proto::strict::DocumentError;
 use self::blast::Taken;
 pub use self::blast::TooMany;
 pub use self::config::ConfigError;
-use self::config::Webhook;
+use self::mapping::Mapping;
 pub use self::mapping::{Unmapped, Wanted};
+use self::openc2::Producer;
+use self::standard::Key;
 pub use self::standard::{Headers, Refused, Sent};
 use crate::document;
-use crate::sign::SignError;
+use crate::sign::{SignError, Signer};
 
 /// All that this node takes.
 #[derive(Default)]
-pub struct Webhooks(BTreeMap<String, Integration>);
+pub struct Webhooks {
+    webhooks: BTreeMap<String, Webhook>,
+    producers: Vec<Producer>,
+}
 
+/// One `[[webhook]]`.
+pub struct Webhook {
+    pub integration: Integration,
+    keys: Vec<Key>,
+    mapping: Mapping,
+}
+
+/// What acts in the name of an automation, whichever way it asks.
 pub struct Integration {
-    webhook: Webhook,
+    pub which: Which,
+    signer: Signer,
+    scopes: Vec<Scope>,
+    agents_per_hour: u64,
     taken: Mutex<Taken>,
     /// When each request was first sent, by its id, and when that was noted.
     sent: Mutex<BTreeMap<String, (u64, u64)>>,
     turns: Mutex<BTreeMap<(Scope, String), Arc<Turn>>>,
+}
+
+/// Of what kind it is, and its name; as text, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Which {
+    pub kind: Kind,
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Webhook,
+    Openc2,
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Webhook => "webhook",
+            Kind::Openc2 => "OpenC2 producer",
+        };
+        write!(f, "{kind} {:?}", self.name)
+    }
 }
 
 /// Of requests of one case on one scope.
@@ -63,12 +106,12 @@ const TURNS_MAX: usize = 1024;
 /// Why a request that was verified and mapped does nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum NotDone {
-    #[error("webhook {name:?} may not touch {scope}: the scopes in its configuration are what it may ({})", .allowed.join(", "))]
-    Scope { name: String, scope: Scope, allowed: Vec<String> },
+    #[error("{which} may not touch {scope}: the scopes in its configuration are what it may ({})", .allowed.join(", "))]
+    Scope { which: Which, scope: Scope, allowed: Vec<String> },
     #[error(
-        "webhook {0:?} signs with a key that is of no automation in the authority: give an automation this key, never a person's"
+        "{0} signs with a key that is of no automation in the authority: give an automation this key, never a person's"
     )]
-    NoAutomation(String),
+    NoAutomation(Which),
     #[error(transparent)]
     TooMany(#[from] TooMany),
     #[error(transparent)]
@@ -79,28 +122,33 @@ pub enum NotDone {
 
 impl Webhooks {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let each = config::load(path)?.into_iter();
-        Ok(Self(each.map(|webhook| (webhook.name.clone(), Integration::new(webhook))).collect()))
+        config::load(path)
     }
 
-    pub fn get(&self, name: &str) -> Option<&Integration> {
-        self.0.get(name)
+    pub fn get(&self, name: &str) -> Option<&Webhook> {
+        self.webhooks.get(name)
+    }
+
+    pub fn producers(&self) -> &[Producer] {
+        &self.producers
     }
 }
 
-impl Integration {
-    fn new(webhook: Webhook) -> Self {
-        let (taken, sent, turns) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { webhook, taken, sent, turns }
-    }
-
+impl Webhook {
     pub fn verify<'a>(&self, headers: &Headers<'a>, body: &[u8], now_ms: u64) -> Result<Sent<'a>, Refused> {
-        standard::verify(&self.webhook.keys, headers, body, now_ms / 1000)
+        standard::verify(&self.keys, headers, body, now_ms / 1000)
     }
 
     /// What the body asks for; `None` where that is nothing.
     pub fn wanted(&self, body: &Value) -> Result<Option<Wanted>, Unmapped> {
-        self.webhook.mapping.wanted(body)
+        self.mapping.wanted(body)
+    }
+}
+
+impl Integration {
+    fn new(which: Which, signer: Signer, scopes: Vec<Scope>, agents_per_hour: u64) -> Self {
+        let (taken, sent, turns) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { which, signer, scopes, agents_per_hour, taken, sent, turns }
     }
 
     /// Waits for the turn of this case on this scope: whoever comes second finds what the first has placed.
@@ -117,12 +165,12 @@ impl Integration {
 
     /// The automation in whose name it acts.
     pub fn principal<'a>(&self, authority: &'a Authority) -> Result<&'a str, NotDone> {
-        let line = self.webhook.signer.public_key().line();
+        let line = self.signer.public_key().line();
         let principal = PublicKey::parse_openssh(&line).ok().and_then(|key| authority.principal_of(&key));
         let automation = principal.filter(|principal| principal.kind == PrincipalKind::Automation);
         automation
             .map(|automation| automation.name.as_str())
-            .ok_or_else(|| NotDone::NoAutomation(self.webhook.name.clone()))
+            .ok_or_else(|| NotDone::NoAutomation(self.which.clone()))
     }
 
     /// Whether it may do this now. `locks` are those in force, `agents` all that live; both as one node knows them.
@@ -134,10 +182,10 @@ impl Integration {
         agents: &BTreeSet<Scope>,
         now_ms: u64,
     ) -> Result<(), NotDone> {
-        let Webhook { name, scopes, agents_per_hour, .. } = &self.webhook;
+        let Self { which, scopes, agents_per_hour, .. } = self;
         if !scopes.iter().any(|allowed| allowed.covers(&wanted.scope)) {
             let allowed = scopes.iter().map(ToString::to_string).collect();
-            return Err(NotDone::Scope { name: name.clone(), scope: wanted.scope.clone(), allowed });
+            return Err(NotDone::Scope { which: which.clone(), scope: wanted.scope.clone(), allowed });
         }
         let of_hour = locks.iter().filter(|record| {
             record.lock.time_ms + blast::HOUR_MS > now_ms
@@ -170,7 +218,7 @@ impl Integration {
         wanted: Wanted,
         now_ms: u64,
     ) -> Result<Envelope, NotDone> {
-        let Webhook { name, signer, .. } = &self.webhook;
+        let name = &self.which.name;
         let Wanted { scope, kind, reason, case } = wanted;
         let id = data_encoding::HEXLOWER.encode(&Sha256::digest(sent.id));
         let action = Action::Lock(LockCommand { scope, kind, reason, case: Some(case) });
@@ -180,7 +228,7 @@ impl Integration {
             self.first_sent_s(sent, now_ms) * 1000,
             &action,
         )?;
-        let signature = signer.sign(NAMESPACE, document.as_bytes())?;
+        let signature = self.signer.sign(NAMESPACE, document.as_bytes())?;
         Ok(Envelope { document, signatures: vec![signature] })
     }
 }
