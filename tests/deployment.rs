@@ -4,7 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use tagout_control_plane::cli::init::{Plan, make};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use tagout_control_plane::cli::init::{Plan, Readers, TOKEN_FILE, make};
 use tagout_control_plane::cli::node_folder::NodePlan;
 use tagout_control_plane::cli::signing::{draft, sign};
 use tagout_control_plane::sign::{Signer, generate};
@@ -123,6 +124,7 @@ impl Deployment {
             enrolment: choice.enrolment,
             store: choice.store,
             keys: vec!["../keys/alice".into()],
+            readers: Readers::Token,
         };
         let root = Signer::open(&keys.join("root").to_string_lossy()).expect("the root key");
         let made = make(&plan, &[root]).unwrap_or_else(|failure| panic!("{failure}"));
@@ -202,10 +204,44 @@ impl Deployment {
         format!("https://{}{path}", self.address)
     }
 
-    /// A client that trusts the deployment's CA.
+    /// A client that trusts the deployment's CA, and may read.
     pub fn http(&self) -> reqwest::Client {
+        self.client(self.bearer())
+    }
+
+    /// What shows that somebody may read.
+    pub fn bearer(&self) -> HeaderMap {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.api_token())).expect("a token");
+        bearer.set_sensitive(true);
+        [(AUTHORIZATION, bearer)].into_iter().collect()
+    }
+
+    /// The same of somebody who shows nothing.
+    pub fn bare_http(&self) -> reqwest::Client {
+        self.client(HeaderMap::new())
+    }
+
+    fn client(&self, headers: HeaderMap) -> reqwest::Client {
         let tls = tls::client_config(&self.ca_pem()).expect("the CA's certificate");
-        reqwest::Client::builder().tls_backend_preconfigured(tls).build().expect("a client")
+        let client = reqwest::Client::builder().tls_backend_preconfigured(tls).default_headers(headers);
+        client.build().expect("a client")
+    }
+
+    /// The operators' token.
+    pub fn api_token(&self) -> String {
+        std::fs::read_to_string(self.dir().join(TOKEN_FILE)).expect("the operators' token").trim().to_owned()
+    }
+
+    /// Who may read from the node.
+    pub fn access_file(&self) -> PathBuf {
+        self.dir().join("node-1/access.toml")
+    }
+
+    /// Adds lines to it: before the tokens, and after.
+    pub fn add_access(&self, top: &str, tables: &str) {
+        let text = std::fs::read_to_string(self.access_file()).expect("the access file");
+        let text = if top.contains("open =") { text.replace("open = []\n", "") } else { text };
+        std::fs::write(self.access_file(), format!("{top}{text}{tables}")).expect("its folder is there");
     }
 
     /// Runs the `tagout` command on this deployment.

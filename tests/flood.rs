@@ -17,7 +17,8 @@ const STOPS: usize = 40;
 /// A client that speaks from an address of its own; loopback has many.
 fn from(deployment: &Deployment, last: u8) -> reqwest::Client {
     let tls = tls::client_config(&deployment.ca_pem()).expect("the CA's certificate");
-    let client = reqwest::Client::builder().tls_backend_preconfigured(tls);
+    let client =
+        reqwest::Client::builder().tls_backend_preconfigured(tls).default_headers(deployment.bearer());
     client.local_address(IpAddr::from([127, 0, 0, last])).build().expect("a client")
 }
 

@@ -2,6 +2,7 @@
 
 pub mod bin;
 pub mod deployment;
+pub mod issuer;
 pub mod process;
 pub mod producer;
 pub mod ran;

@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod access;
 mod authority;
 mod bad_input;
 mod consent;

@@ -116,6 +116,7 @@ impl World {
 
     /// Starts the restored node, and waits until it can issue leases.
     fn serve_restored(&self, dir: &str) -> Process {
+        self.read_with_the_token_of(dir);
         let mut node = self.serve("restored", &self.path(dir).join("node-2/tagout.toml"));
         let http = self.deployment.http();
         wait_for("the restored node to be ready", || {
@@ -124,6 +125,13 @@ impl World {
             ready.ok().filter(|r| r.status().is_success())
         });
         node
+    }
+
+    /// A restore makes a token of its own.
+    fn read_with_the_token_of(&self, dir: &str) {
+        let token = "operator.token";
+        std::fs::copy(self.deployment.dir().join(token), self.path("old.token")).unwrap();
+        std::fs::copy(self.path(dir).join(token), self.deployment.dir().join(token)).unwrap();
     }
 
     fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
@@ -227,7 +235,9 @@ fn s1_s5_s9_after_a_restore_everything_is_halted_and_a_guard_brings_the_stop_tha
         let ready = world.runtime.block_on(http.get(format!("https://{other}/readyz")).send());
         ready.ok().filter(|r| r.status().is_success())
     });
-    let behind = world.run(&["--node", &format!("https://{other}"), "status"]).exits(7);
+    let behind = world
+        .run(&["--api-token", &world.text("old.token"), "--node", &format!("https://{other}"), "status"])
+        .exits(7);
     assert!(behind.stderr.contains("it is behind, or was set back; do not trust this node"), "{behind:?}");
     drop(revenant);
     drop(node);
@@ -486,6 +496,7 @@ fn s1_s8_three_new_nodes_have_the_log_of_the_one_that_was_lost() {
     world.run(&prepare).exits(0);
     world.sign("new", "root").exits(0);
     let finished = world.run(&["restore", "finish", &dir, "--json"]).exits(0).json();
+    world.read_with_the_token_of("new");
     let mut nodes: Vec<_> = (2..5)
         .map(|n| world.serve(&format!("new-{n}"), &world.path(&format!("new/node-{n}/tagout.toml"))))
         .collect();

@@ -20,7 +20,9 @@ const OLDER: u64 = 150;
 
 #[test]
 fn s9_two_verifiers_accept_a_real_log_and_reject_every_way_to_tamper_with_it() {
-    let mut deployment = Deployment::start(Choice::default());
+    let mut deployment = Deployment::make(Choice::default());
+    deployment.add_access("open = ['log']\n", "");
+    deployment.start_node();
     let beside = deployment.folder().join("beside");
     std::fs::create_dir(&beside).unwrap();
     let go = Outsider::build(&beside, &signer(&deployment));

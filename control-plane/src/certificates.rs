@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::{self, PkiError, Validity};
+use crate::tls::clients::ClientCertificates;
 use crate::tls::mutual::{self, PeerCas};
 use crate::tls::{self, ServerIdentity, TlsError};
 
@@ -45,6 +46,7 @@ pub struct NodeTls {
     identity: Arc<ServerIdentity>,
     cas: Option<Arc<PeerCas>>,
     api: Arc<ServerConfig>,
+    clients: Arc<ClientCertificates>,
     in_use: Mutex<Texts>,
     asked: Notify,
 }
@@ -86,7 +88,8 @@ impl NodeTls {
         texts.check(&files)?;
         let unusable = |source| CertificateError::Unusable { path: files.cert.clone(), source };
         let identity = ServerIdentity::new(&texts.cert, &texts.key).map_err(unusable)?;
-        let api = tls::server_config_for(Arc::clone(&identity), None).map_err(unusable)?;
+        let clients = Arc::new(ClientCertificates::default());
+        let api = tls::server_config_for(Arc::clone(&identity), Arc::clone(&clients)).map_err(unusable)?;
         let cas = match (&texts.ca, &files.ca) {
             (Some(ca), Some(path)) => {
                 let wrong = |source| CertificateError::Ca { path: path.clone(), source };
@@ -94,12 +97,18 @@ impl NodeTls {
             }
             _ => None,
         };
-        Ok(Arc::new(Self { identity, cas, api, in_use: Mutex::new(texts), asked: Notify::new(), files }))
+        let (in_use, asked) = (Mutex::new(texts), Notify::new());
+        Ok(Arc::new(Self { identity, cas, api, clients, in_use, asked, files }))
     }
 
     /// For the API: everybody may connect.
     pub fn api(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.api)
+    }
+
+    /// Whether clients of the API are asked for certificates.
+    pub fn clients(&self) -> Arc<ClientCertificates> {
+        Arc::clone(&self.clients)
     }
 
     /// For the peers' listener: only whoever shows a node's certificate of the `ca` may connect.

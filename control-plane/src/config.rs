@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub rule: Option<u64>,
     /// Which security platforms may take away by webhook, and what.
     pub webhooks: Option<PathBuf>,
+    /// Who may read from this node.
+    pub access: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +73,8 @@ impl NodeConfig {
             &mut config.tls_cert,
             &mut config.tls_key,
         ];
-        let optional = [&mut config.ca, &mut config.ca_folder, &mut config.webhooks].into_iter().flatten();
-        for file in named.into_iter().chain(optional) {
+        let optional = [&mut config.ca, &mut config.ca_folder, &mut config.webhooks, &mut config.access];
+        for file in named.into_iter().chain(optional.into_iter().flatten()) {
             *file = folder.join(&file);
         }
         Ok(config)
@@ -132,6 +134,9 @@ impl NodeConfig {
             or(self.rule.map(|rule| format!("rule = {rule}\n")), "rule = 1"),
             "\n# The webhooks of security platforms that may stop agents through this node (\"SOAR platforms\" in README.md).\n".into(),
             or(self.webhooks.as_deref().map(|file| path("webhooks", file)), "webhooks = \"webhooks.toml\""),
+            "\n# Who may read from this node (\"Who may read\" in README.md). Without it nobody may; what stops agents needs none of it.\n"
+                .into(),
+            or(self.access.as_deref().map(|file| path("access", file)), "access = \"access.toml\""),
         ]
         .concat()
     }
@@ -162,6 +167,7 @@ mod tests {
             reserve_mib: Some(64),
             rule: Some(1),
             webhooks: Some("webhooks.toml".into()),
+            access: Some("access.toml".into()),
         }
     }
 
@@ -188,6 +194,7 @@ mod tests {
             node_id: None,
             rule: None,
             webhooks: None,
+            access: None,
             ..config()
         };
         let text = bare.documented();

@@ -1,5 +1,6 @@
 //! The node and its parts.
 
+pub mod access;
 pub mod admission;
 pub mod api;
 pub mod audit;

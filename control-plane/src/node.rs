@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::api::{self, Api, Metrics, SecurityLog};
 use crate::audit::{AuditError, AuditLog};
 use crate::certificates::{self, NodeTls};
@@ -102,6 +103,12 @@ impl Node {
             .with_context(|| format!("cannot listen on {}: is another node running there?", config.listen))?;
         let address = listener.local_addr()?;
         let tls = NodeTls::load(certificate_files(&config))?;
+        let access = Access::load(config.access.as_deref(), config.listen.ip(), tls.clients())?;
+        if config.access.is_none() {
+            tracing::warn!(
+                "nobody may read from this node: its configuration has no \"access\" (\"Who may read\" in README.md)"
+            );
+        }
         let webhooks = config.webhooks.as_deref().map(Webhooks::load).transpose()?.unwrap_or_default();
 
         // First of all: on a full disk, it gives the stores the room that they need to open.
@@ -212,7 +219,9 @@ impl Node {
         tokio::spawn(due::warn(replica.clone(), shutdown.clone()));
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
-        let app = api::router(Api { service: service.clone(), security, metrics, webhooks: webhooks.into() });
+        tokio::spawn(access.clone().follow(shutdown.clone()));
+        let (service_of_api, webhooks) = (service.clone(), webhooks.into());
+        let app = api::router(Api { service: service_of_api, security, metrics, webhooks, access });
         tokio::spawn(tls.clone().follow(shutdown.clone()));
         let server =
             tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));

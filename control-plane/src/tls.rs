@@ -26,7 +26,7 @@ use hyper_util::service::TowerToHyperService;
 use parking_lot::RwLock;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -38,6 +38,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
+use self::clients::ClientCertificates;
 use crate::fair::{Held, Lane, Share};
 
 const H2: &[u8] = b"h2";
@@ -109,7 +110,7 @@ impl Default for ServerLimits {
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub address: SocketAddr,
-    /// The verified client certificate chain, its own first; empty if it showed none.
+    /// The client certificate chain, its own first; empty if it showed none. It holds the key; nothing else is verified here.
     pub certificates: Arc<[CertificateDer<'static>]>,
 }
 
@@ -513,30 +514,20 @@ impl ResolvesClientCert for ServerIdentity {
 /// # Errors
 /// As [`ServerIdentity::new`].
 pub fn server_config(cert_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>, TlsError> {
-    server_config_for(ServerIdentity::new(cert_pem, key_pem)?, None)
+    server_config_for(ServerIdentity::new(cert_pem, key_pem)?, Arc::default())
 }
 
-/// As [`server_config`], with a replaceable certificate. With `client_ca_pem`, clients are asked for a certificate
-/// of that CA: one that shows none is let in (see [`Peer::certificates`]), one that shows a wrong one is not.
+/// As [`server_config`], with a replaceable certificate. Where `clients` asks them to, clients may show a certificate of
+/// their own (see [`Peer::certificates`]).
 ///
 /// # Errors
-/// If `client_ca_pem` holds no CA certificate.
+/// If TLS cannot be set up.
 pub fn server_config_for(
     identity: Arc<ServerIdentity>,
-    client_ca_pem: Option<&str>,
+    clients: Arc<ClientCertificates>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let builder = match client_ca_pem {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pem)?), provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|_| TlsError::NoCa)?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let mut config = builder.with_cert_resolver(identity);
+    let mut config = builder.with_client_cert_verifier(clients).with_cert_resolver(identity);
     config.ticketer = ring::Ticketer::new()?;
     config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
     Ok(Arc::new(config))
@@ -581,7 +572,7 @@ fn with_alpn(mut config: ClientConfig) -> ClientConfig {
 }
 
 /// Named here, once, rather than installed for the whole process, where a library could be first.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -628,7 +619,7 @@ fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| TlsError::NoKey)
 }
 
-fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
+pub(crate) fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca_pem).map_err(|_| TlsError::NoCa)? {
         roots.add(certificate).map_err(|_| TlsError::NoCa)?;
@@ -658,6 +649,7 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
+pub mod clients;
 pub mod mutual;
 #[cfg(test)]
 mod tests;

@@ -20,4 +20,7 @@ pub struct ProfileFile {
     /// Keys that sign when no `--key` is given; nothing to an agent.
     #[serde(default)]
     pub keys: Vec<String>,
+    /// What shows a node that its bearer may read: a file with a token for people and tools; nothing to an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<PathBuf>,
 }

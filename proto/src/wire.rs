@@ -50,6 +50,35 @@ pub struct TripAnswer {
     pub repeated: bool,
 }
 
+/// What somebody may who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessRole {
+    /// Reads.
+    Viewer,
+    /// Reads, and sees who else does.
+    Operator,
+}
+
+/// `GET /v1/tokens`: the API tokens that this node takes. Nobody is shown a token, nor its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Whoever asks, as this node knows them.
+    pub you: String,
+    pub tokens: Vec<TokenRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    pub name: String,
+    pub role: AccessRole,
+    /// What it may see, each with all below it.
+    pub scopes: Vec<Scope>,
+    pub expires_at_ms: u64,
+    /// At this node, since its start.
+    pub last_used_ms: Option<u64>,
+}
+
 /// What a scope holds, as far as this node knows: agents with a grant of their own or seen by a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {

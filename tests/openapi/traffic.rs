@@ -7,6 +7,8 @@ use reqwest::header::HeaderMap;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Method, Request, RequestBuilder, Response};
 use serde_json::{Value, json};
+use tagout_control_plane::access::{ApiToken, token_lines};
+use tagout_control_plane::{pki, tls};
 use tagout_proto::command::{
     Action, BulkLocks, Command, Enroll, Grant, LockCommand, LockSet, Refuse, Release, Revoke, Seen, Suspend,
 };
@@ -22,6 +24,7 @@ use tagout_proto::lock::LockKind;
 use tagout_proto::rule::{CallLimits, Terms};
 use tagout_proto::sshsig::{DRILL_NAMESPACE, PublicKey};
 use tagout_proto::token::Token;
+use tagout_proto::wire::AccessRole;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime, stop};
 use tagout_tests::producer;
 use tagout_tests::webhook::{self, BY_SEVERITY, Hook, configure};
@@ -92,6 +95,21 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("tripAgent", "busy"),
     ("takeWebhook", "busy"),
     ("takeOpenc2", "busy"),
+    ("listProposals", "busy"),
+    ("readProposal", "busy"),
+    ("listAgents", "busy"),
+    ("listEnrolments", "busy"),
+    ("listLocks", "busy"),
+    ("readLock", "busy"),
+    ("followStop", "busy"),
+    ("readStatus", "busy"),
+    ("readCluster", "busy"),
+    ("readTrustChain", "busy"),
+    ("listenForStops", "busy"),
+    ("readCheckpoint", "busy"),
+    ("readTile", "busy"),
+    ("readMetrics", "busy"),
+    ("listTokens", "busy"),
     ("tryAuthority", "busy"),
     // A full disk, of which full_disk.rs is a test.
     ("submitCommand", "disk-low"),
@@ -188,6 +206,20 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         &[("producer", "soar", 0), ("openc2-person", "alice", 1)],
         "scopes = ['doc']\nagents_per_hour = 1",
     );
+    let elsewhere = ApiToken::random().unwrap();
+    let lines = token_lines(
+        "elsewhere",
+        &elsewhere.digest(),
+        AccessRole::Operator,
+        &[parse("elsewhere/x")],
+        4_000_000_000_000,
+    );
+    // Nobody answers for this issuer, and the certificates of this CA are of nobody in particular.
+    let issuer =
+        "[oidc]\nissuer = 'http://127.0.0.1:1'\naudience = 'a'\nroles_claim = 'groups'\nviewer = ['v']\n";
+    let ca = deployment.dir().join("ca.pem");
+    let clients = format!("[mtls]\nca = '{}'\nviewer = ['v']\n", ca.display());
+    deployment.add_access("", &[&lines, issuer, &clients].concat());
     deployment.start_node();
     let http = deployment.http();
     let document = document();
@@ -207,6 +239,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         traffic.drills().await;
         traffic.proposals().await;
         traffic.authorities().await;
+        traffic.identities(elsewhere.reveal()).await;
         let answer = far.await.unwrap().unwrap();
         traffic.answered("readCheckpoint", answer).await;
     });
@@ -978,6 +1011,87 @@ impl<'a> Traffic<'a> {
         self.get("readTrustChain", "/v1/authority", 200).await;
     }
 
+    async fn identities(&mut self, elsewhere: &str) {
+        let listed = self.get("listTokens", "/v1/tokens", 200).await;
+        assert_eq!(listed["tokens"].as_array().unwrap().len(), 2);
+        let first = |body: &Value, at: &str| body.pointer(at).unwrap().as_str().unwrap().to_owned();
+        let lock = first(&self.get("listLocks", "/v1/locks?scope=doc", 200).await, "/locks/0/id");
+        let proposal =
+            first(&self.get("listProposals", "/v1/proposals?scope=doc", 200).await, "/proposals/0/id");
+        let (lock, reach) = (format!("/v1/locks/{lock}"), format!("/v1/locks/{lock}/reach"));
+        let proposal = format!("/v1/proposals/{proposal}");
+        let reads = [
+            ("listProposals", "/v1/proposals?scope=doc", true),
+            ("readProposal", &proposal, true),
+            ("listAgents", "/v1/agents?scope=doc", true),
+            ("listEnrolments", "/v1/enrolments?scope=doc", true),
+            ("listLocks", "/v1/locks?scope=doc", true),
+            ("readLock", &lock, true),
+            ("followStop", &reach, false),
+            ("readStatus", "/v1/status", false),
+            ("readCluster", "/v1/cluster", false),
+            ("readTrustChain", "/v1/authority", false),
+            ("tryAuthority", "/v1/authority/impact", true),
+            ("listenForStops", "/v1/events?scope=doc", true),
+            ("readCheckpoint", "/log/checkpoint", true),
+            ("readTile", "/log/tile/entries/000", true),
+            ("readMetrics", "/metrics", true),
+            ("listTokens", "/v1/tokens", true),
+        ];
+        let whoever = Whoever::of(self.deployment, elsewhere);
+        let mut asked = Vec::new();
+        for (id, path, scoped) in reads {
+            let method: Method = self.named(id).method.parse().unwrap();
+            let requests = whoever.asks(|client| client.request(method.clone(), self.deployment.url(path)));
+            asked.extend(
+                requests.into_iter().filter(|(code, _)| scoped || *code != "outside-scopes").map(|r| (id, r)),
+            );
+        }
+        for id in ["readStatus", "readTrustChain", "listenForStops"] {
+            let path = reads.iter().find(|(other, ..)| *other == id).unwrap().1;
+            let unknown = Token::of_random([8; 32]);
+            let request = whoever.bare.get(self.deployment.url(path)).bearer_auth(unknown.reveal());
+            asked.push((id, ("not-enrolled", request)));
+        }
+        self.all_refused(asked).await;
+
+        // What gives takes an identity, too, where the file says so.
+        let file = self.deployment.access_file();
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("commands_need_bearer = true\n{text}")).unwrap();
+        let release = self.deployment.release("doc", &[Digest([9; 32])]);
+        let form = || {
+            let form = Form::new().text("command", release.document.clone());
+            release.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()))
+        };
+        let (commands, proposals) =
+            (self.deployment.url("/v1/commands"), self.deployment.url("/v1/proposals"));
+        loop {
+            let answer = whoever.bare.post(&commands).multipart(form()).send().await.unwrap();
+            if answer.status() == 401 {
+                break;
+            }
+        }
+        let mut asked = Vec::new();
+        for (id, url) in [("submitCommand", &commands), ("signProposal", &proposals)] {
+            asked.extend(
+                whoever.asks(|client| client.post(url).multipart(form())).into_iter().map(|r| (id, r)),
+            );
+        }
+        self.all_refused(asked).await;
+    }
+
+    /// All at once: an issuer that is away is waited for.
+    async fn all_refused(&mut self, asked: Vec<(&str, (&'static str, RequestBuilder))>) {
+        let sent = asked
+            .into_iter()
+            .map(|(id, (code, request))| async move { (id, code, request.send().await.unwrap()) });
+        for (id, code, answer) in futures_util::future::join_all(sent).await {
+            let (status, body) = self.answered(id, answer).await;
+            assert_eq!(body["code"], code, "{id}: {status} {body}");
+        }
+    }
+
     // How it is asked.
 
     fn read(&self, path: &str) -> RequestBuilder {
@@ -1186,7 +1300,11 @@ impl<'a> Traffic<'a> {
         }
         for name in documented {
             let header = resolve(self.document, &format!("{at}/headers/{name}"));
-            let value = headers.get(name.as_str()).unwrap_or_else(|| panic!("{at}: {name} is missing"));
+            let Some(value) = headers.get(name.as_str()) else {
+                let required = self.document.pointer(&format!("{header}/required")) == Some(&true.into());
+                assert!(!required, "{at}: {name} is missing");
+                continue;
+            };
             self.fits(&format!("{header}/schema"), &value.to_str().unwrap().into());
         }
         let contents = response.get("content").and_then(Value::as_object);
@@ -1287,6 +1405,45 @@ impl<'a> Traffic<'a> {
 fn code_of(body: &Value) -> Option<&str> {
     let openc2 = || body.pointer("/body/openc2/response/results/x-tagout/code")?.as_str();
     body["code"].as_str().or_else(openc2)
+}
+
+/// Everybody who is refused.
+struct Whoever<'a> {
+    bare: Client,
+    /// With a certificate of a CA that nobody has named, and one of nobody whom anybody has named.
+    foreign: Client,
+    nobody: Client,
+    elsewhere: &'a str,
+}
+
+impl<'a> Whoever<'a> {
+    fn of(deployment: &Deployment, elsewhere: &'a str) -> Self {
+        let other = deployment.folder().join("other-ca");
+        std::fs::create_dir(&other).unwrap();
+        pki::create_ca(&other, "other").unwrap();
+        let with = |ca: &std::path::Path| {
+            let issued = pki::issue_client(ca, "client").unwrap();
+            let (cert, key) = (&issued.cert_pem, &issued.key_pem);
+            let tls = tls::client_config_with_identity(&deployment.ca_pem(), cert, key).unwrap();
+            Client::builder().tls_backend_preconfigured(tls).build().unwrap()
+        };
+        let (foreign, nobody) = (with(&other), with(&deployment.dir().join("ca")));
+        Self { bare: deployment.bare_http(), foreign, nobody, elsewhere }
+    }
+
+    /// A request by each, with what it is refused for.
+    fn asks(&self, ask: impl Fn(&Client) -> RequestBuilder) -> Vec<(&'static str, RequestBuilder)> {
+        // {"alg":"RS256","kid":"k"}, and claims that nobody gets to see.
+        let of_issuer = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsifQ.e30.AAAA";
+        vec![
+            ("no-identity", ask(&self.bare)),
+            ("invalid-token", ask(&self.bare).bearer_auth(format!("tagout_api_{}", "0".repeat(64)))),
+            ("issuer-away", ask(&self.bare).bearer_auth(of_issuer)),
+            ("outside-scopes", ask(&self.bare).bearer_auth(self.elsewhere)),
+            ("invalid-certificate", ask(&self.foreign)),
+            ("not-permitted", ask(&self.nobody)),
+        ]
+    }
 }
 
 /// A stream of server-sent events, as text.

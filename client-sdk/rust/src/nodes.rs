@@ -206,7 +206,7 @@ impl Nodes {
     /// `GET /v1/authority` at the node whose turn it is. It may be long, but it has to begin `within` that time.
     pub(crate) async fn trust_chain(&self, within: Duration) -> Result<TrustChain, NodeError> {
         let (node, http) = self.node(0);
-        let request = http.get(format!("{node}/v1/authority"));
+        let request = self.authorized(http.get(format!("{node}/v1/authority")));
         let request = request.timeout(Duration::from_millis(TRUST_CHAIN_TIMEOUT_MS));
         let response = timeout(within, request.send()).await.map_err(|_elapsed| NodeError::late(node))?;
         let response = accepted(node, response).await?;
@@ -246,7 +246,8 @@ impl Nodes {
         let mut url =
             Url::parse(&format!("{node}/v1/events?scope={scopes}")).expect("a node's address is one");
         url.query_pairs_mut().append_pair("instance", instance);
-        let request = http.request(Method::GET, url).header(header::ACCEPT, "text/event-stream");
+        let request = self.authorized(http.request(Method::GET, url));
+        let request = request.header(header::ACCEPT, "text/event-stream");
         let response = timeout(Duration::from_millis(PUSH_CONNECT_MS), request.send()).await;
         accepted(node, response.map_err(|_elapsed| NodeError::late(node))?).await
     }

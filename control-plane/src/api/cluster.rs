@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use tagout_proto::wire::Cluster;
 
-use super::Api;
+use super::{Api, Reader};
 
 /// `GET /v1/cluster`.
-pub async fn cluster(State(api): State<Api>) -> Json<Cluster> {
+pub async fn cluster(State(api): State<Api>, _: Reader) -> Json<Cluster> {
     Json(api.service.cluster.view())
 }

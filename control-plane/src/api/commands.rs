@@ -15,6 +15,7 @@ use tagout_proto::wire::{CommandAnswer, Instance};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::access::Claim;
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
 use super::{Api, read};
@@ -33,10 +34,11 @@ const HOW_TO_SIGN: &str = "a stop is a document with an SSH signature, and a bea
 pub async fn command(
     State(api): State<Api>,
     peer: Option<Extension<Peer>>,
+    claim: Claim,
     form: Result<WholeForm, FormRejection>,
 ) -> Response {
     match form {
-        Ok(WholeForm(form)) => accept(&api, peer, form, Form::Full).await,
+        Ok(WholeForm(form)) => accept(&api, peer, claim, form, Form::Full).await,
         Err(FormRejection::Body(problem)) => refuse(&api, peer, None, problem),
         Err(FormRejection::NotMultipart) => {
             let detail =
@@ -49,10 +51,11 @@ pub async fn command(
 pub async fn shutdown(
     State(api): State<Api>,
     peer: Option<Extension<Peer>>,
+    claim: Claim,
     form: Result<WholeForm, FormRejection>,
 ) -> Response {
     match form {
-        Ok(WholeForm(form)) => accept(&api, peer, form, Form::Shutdown).await,
+        Ok(WholeForm(form)) => accept(&api, peer, claim, form, Form::Shutdown).await,
         Err(FormRejection::Body(problem)) => refuse(&api, peer, None, problem),
         Err(FormRejection::NotMultipart) => {
             refuse(&api, peer, None, Problem::new(Code::Unsigned, HOW_TO_SIGN))
@@ -67,7 +70,13 @@ enum Form {
     Shutdown,
 }
 
-async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wanted: Form) -> Response {
+async fn accept(
+    api: &Api,
+    peer: Option<Extension<Peer>>,
+    claim: Claim,
+    form: Multipart,
+    wanted: Form,
+) -> Response {
     let began = Instant::now();
     let (envelope, result) = match read_envelope(form, COMMAND).await {
         Ok(envelope) => {
@@ -75,13 +84,16 @@ async fn accept(api: &Api, peer: Option<Extension<Peer>>, form: Multipart, wante
             // ② The rest of its way bears its digest, on every node.
             let span = way(&envelope.digest());
             tracing::debug!(target: WAY, parent: &span, "received");
-            let result = submit(api, &envelope, wanted, from).instrument(span).await;
+            let result = submit(api, &claim, &envelope, wanted, from).instrument(span).await;
             (Some(envelope), result)
         }
         Err(problem) => (None, Err(problem)),
     };
     match result {
         Ok(answer) => {
+            if let Some(envelope) = &envelope {
+                claim.note_if_wrong(api, envelope);
+            }
             metrics::counter!("tagout_commands_total", "action" => answer.action.name(), "code" => "ok")
                 .increment(1);
             if !answer.repeated {
@@ -117,6 +129,7 @@ pub(super) fn refuse(
 
 async fn submit(
     api: &Api,
+    claim: &Claim,
     envelope: &Envelope,
     wanted: Form,
     from: Source,
@@ -136,6 +149,10 @@ async fn submit(
             return Err(Problem::new(Code::NotAStop, format!("a {action} is sent to POST /v1/commands")));
         }
         Form::Full | Form::Shutdown => {}
+    }
+    // What takes away is not asked for it: a token that has ended must not keep a stop out (S10).
+    if action.loosens() {
+        claim.may_give(api, &command.action.scope()).await?;
     }
     take(api, envelope, &command, from).await
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::Stream;
+use futures_util::future::{self, BoxFuture};
+use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::Renew;
 
 use super::Api;
+use super::access::Watcher;
 use super::guards::check_instance;
 use super::problem::{Code, Problem};
 use crate::push::{self, SCOPES_MAX, SUBSCRIBERS_MAX};
@@ -28,6 +30,7 @@ pub struct Filter {
 
 pub async fn events(
     State(api): State<Api>,
+    watcher: Watcher,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Query(filter) = filter.map_err(|_| {
@@ -39,6 +42,7 @@ pub async fn events(
         let detail = format!("at most {SCOPES_MAX} scopes per connection; listen to a common parent");
         return Err(Problem::new(Code::BadRequest, detail));
     }
+    let (scopes, ends) = heard_by(&api, watcher, scopes)?;
     let subscription = api.service.hub.subscribe(scopes.clone()).ok_or_else(|| {
         let detail = format!("{SUBSCRIBERS_MAX} guards listen already; leases go on without push");
         Problem::new(Code::TooManyListeners, detail)
@@ -63,7 +67,31 @@ pub async fn events(
             Some((Ok(event), (subscription, listening, None)))
         },
     );
-    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    Ok(Sse::new(stream.take_until(ends)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// What of `scopes` whoever asks may hear, and when they have to ask anew. Guards of several agents ask for all of them in one
+/// request: one that is not enrolled here must not cost the others the push.
+fn heard_by(
+    api: &Api,
+    watcher: Watcher,
+    scopes: Vec<Scope>,
+) -> Result<(Vec<Scope>, BoxFuture<'static, ()>), Problem> {
+    match watcher {
+        Watcher::Anybody => Ok((scopes, Box::pin(future::pending()))),
+        Watcher::Agent(sight) => {
+            let narrowed: Vec<_> = scopes.iter().map(|scope| sight.narrow(scope)).collect();
+            let heard: Vec<_> = narrowed.iter().flatten().flatten().cloned().collect();
+            match narrowed.into_iter().find_map(Result::err) {
+                Some(problem) if heard.is_empty() => Err(problem),
+                _ => Ok((heard, Box::pin(future::pending()))),
+            }
+        }
+        Watcher::Reader(reader) => {
+            scopes.iter().try_for_each(|scope| reader.sight().covering(scope))?;
+            Ok((scopes, Box::pin(reader.ends(api.clone()))))
+        }
+    }
 }
 
 fn named(name: &str, renew: &Renew) -> Event {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tagout_proto::log::tile::TileId;
 
 use super::Api;
+use super::access::LogReader;
 use super::problem::{Code, Problem};
 
 /// How long a reader may wait for the checkpoint to cover an entry that it has just seen acknowledged.
@@ -26,6 +27,7 @@ pub struct Wanted {
 
 pub async fn checkpoint(
     State(api): State<Api>,
+    _: LogReader,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(Wanted { size }) = wanted.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
@@ -48,6 +50,7 @@ pub async fn checkpoint(
 
 pub async fn tile(
     State(api): State<Api>,
+    _: LogReader,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let id = path.ok().and_then(|Path(path)| TileId::parse(&path)).ok_or_else(|| {

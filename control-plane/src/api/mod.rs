@@ -1,5 +1,6 @@
 //! The node's HTTP API. Every error is an RFC 9457 problem whose detail says what to do.
 
+mod access;
 mod cluster;
 mod commands;
 mod credential;
@@ -30,10 +31,12 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use tagout_proto::limits::{COMMAND_MAX_BYTES, SIGNATURE_MAX_BYTES, SIGNATURES_MAX, STOP_MAX_BYTES};
 
+pub use self::access::{Operator, Reader};
 pub use self::ops::Metrics;
 pub use self::problem::Code;
 use self::problem::Problem;
 pub use self::security_log::SecurityLog;
+use crate::access::Access;
 use crate::admission::Admission;
 use crate::fair::Source;
 use crate::service::Service;
@@ -58,6 +61,7 @@ pub struct Api {
     pub security: SecurityLog,
     pub metrics: Metrics,
     pub webhooks: Arc<Webhooks>,
+    pub access: Arc<Access>,
 }
 
 pub fn router(api: Api) -> Router {
@@ -102,6 +106,7 @@ fn routes() -> Vec<Route> {
         shows("/v1/locks/{id}/reach", read::reach),
         shows("/v1/status", read::status),
         shows("/v1/cluster", cluster::cluster),
+        shows("/v1/tokens", access::tokens),
         shows("/v1/authority", read::authority),
         takes("/v1/authority/impact", COMMAND_MAX_BYTES, read::authority_impact),
         shows("/log/checkpoint", log::checkpoint),

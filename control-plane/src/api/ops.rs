@@ -7,6 +7,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use super::access::MetricsReader;
 use super::problem::{Code, Problem};
 use super::{Api, OPENAPI};
 
@@ -33,7 +34,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
 }
 
 /// Prometheus text (exposition format 0.0.4).
-pub async fn metrics(State(api): State<Api>) -> Response {
+pub async fn metrics(State(api): State<Api>, _: MetricsReader) -> Response {
     let service = &api.service;
     let status = service.cluster.status();
     let gauge = |name: &'static str, value: f64| metrics::gauge!(name).set(value);

@@ -9,6 +9,7 @@ use tagout_proto::ledger::{NotEnrolled, Refusal};
 use tagout_proto::trust::TrustError;
 use tagout_proto::wire;
 
+use crate::access::{self, Invalid};
 use crate::admission::Busy;
 use crate::leases::LeaseFailure;
 use crate::pending::NotKept;
@@ -62,6 +63,9 @@ codes! {
     BadWebhook BAD_REQUEST "bad-webhook"
     NotAStop BAD_REQUEST "not-a-stop"
 
+    InvalidCertificate UNAUTHORIZED "invalid-certificate"
+    InvalidToken UNAUTHORIZED "invalid-token"
+    NoIdentity UNAUTHORIZED "no-identity"
     NoValidSignature UNAUTHORIZED "no-valid-signature"
     NotEnrolled UNAUTHORIZED "not-enrolled"
     Openc2Refused UNAUTHORIZED "openc2-refused"
@@ -72,6 +76,8 @@ codes! {
     EnrolledElsewhere FORBIDDEN "enrolled-elsewhere"
     GivesBack FORBIDDEN "gives-back"
     NoRole FORBIDDEN "no-role"
+    NotPermitted FORBIDDEN "not-permitted"
+    OutsideScopes FORBIDDEN "outside-scopes"
     RootKey FORBIDDEN "root-key"
     RootThreshold FORBIDDEN "root-threshold"
     ScopeNotAllowed FORBIDDEN "scope-not-allowed"
@@ -144,6 +150,7 @@ codes! {
     NotImplemented NOT_IMPLEMENTED "not-implemented"
 
     Busy SERVICE_UNAVAILABLE "busy"
+    IssuerAway SERVICE_UNAVAILABLE "issuer-away"
     NoCheckpoint SERVICE_UNAVAILABLE "no-checkpoint"
     NoLease SERVICE_UNAVAILABLE "no-lease"
     NotCommitted SERVICE_UNAVAILABLE "not-committed"
@@ -190,13 +197,20 @@ impl IntoResponse for Problem {
         let mut response = (status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UNAUTHORIZED {
-            // RFC 9110, section 15.5.2, wants a challenge. For documents it is no registered scheme, since none signs them.
-            let challenge = match self.code {
-                Code::NotEnrolled => "Bearer realm=\"tagout\"",
-                Code::WebhookRefused => "StandardWebhooks",
-                _ => "SSHSIG namespace=\"tagout-command\"",
-            };
+        // RFC 9110, section 15.5.2, wants a challenge with each 401, and RFC 6750, section 3.1, one with what a token may not.
+        // For documents it is no registered scheme, since none signs them.
+        let challenge = match self.code {
+            Code::InvalidToken => Some("Bearer realm=\"tagout\", error=\"invalid_token\""),
+            Code::NotPermitted | Code::OutsideScopes => {
+                Some("Bearer realm=\"tagout\", error=\"insufficient_scope\"")
+            }
+            Code::NotEnrolled | Code::NoIdentity | Code::InvalidCertificate => {
+                Some("Bearer realm=\"tagout\"")
+            }
+            Code::WebhookRefused => Some("StandardWebhooks"),
+            _ => (status == StatusCode::UNAUTHORIZED).then_some("SSHSIG namespace=\"tagout-command\""),
+        };
+        if let Some(challenge) = challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -343,6 +357,22 @@ impl From<NotEnrolled> for Problem {
             | NotEnrolled::Revoked { .. }
             | NotEnrolled::Ended { .. } => Code::NotEnrolled,
             NotEnrolled::Elsewhere { .. } => Code::EnrolledElsewhere,
+        };
+        Self::new(code, why.to_string())
+    }
+}
+
+impl From<access::Refused> for Problem {
+    fn from(why: access::Refused) -> Self {
+        use access::Refused;
+        let code = match &why {
+            Refused::Nobody | Refused::NoFile => Code::NoIdentity,
+            Refused::Invalid(Invalid::IssuerAway { .. }) => Code::IssuerAway,
+            Refused::UnknownToken | Refused::Ended { .. } | Refused::Invalid(_) | Refused::NoIssuer => {
+                Code::InvalidToken
+            }
+            Refused::Untrusted(_) => Code::InvalidCertificate,
+            Refused::NoRole { .. } => Code::NotPermitted,
         };
         Self::new(code, why.to_string())
     }

@@ -13,11 +13,12 @@ use tagout_proto::ledger::{Ledger, Proposed, Refusal};
 use tagout_proto::wire::{Agent, CommandAnswer, Enabled, Enables, ProposalRecord, ProposalShown, Proposals};
 use tracing::Instrument;
 
-use super::Api;
+use super::access::Claim;
 use super::commands::{COMMAND, answer, read_envelope, refuse};
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
-use super::read::{ScopeQuery, agents_on, find_instances, scope_of};
+use super::read::{ScopeQuery, agents_on, find_instances, scope_of, touches};
+use super::{Api, Reader};
 use crate::clock;
 use crate::fair::Source;
 use crate::service::Gathered;
@@ -31,6 +32,7 @@ const ENABLED_SHOWN_MAX: usize = 100;
 pub async fn propose(
     State(api): State<Api>,
     peer: Option<Extension<Peer>>,
+    claim: Claim,
     form: Result<WholeForm, FormRejection>,
 ) -> Response {
     let envelope = match form {
@@ -46,12 +48,16 @@ pub async fn propose(
         Err(problem) => return refuse(&api, peer, None, problem),
     };
     let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
-    match gather(&api, &envelope, from).instrument(way(&envelope.digest())).await {
+    match gather(&api, &claim, &envelope, from).instrument(way(&envelope.digest())).await {
         Ok(Sent::InForce(answer)) => {
+            claim.note_if_wrong(&api, &envelope);
             let status = if answer.repeated { StatusCode::OK } else { StatusCode::CREATED };
             (status, Json(answer)).into_response()
         }
-        Ok(Sent::Proposed(record)) => (StatusCode::ACCEPTED, Json(record)).into_response(),
+        Ok(Sent::Proposed(record)) => {
+            claim.note_if_wrong(&api, &envelope);
+            (StatusCode::ACCEPTED, Json(record)).into_response()
+        }
         Err(problem) => refuse(&api, peer, Some(&envelope), problem),
     }
 }
@@ -61,9 +67,12 @@ enum Sent {
     Proposed(ProposalRecord),
 }
 
-async fn gather(api: &Api, envelope: &Envelope, from: Source) -> Result<Sent, Problem> {
+async fn gather(api: &Api, claim: &Claim, envelope: &Envelope, from: Source) -> Result<Sent, Problem> {
     let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
     let (id, action, scope) = (envelope.digest(), command.action.kind(), command.action.scope());
+    if action.loosens() {
+        claim.may_give(api, &scope).await?;
+    }
     let found = find_instances(&api.service, scope.clone());
     match api.service.gather_from(from, envelope, &command).await? {
         Gathered::InForce(receipt) => {
@@ -90,11 +99,15 @@ fn count(action: ActionKind, code: &'static str) {
 }
 
 /// `GET /v1/proposals?scope=…`.
-pub async fn list(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Proposals>, Problem> {
-    let scope = scope_of(query)?;
+pub async fn list(
+    State(api): State<Api>,
+    reader: Reader,
+    query: ScopeQuery,
+) -> Result<Json<Proposals>, Problem> {
+    let scopes = reader.sight().narrow(&scope_of(query)?)?;
     let ledger = api.service.replica.ledger();
     let open = ledger.proposals(clock::wall_ms()).into_iter();
-    let touching = open.filter(|(_, p)| p.scope.covers(&scope) || scope.covers(&p.scope));
+    let touching = open.filter(|(_, p)| touches(&scopes, &p.scope));
     let proposals = touching.map(|(id, proposed)| record(&ledger, id, proposed)).collect();
     Ok(Json(Proposals { proposals }))
 }
@@ -102,6 +115,7 @@ pub async fn list(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Prop
 /// `GET /v1/proposals/{id}`.
 pub async fn show(
     State(api): State<Api>,
+    reader: Reader,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ProposalShown>, Problem> {
     let id = path.ok().and_then(|Path(id)| id.parse::<Digest>().ok()).ok_or_else(|| {
@@ -112,9 +126,10 @@ pub async fn show(
     let (proposal, actions) = {
         let ledger = api.service.replica.ledger();
         let proposed = ledger.proposed(&id).ok_or_else(|| gone(&id))?;
+        reader.sight().touching(&proposed.scope)?;
         (record(&ledger, id, proposed), with_releases(&ledger, proposed))
     };
-    let agents = agents_on(&api.service, &proposal.scope).await;
+    let agents = agents_on(&api.service, &reader.sight().narrow(&proposal.scope)?).await;
     let enables = enables(&api.service.replica.ledger(), &actions, &agents);
     Ok(Json(ProposalShown { proposal, enables }))
 }

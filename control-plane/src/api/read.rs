@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use tagout_proto::command::{Action, Command};
 use tagout_proto::digest::Digest;
-use tagout_proto::ledger::{Impact, LockRecord, Refusal};
+use tagout_proto::ledger::{GrantSummary, Impact, LockRecord, Refusal};
 use tagout_proto::limits::{COMMAND_MAX_BYTES, LAPSE_GRACE_DEFAULT_MS, TTL_DEFAULT_MS};
 use tagout_proto::scope::Scope;
 use tagout_proto::wire::{
@@ -19,8 +19,9 @@ use tagout_proto::wire::{
 };
 use tokio::task::JoinHandle;
 
-use super::Api;
+use super::access::Watcher;
 use super::problem::{Code, Problem};
+use super::{Api, Reader};
 use crate::clock;
 use crate::service::Service;
 
@@ -45,37 +46,58 @@ pub(super) fn scope_of(query: ScopeQuery) -> Result<Scope, Problem> {
 }
 
 /// `GET /v1/agents?scope=…`.
-pub async fn agents(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Agents>, Problem> {
-    let scope = scope_of(query)?;
-    Ok(Json(Agents { agents: agents_on(&api.service, &scope).await }))
+pub async fn agents(
+    State(api): State<Api>,
+    reader: Reader,
+    query: ScopeQuery,
+) -> Result<Json<Agents>, Problem> {
+    let scopes = reader.sight().narrow(&scope_of(query)?)?;
+    Ok(Json(Agents { agents: agents_on(&api.service, &scopes).await }))
 }
 
 /// `GET /v1/enrolments?scope=…`.
-pub async fn enrolments(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Enrolments>, Problem> {
-    let scope = scope_of(query)?;
+pub async fn enrolments(
+    State(api): State<Api>,
+    reader: Reader,
+    query: ScopeQuery,
+) -> Result<Json<Enrolments>, Problem> {
+    let scopes = reader.sight().narrow(&scope_of(query)?)?;
     let ledger = api.service.replica.ledger();
     let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
-    let touching = |on: &Scope| on.covers(&scope) || scope.covers(on);
     let all = ledger.enrolments(clock::wall_ms()).into_iter();
     let enrolments = all
-        .filter(|(_, enrolment)| touching(&enrolment.scope))
+        .filter(|(_, enrolment)| touches(&scopes, &enrolment.scope))
         .map(|(id, enrolment)| EnrolmentRecord { id, enrolment: enrolment.clone() })
         .collect();
     Ok(Json(Enrolments { required: authority.enrolment, enrolments }))
 }
 
 /// `GET /v1/locks?scope=…`.
-pub async fn locks(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Locks>, Problem> {
-    Ok(Json(Locks { locks: api.service.replica.ledger().locks_touching(&scope_of(query)?) }))
+pub async fn locks(
+    State(api): State<Api>,
+    reader: Reader,
+    query: ScopeQuery,
+) -> Result<Json<Locks>, Problem> {
+    let asked = scope_of(query)?;
+    let scopes = reader.sight().narrow(&asked)?;
+    let mut locks = api.service.replica.ledger().locks_touching(&asked);
+    locks.retain(|record| touches(&scopes, &record.lock.scope));
+    Ok(Json(Locks { locks }))
+}
+
+/// Whether what is on `scope` lies on one of `scopes`, above or below it.
+pub(super) fn touches(scopes: &[Scope], scope: &Scope) -> bool {
+    scopes.iter().any(|own| own.covers(scope) || scope.covers(own))
 }
 
 /// `GET /v1/locks/{id}`.
-pub async fn lock(State(api): State<Api>, id: LockPath) -> Result<Json<LockRecord>, Problem> {
+pub async fn lock(State(api): State<Api>, reader: Reader, id: LockPath) -> Result<Json<LockRecord>, Problem> {
     let id = lock_id(id)?;
-    let record = api.service.replica.ledger().lock(&id);
-    record
-        .map(Json)
-        .ok_or_else(|| Problem::new(Code::NoSuchLock, "no such lock is in force; its history is in the log"))
+    let record = api.service.replica.ledger().lock(&id).ok_or_else(|| {
+        Problem::new(Code::NoSuchLock, "no such lock is in force; its history is in the log")
+    })?;
+    reader.sight().touching(&record.lock.scope)?;
+    Ok(Json(record))
 }
 
 #[derive(Deserialize)]
@@ -87,6 +109,7 @@ pub struct After {
 /// `GET /v1/locks/{id}/reach?after=VERSION`.
 pub async fn reach(
     State(api): State<Api>,
+    reader: Reader,
     id: LockPath,
     after: Result<Query<After>, QueryRejection>,
 ) -> Result<Json<StopReach>, Problem> {
@@ -99,12 +122,19 @@ pub async fn reach(
     })?;
     // As it is after the wait: the caller asks again.
     let _ = tokio::time::timeout(LONG_POLL, account.changed_since(after)).await;
-    Ok(Json(account.reach()))
+    let mut reach = account.reach();
+    reach.instances.retain(|instance| reader.sight().covers(&instance.agent));
+    Ok(Json(reach))
 }
 
 /// `GET /v1/status`.
-pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
+pub async fn status(State(api): State<Api>, watcher: Watcher) -> Result<Json<Status>, Problem> {
     let time_ms = clock::wall_ms();
+    let concerns = |grant: &GrantSummary| match &watcher {
+        Watcher::Reader(reader) => reader.sight().touches(&grant.scope),
+        Watcher::Agent(sight) => sight.touches(&grant.scope),
+        Watcher::Anybody => false,
+    };
     let ledger = api.service.replica.ledger();
     let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
     Ok(Json(Status {
@@ -118,12 +148,12 @@ pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
         limits: authority.limits,
         time_ms,
         locks: ledger.lock_count() as u64,
-        grants: ledger.grants(time_ms),
+        grants: ledger.grants(time_ms).into_iter().filter(concerns).collect(),
     }))
 }
 
 /// `GET /v1/authority`.
-pub async fn authority(State(api): State<Api>) -> Result<Json<TrustChain>, Problem> {
+pub async fn authority(State(api): State<Api>, _: Watcher) -> Result<Json<TrustChain>, Problem> {
     let entries = api.service.replica.ledger().trust_entries().to_vec();
     let audit = api.service.audit.clone();
     let chain = crate::blocking(move || {
@@ -139,6 +169,7 @@ pub async fn authority(State(api): State<Api>) -> Result<Json<TrustChain>, Probl
 /// and signatures are not looked at.
 pub async fn authority_impact(
     State(api): State<Api>,
+    reader: Reader,
     document: Result<String, StringRejection>,
 ) -> Result<Json<AuthorityImpact>, Problem> {
     let document = document.map_err(|rejection| match rejection.status() {
@@ -148,6 +179,7 @@ pub async fn authority_impact(
         ),
         _ => Problem::new(Code::BadRequest, rejection.body_text()),
     })?;
+    reader.sight().fleet()?;
     let action = Command::parse(document.as_bytes()).map_err(Refusal::from)?.action;
     let ledger = api.service.replica.ledger();
     let version = match &action {
@@ -167,10 +199,15 @@ fn lock_id(path: LockPath) -> Result<Digest, Problem> {
     })
 }
 
-/// Agents at or below `scope`, as every node knows them.
-pub(super) async fn agents_on(service: &Service, scope: &Scope) -> Vec<Agent> {
-    let seen = service.cluster.instances_below(scope, SEEN_WITHIN).await;
-    agents_below(service, scope, seen)
+/// Agents at or below `scopes`, none of which lies below another, as every node knows them.
+pub(super) async fn agents_on(service: &Service, scopes: &[Scope]) -> Vec<Agent> {
+    let mut agents = Vec::new();
+    for scope in scopes {
+        let seen = service.cluster.instances_below(scope, SEEN_WITHIN).await;
+        agents.extend(agents_below(service, scope, seen));
+    }
+    agents.sort_by(|a, b| a.scope.cmp(&b.scope));
+    agents
 }
 
 /// Agents at or below `scope`: seen by a lease, or with a grant of their own.

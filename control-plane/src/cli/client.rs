@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use reqwest::header::{self, HeaderMap};
 use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -16,11 +17,13 @@ use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
     Agents, AuthorityImpact, Cluster, CommandAnswer, DrillAnswer, Enrolments, Locks, Problem, ProposalRecord,
-    ProposalShown, Proposals, Status, StopReach, TrustChain,
+    ProposalShown, Proposals, Status, StopReach, Tokens, TrustChain,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::bearer::Bearer;
+use super::Globals;
 use super::failure::{Exit, Failure, chain};
 use super::log::tiles::Tiles;
 use super::profile::Profile;
@@ -43,12 +46,15 @@ const QUORUM_RETRY: Duration = Duration::from_millis(300);
 /// Above the largest tile (256 entries of 64 KiB) and above a hundred thousand locks with long reasons.
 const ANSWER_MAX_BYTES: usize = 256 * 1024 * 1024;
 
+pub mod bearer;
+
 pub struct Client {
     runtime: tokio::runtime::Runtime,
     http: reqwest::Client,
     /// Takes a node's certificate whatever the date is: what takes away is signed, and must get through (S10).
     to_tighten: reqwest::Client,
     nodes: Vec<Url>,
+    bearer: Bearer,
     /// The node that answered last: what a stop reached is known best where it was committed.
     current: Cell<usize>,
 }
@@ -60,10 +66,12 @@ struct Answer {
 }
 
 impl Client {
-    /// `node` replaces the profile's nodes.
-    pub fn new(profile: &Profile, node: Option<&str>) -> Result<Self, Failure> {
-        let nodes: Vec<&str> =
-            node.map_or_else(|| profile.nodes.iter().map(String::as_str).collect(), |node| vec![node]);
+    /// A node that `globals` name replaces the profile's.
+    pub fn new(profile: &Profile, globals: &Globals) -> Result<Self, Failure> {
+        let nodes: Vec<&str> = globals
+            .node
+            .as_deref()
+            .map_or_else(|| profile.nodes.iter().map(String::as_str).collect(), |node| vec![node]);
         if nodes.is_empty() {
             return Err(Failure::usage("the profile names no nodes: give one with --node https://HOST:7470"));
         }
@@ -73,12 +81,15 @@ impl Client {
         let local = |e: &dyn std::error::Error| {
             Failure::new(Exit::Failed, "client", format!("no client: {}", chain(e)))
         };
-        let http = |tls: Result<rustls::ClientConfig, tls::TlsError>| {
+        let bearer = Bearer::find(globals.api_token.as_deref(), profile.token.as_deref());
+        let shown = bearer.header.iter().map(|value| (header::AUTHORIZATION, value.clone())).collect();
+        let http = |tls: Result<rustls::ClientConfig, tls::TlsError>, headers: HeaderMap| {
             let tls = tls.map_err(|e| Failure::new(Exit::Failed, "certificate", chain(&e)))?;
             let client = reqwest::Client::builder()
                 .tls_backend_preconfigured(tls)
                 .https_only(true)
                 .redirect(reqwest::redirect::Policy::none())
+                .default_headers(headers)
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(ANSWER_TIMEOUT);
             client.build().map_err(|e| local(&e))
@@ -86,8 +97,9 @@ impl Client {
         // A thread of its own notices a closed connection while somebody is still being asked for a passphrase.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|e| local(&e))?;
-        let (to_tighten, http) = (http(tls::client_config_to_tighten(&ca))?, http(tls::client_config(&ca))?);
-        Ok(Self { runtime, http, to_tighten, nodes, current: Cell::new(0) })
+        let to_tighten = http(tls::client_config_to_tighten(&ca), HeaderMap::new())?;
+        let http = http(tls::client_config(&ca), shown)?;
+        Ok(Self { runtime, http, to_tighten, nodes, bearer, current: Cell::new(0) })
     }
 
     /// The node that is asked first.
@@ -116,7 +128,7 @@ impl Client {
     pub fn command(&self, envelope: &Envelope) -> Result<CommandAnswer, Failure> {
         let form = |request: RequestBuilder| request.multipart(form(envelope));
         let answer = self.ask(Method::POST, "v1/commands", &form)?;
-        let answer: CommandAnswer = self.parse("v1/commands", accepted(answer)?)?;
+        let answer: CommandAnswer = self.parse("v1/commands", self.accepted(answer)?)?;
         self.check_digest(self.current.get(), envelope, answer.digest)?;
         Ok(answer)
     }
@@ -127,7 +139,7 @@ impl Client {
         let answer =
             self.ask(Method::POST, path, &|request: RequestBuilder| request.multipart(form(envelope)))?;
         let open = answer.status == StatusCode::ACCEPTED;
-        let body = accepted(answer)?;
+        let body = self.accepted(answer)?;
         let (given, claimed) = if open {
             let record: ProposalRecord = self.parse(path, body)?;
             let claimed = record.id;
@@ -159,7 +171,7 @@ impl Client {
     /// One proposal, and what it would let run. A node that has not come as far does not know it yet.
     pub fn proposal(&self, id: &Digest) -> Result<ProposalShown, Failure> {
         let path = format!("v1/proposals/{id}");
-        self.where_found(&path).and_then(|answer| self.parse(&path, accepted(answer)?))
+        self.where_found(&path).and_then(|answer| self.parse(&path, self.accepted(answer)?))
     }
 
     /// Sends a command that takes away to every node at once. The first that says it took effect counts; the others go on
@@ -247,7 +259,7 @@ impl Client {
     pub fn impact(&self, document: &str) -> Result<AuthorityImpact, Failure> {
         let path = "v1/authority/impact";
         let text = |request: RequestBuilder| request.body(document.to_owned());
-        self.parse(path, accepted(self.ask(Method::POST, path, &text)?)?)
+        self.parse(path, self.accepted(self.ask(Method::POST, path, &text)?)?)
     }
 
     /// Agents on or below `scope`.
@@ -278,17 +290,27 @@ impl Client {
             }
         }
         // A node that has not come as far does not know the stop yet.
-        self.where_found(&path).and_then(|answer| self.parse(&path, accepted(answer)?))
+        self.where_found(&path).and_then(|answer| self.parse(&path, self.accepted(answer)?))
     }
 
     /// The checkpoint, once it covers `size` entries or the node has waited long enough.
     pub fn checkpoint(&self, size: u64) -> Result<String, Failure> {
         let path = format!("log/checkpoint?size={size}");
-        self.text(&path, accepted(self.ask(Method::GET, &path, &bare)?)?)
+        self.text(&path, self.accepted(self.ask(Method::GET, &path, &bare)?)?)
+    }
+
+    /// The API tokens that a node takes.
+    pub fn tokens(&self) -> Result<Tokens, Failure> {
+        self.get("v1/tokens")
+    }
+
+    /// As [`accepted`], and where reading was refused, with what was not shown here, and why.
+    fn accepted(&self, answer: Answer) -> Result<Vec<u8>, Failure> {
+        accepted(answer).map_err(|failure| self.bearer.explain(failure))
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.parse(path, accepted(self.ask(Method::GET, path, &bare)?)?)
+        self.parse(path, self.accepted(self.ask(Method::GET, path, &bare)?)?)
     }
 
     fn parse<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
@@ -463,7 +485,7 @@ impl Tiles for Client {
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        accepted(answer).map(Some)
+        self.accepted(answer).map(Some)
     }
 }
 

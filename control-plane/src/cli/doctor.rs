@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use futures_util::future::join_all;
 use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use rustls_pki_types::ServerName;
 use serde::Serialize;
 use tagout::{Reason, State};
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::Globals;
+use super::client::bearer::Bearer;
 use super::failure::{Exit, Failure, chain};
 use super::out::{Ink, Out, now_ms, span};
 use super::profile::{self, Profile};
@@ -96,11 +98,18 @@ pub fn run(out: &Out, globals: &Globals, args: DoctorArgs) -> Result<Exit, Failu
     let ca = std::fs::read_to_string(&profile.ca)
         .map_err(|e| Failure::file("read the deployment's CA", &profile.ca, &e))?;
     let urls = globals.node.clone().map_or_else(|| profile.nodes.clone(), |node| vec![node]);
+    let bearer = match &args.agent {
+        // As its guard, whose token is enough for what a guard needs.
+        Some(_) => agents_bearer(args.token_file.as_deref())?,
+        None => None,
+    };
+    let bearer =
+        bearer.or_else(|| Bearer::find(globals.api_token.as_deref(), profile.token.as_deref()).header);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime =
         runtime.map_err(|e| Failure::new(Exit::Failed, "runtime", format!("cannot start threads: {e}")))?;
     let agent = args.agent.as_ref().map(|scope| Agent { scope, token_file: args.token_file.as_deref() });
-    let looked = urls.iter().map(|url| Node::look_at(url, &profile, &ca, agent));
+    let looked = urls.iter().map(|url| Node::look_at(url, &profile, &ca, bearer.as_ref(), agent));
     let nodes = runtime.block_on(join_all(looked));
 
     let folder = args.stop_folder.as_deref().map(|folder| readable(folder).map(|()| folder));
@@ -190,16 +199,28 @@ impl Verdict {
 }
 
 impl Node {
-    async fn look_at(url: &str, profile: &Profile, ca: &str, agent: Option<Agent<'_>>) -> Self {
+    async fn look_at(
+        url: &str,
+        profile: &Profile,
+        ca: &str,
+        bearer: Option<&HeaderValue>,
+        agent: Option<Agent<'_>>,
+    ) -> Self {
         let mut node = Self { url: url.into(), ..Self::default() };
-        if let Err(problem) = node.look(profile, ca, agent).await {
+        if let Err(problem) = node.look(profile, ca, bearer, agent).await {
             node.problems.push(problem);
         }
         node
     }
 
     /// An error is what keeps everything after it from being looked at.
-    async fn look(&mut self, profile: &Profile, ca: &str, agent: Option<Agent<'_>>) -> Result<(), String> {
+    async fn look(
+        &mut self,
+        profile: &Profile,
+        ca: &str,
+        bearer: Option<&HeaderValue>,
+        agent: Option<Agent<'_>>,
+    ) -> Result<(), String> {
         let url = Url::parse(&self.url).map_err(|_| "that is no https://host:port address".to_owned())?;
         // As a guard: a certificate that has ended must not stop the fleet, and is told of.
         let tls = tls::client_config_to_tighten(ca).map_err(|e| chain(&e))?;
@@ -209,7 +230,12 @@ impl Node {
             self.problems.push(format!("its certificate ends in {days} days: renew it with `tagout renew`"));
         }
 
-        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build();
+        let shown = bearer.iter().map(|value| (AUTHORIZATION, (*value).clone())).collect();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .default_headers(shown)
+            .build();
         let http = http.map_err(|e| chain(&e))?;
         let at = |path: &str| url.join(path).expect("our paths are plain");
         let status: Status = ask(http.get(at("v1/status"))).await?;
@@ -270,6 +296,25 @@ impl Node {
             }),
         }
     }
+}
+
+/// The token that a guard would show here.
+fn agents_bearer(file: Option<&Path>) -> Result<Option<HeaderValue>, Failure> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::file("read the token", path, &e));
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let token = match (file, set("TAGOUT_TOKEN"), set("TAGOUT_TOKEN_FILE")) {
+        (Some(path), _, _) => read(path)?,
+        (None, Some(token), _) => token.to_string_lossy().into_owned(),
+        (None, None, Some(path)) => read(Path::new(&path))?,
+        (None, None, None) => return Ok(None),
+    };
+    // Whether it is one is what the lease tells.
+    let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
+    Ok(value.ok().map(|mut value| {
+        value.set_sensitive(true);
+        value
+    }))
 }
 
 async fn certificate_days_left(url: &Url, tls: rustls::ClientConfig) -> Result<i64, String> {

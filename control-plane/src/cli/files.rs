@@ -25,11 +25,19 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
 
 /// Replaces a file as a whole: a crash leaves the old one or the new one.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    replace_with(path, bytes, None)
+}
+
+/// As [`replace`], with these permissions from the start.
+pub fn replace_with(path: &Path, bytes: &[u8], permissions: Option<fs::Permissions>) -> Result<(), Failure> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = PathBuf::from(name);
     let written = fs::File::create(&new)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| {
+            permissions.map_or(Ok(()), |permissions| file.set_permissions(permissions))?;
+            file.write_all(bytes).and_then(|()| file.sync_all())
+        })
         .and_then(|()| fs::rename(&new, path));
     written.map_err(|error| {
         let _ = fs::remove_file(&new);

@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/profile.toml, genesis.json, ca.pem   for everybody who operates or guards agents
 //! <dir>/genesis-document.json                the exact bytes that root keys sign
+//! <dir>/operator.token                       for whoever operates: who has it may read. No agent gets it
 //! <dir>/<node>/                              for each node: tagout.toml and all that it names (see node_folder.rs)
 //! <dir>/ca/                                  the private CA; keep it offline
 //! ```
@@ -30,7 +31,9 @@ use super::node_folder::{Beginning, CA_FILE, GENESIS_FILE, NodeFolder, NodeKey, 
 use super::out::{Ink, Out, count, now_ms};
 use super::profile;
 use super::signing;
+use super::token;
 use super::{authority, duration_ms};
+use crate::access;
 use crate::pki;
 use crate::sign::Signer;
 use crate::store::StoreKind;
@@ -111,6 +114,16 @@ pub struct Plan {
     pub store: StoreKind,
     /// For the profile.
     pub keys: Vec<String>,
+    pub readers: Readers,
+}
+
+/// Who may read from a new deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Whoever has the token that is made with it.
+    Token,
+    /// Whoever is on this machine; its nodes listen on loopback.
+    AnybodyHere,
 }
 
 /// What was made.
@@ -121,6 +134,9 @@ pub struct Made {
     pub profile: PathBuf,
     pub genesis: PathBuf,
     pub ca: PathBuf,
+    /// With it an operator may read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
     /// Of the first node.
     pub node_config: PathBuf,
     /// Of all of them.
@@ -139,6 +155,7 @@ const UNSIGNED_FILE: &str = "genesis-document.json";
 const API_PORT: u16 = 7470;
 const PROFILE_FILE: &str = "profile.toml";
 pub const CA_FOLDER: &str = "ca";
+pub const TOKEN_FILE: &str = "operator.token";
 
 pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
     if !args.add_signature.is_empty() {
@@ -164,6 +181,7 @@ pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
         enrolment: !args.without_enrolment,
         store: StoreKind::default(),
         keys: args.keys.iter().map(|key| absolute(key)).collect(),
+        readers: Readers::Token,
     };
     let signers = if args.sign_root.is_empty() { vec![] } else { signing::open_signers(&args.sign_root)? };
     let made = make(&plan, &signers)?;
@@ -173,6 +191,9 @@ pub fn run(out: &Out, args: InitArgs) -> Result<Exit, Failure> {
         "  for operators and guards  {} (with genesis.json and ca.pem beside it)",
         made.profile.display()
     ));
+    if let Some(token) = &made.token_file {
+        out.line(format!("  for operators alone       {}, with which they may read", token.display()));
+    }
     for config in &made.node_configs {
         let folder = config.parent().unwrap_or(Path::new(""));
         out.line(format!("  for the node              {}", folder.display()));
@@ -294,7 +315,7 @@ pub fn make(plan: &Plan, root_signers: &[Signer]) -> Result<Made, Failure> {
     let envelope = signing::sign(document, root_signers)?;
     let signatures_missing = missing_root_signatures(&authority, &envelope);
 
-    let names = [GENESIS_FILE, UNSIGNED_FILE, PROFILE_FILE, CA_FILE, CA_FOLDER];
+    let names = [GENESIS_FILE, UNSIGNED_FILE, PROFILE_FILE, TOKEN_FILE, CA_FILE, CA_FOLDER];
     let names = names.into_iter().chain(plan.nodes.iter().map(|node| node.name.as_str()));
     let places: Vec<_> = names.map(|name| plan.dir.join(name)).collect();
     if let Some(path) = places.iter().find(|path| path.symlink_metadata().is_ok()) {
@@ -321,11 +342,20 @@ fn write_all(
     fs::create_dir_all(&plan.dir).map_err(|e| Failure::file("make the folder", &plan.dir, &e))?;
     let ca_dir = plan.dir.join(CA_FOLDER);
     let ca_pem = pki::create_ca(&ca_dir, &plan.name)?;
+    let (token, access) = match plan.readers {
+        Readers::Token => {
+            let (token, access) = token::first()?;
+            (Some(token), access)
+        }
+        Readers::AnybodyHere => (None, access::new_file("\"all\"", "")),
+    };
     let mut node_configs = Vec::new();
     for (at, (node, key)) in plan.nodes.iter().zip(keys).enumerate() {
         let beginning = if at == 0 { Beginning::First } else { Beginning::Other };
         let (ca_dir, store) = (ca_dir.as_path(), plan.store);
-        let folder = NodeFolder { plan: node, key, deployment, genesis: envelope, ca_dir, store, beginning };
+        let access = Some(access.as_str());
+        let folder =
+            NodeFolder { plan: node, key, deployment, genesis: envelope, ca_dir, store, beginning, access };
         node_configs.push(folder.write(&plan.dir.join(&node.name))?);
     }
     let profile = ProfileFile {
@@ -334,6 +364,7 @@ fn write_all(
         ca: CA_FILE.into(),
         genesis: GENESIS_FILE.into(),
         keys: plan.keys.clone(),
+        token: token.as_ref().map(|_| TOKEN_FILE.into()),
     };
     let envelope_text = serde_json::to_string(&envelope).expect("an envelope is text") + "\n";
     let (genesis, profile_path) = (plan.dir.join(GENESIS_FILE), plan.dir.join(PROFILE_FILE));
@@ -346,11 +377,16 @@ fn write_all(
     ] {
         write_new(path, text.as_bytes(), 0o644)?;
     }
+    let token_file = plan.dir.join(TOKEN_FILE);
+    if let Some(token) = &token {
+        write_new(&token_file, format!("{}\n", token.reveal()).as_bytes(), 0o600)?;
+    }
     Ok(Made {
         deployment: deployment.clone(),
         profile: profile_path,
         genesis,
         ca,
+        token_file: token.map(|_| token_file),
         node_config: node_configs.first().cloned().unwrap_or_default(),
         node_configs,
         signatures_missing: 0,

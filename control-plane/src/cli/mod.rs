@@ -43,6 +43,7 @@ mod stop;
 mod suspend;
 #[cfg(test)]
 pub(crate) mod testing;
+mod token;
 
 pub use failure::{Exit, Failure};
 pub use profile::Profile;
@@ -69,6 +70,9 @@ struct Globals {
     /// Ask this node instead of the profile's
     #[arg(long, global = true, value_name = "URL")]
     node: Option<String>,
+    /// A file with an API token, or a token of the issuer, to read with [default: TAGOUT_API_TOKEN, then the profile's]
+    #[arg(long, global = true, value_name = "FILE", env = "TAGOUT_API_TOKEN_FILE")]
+    api_token: Option<PathBuf>,
     /// One JSON document on standard output, also for errors
     #[arg(long, global = true)]
     json: bool,
@@ -115,6 +119,9 @@ enum Verb {
     /// Give agents' processes the token that they get leases with; list and revoke them
     #[command(subcommand)]
     Agent(agent::AgentVerb),
+    /// Who may read: make tokens for people and tools, list and revoke them
+    #[command(subcommand)]
+    Token(token::TokenVerb),
     /// Who may do what: show, propose, sign and submit a change
     #[command(subcommand)]
     Authority(authority::AuthorityVerb),
@@ -186,6 +193,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Proposals(args) => proposals::run(out, globals, args),
         Verb::Drill(args) => drill::run(out, globals, *args),
         Verb::Agent(verb) => agent::run(out, globals, verb),
+        Verb::Token(verb) => token::run(out, globals, verb),
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Node(verb) => nodes::run(out, globals, verb),
         Verb::Status(args) => status::run(out, globals, args),
@@ -283,7 +291,7 @@ mod tests {
         let globals =
             cli.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().to_string());
         let globals: Vec<_> = globals.collect();
-        assert_eq!(globals.len(), 3);
+        assert_eq!(globals.len(), 4);
         check(&cli, &globals);
     }
 

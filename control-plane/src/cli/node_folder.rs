@@ -1,7 +1,7 @@
 //! A node's folder: its key, its certificate, `tagout.toml`, and in `data/` the mark that says how its empty store begins.
 //!
 //! ```text
-//! <node>/tagout.toml, genesis.json, ca.pem, node.key, tls.crt, tls.key
+//! <node>/tagout.toml, genesis.json, ca.pem, node.key, tls.crt, tls.key, access.toml
 //! <node>/data/begin/genesis.json   in the deployment's first node: the log begins here, with this
 //! <node>/data/join                 in every other: it waits until the nodes that are there let it in
 //! ```
@@ -26,12 +26,14 @@ use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use super::files::write_new;
+use crate::access;
 use crate::config::NodeConfig;
 use crate::pki;
 use crate::store::StoreKind;
 
 pub const GENESIS_FILE: &str = "genesis.json";
 pub const CA_FILE: &str = "ca.pem";
+pub const ACCESS_FILE: &str = "access.toml";
 pub const CONFIG_FILE: &str = "tagout.toml";
 /// Where the first node finds what the log begins with.
 pub const SEED_FILE: &str = "data/begin/genesis.json";
@@ -132,6 +134,8 @@ pub struct NodeFolder<'a> {
     pub ca_dir: &'a Path,
     pub store: StoreKind,
     pub beginning: Beginning<'a>,
+    /// Who may read from it; without this, whoever starts it has to say.
+    pub access: Option<&'a str>,
 }
 
 impl NodeFolder<'_> {
@@ -162,6 +166,7 @@ impl NodeFolder<'_> {
             reserve_mib: plan.reserve_mib,
             rule: None,
             webhooks: None,
+            access: Some(ACCESS_FILE.into()),
         };
         let genesis = serde_json::to_string(self.genesis).expect("an envelope is text") + "\n";
         let seed = Zeroizing::new(format!("{}\n", BASE64.encode(&*key.seed)));
@@ -169,6 +174,8 @@ impl NodeFolder<'_> {
         write_new(&dir.join("node.key"), seed.as_bytes(), 0o600)?;
         write_new(&dir.join(GENESIS_FILE), genesis.as_bytes(), 0o644)?;
         write_new(&dir.join(CA_FILE), ca_pem.as_bytes(), 0o644)?;
+        let access = self.access.map_or_else(|| access::new_file("", ""), str::to_owned);
+        write_new(&dir.join(ACCESS_FILE), access.as_bytes(), 0o600)?;
         write_new(&config_file, config.documented().as_bytes(), 0o644)?;
         match self.beginning {
             Beginning::First => {

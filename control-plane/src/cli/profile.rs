@@ -43,6 +43,8 @@ pub struct Profile {
     pub nodes: Vec<String>,
     pub ca: PathBuf,
     pub keys: Vec<String>,
+    /// The file with what shows nodes that whoever has this profile may read.
+    pub token: Option<PathBuf>,
     /// Whom this machine believes, as far as it knows.
     pub chain: Chain,
 }
@@ -105,6 +107,7 @@ impl Profile {
             nodes: file.nodes,
             ca: folder.join(&file.ca),
             keys: file.keys.iter().map(|key| beside(&folder, key)).collect(),
+            token: file.token.map(|token| folder.join(token)),
             chain,
             folder,
         })

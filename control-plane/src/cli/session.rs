@@ -99,14 +99,14 @@ impl<'a> Session<'a> {
 
     fn open_offline(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
         let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
-        let client = Client::new(&profile, globals.node.as_deref())?;
+        let client = Client::new(&profile, globals)?;
         Ok(Self { out, profile, client })
     }
 
     /// For whoever takes away: it asks nobody for anything, and goes by what this machine knows (S10).
     pub fn open_to_tighten(out: &'a Out, globals: &Globals) -> Result<Self, Failure> {
         let profile = Profile::load_to_tighten(out, &profile::locate(globals.profile.as_deref())?)?;
-        let client = Client::new(&profile, globals.node.as_deref())?;
+        let client = Client::new(&profile, globals)?;
         Ok(Self { out, profile, client })
     }
 

@@ -296,7 +296,7 @@ fn dry_run(session: &Session<'_>, stop: &LockCommand) -> Result<Exit, Failure> {
 
 fn print_curl(out: &Out, globals: &Globals, stop: LockCommand, file: &Path) -> Result<Exit, Failure> {
     let profile = Profile::load_to_tighten(out, &profile::locate(globals.profile.as_deref())?)?;
-    let client = Client::new(&profile, globals.node.as_deref())?;
+    let client = Client::new(&profile, globals)?;
     let document = signing::draft(profile.deployment(), &Action::Lock(stop))?;
     write_new(file, document.as_bytes(), 0o644).map_err(|mut failure| {
         if failure.problem.code == "exists" {
@@ -366,7 +366,7 @@ fn runbook(
         dir.display()
     ));
     out.line("each works once, without a date; whoever has one can use it on this scope, so keep them safe. Use one with:");
-    if let Ok(client) = Client::new(&profile, globals.node.as_deref()) {
+    if let Ok(client) = Client::new(&profile, globals) {
         let [_, curl] = stock_lines("", &written[0].command, &profile.ca, client.node());
         out.line(format!("  {curl}"));
     }

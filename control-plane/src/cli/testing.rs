@@ -52,6 +52,7 @@ impl Keys {
             ttl_ms: 10_000,
             enrolment: true,
             store: StoreKind::default(),
+            readers: init::Readers::Token,
             keys: vec![self.dir.path().join("alice").to_string_lossy().into_owned()],
         }
     }

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use self::model_server::ModelServer;
 use self::nodes::Nodes;
 use crate::cli::dev::agree;
-use crate::cli::init::{Plan, make};
+use crate::cli::init::{Plan, Readers, make};
 use crate::cli::node_folder::NodePlan;
 use crate::node::ended;
 use crate::sign::{self, Signer};
@@ -148,6 +148,7 @@ fn make_deployment(args: &DevArgs) -> anyhow::Result<()> {
         enrolment: true,
         store: args.store,
         keys: vec!["keys/alice".into()],
+        readers: Readers::AnybodyHere,
     };
     make(&plan, &[signer(&keys, "root")?]).map_err(|failure| anyhow::anyhow!("{failure}"))?;
     std::fs::rename(&making, &args.dir).with_context(|| format!("cannot make {}", args.dir.display()))
@@ -246,7 +247,7 @@ fn introduce(args: &DevArgs, nodes: &Nodes, model: &ModelServer, made_now: bool)
         "\
 Tagout is running on this machine only; its state is in {dir} ({state}).
 
-{}                (reading is open on loopback; every command is signed)
+{}                (anybody on this machine may read; every command is signed)
   people        alice and bob: one of them stops, both together restart     keys in {dir}/keys
   automation    soar: may stop, never restart
   agents        {}

@@ -46,7 +46,9 @@ async fn start(limits: ServerLimits) -> Server {
     let ca_pem = pki::create_ca(ca_dir.path(), "test").unwrap();
     let issued = pki::issue(ca_dir.path(), "node", &["localhost", "127.0.0.1"]).unwrap();
     let identity = ServerIdentity::new(&issued.cert_pem, &issued.key_pem).unwrap();
-    let config = server_config_for(Arc::clone(&identity), Some(&ca_pem)).unwrap();
+    let clients = Arc::new(ClientCertificates::default());
+    clients.ask(true);
+    let config = server_config_for(Arc::clone(&identity), clients).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
@@ -185,7 +187,7 @@ async fn the_real_curl_is_served() {
 }
 
 #[tokio::test]
-async fn client_certificates_are_shown_to_handlers_and_foreign_ones_refused() {
+async fn client_certificates_are_shown_to_handlers_with_proof_of_their_keys() {
     let server = start(ServerLimits::default()).await;
     let mine = pki::issue_client(server.ca_dir.path(), "agent").unwrap();
     let config = client_config_with_identity(&server.ca_pem, &mine.cert_pem, &mine.key_pem).unwrap();
@@ -195,7 +197,7 @@ async fn client_certificates_are_shown_to_handlers_and_foreign_ones_refused() {
     pki::create_ca(elsewhere.path(), "test").unwrap();
     let foreign = pki::issue_client(elsewhere.path(), "agent").unwrap();
     let config = client_config_with_identity(&server.ca_pem, &foreign.cert_pem, &foreign.key_pem).unwrap();
-    within(client_with(config).get(server.url("/who")).send()).await.unwrap_err();
+    assert_eq!(text(client_with(config).get(server.url("/who"))).await, "HTTP/2.0 127.0.0.1 1");
 
     let other_ca = pki::load_ca_cert(elsewhere.path()).unwrap();
     within(client_with(client_config(&other_ca).unwrap()).get(server.url("/who")).send()).await.unwrap_err();

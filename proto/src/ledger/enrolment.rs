@@ -103,6 +103,15 @@ impl Ledger {
         Err(if scopes.is_empty() { why } else { NotEnrolled::Elsewhere { agent: agent.clone(), scopes } })
     }
 
+    /// For what the token with this SHA-256 is enrolled at `now_ms`.
+    pub fn enrolled_for(&self, token: &Digest, now_ms: u64) -> Vec<Scope> {
+        let of_token = self.enrolments.0.get(token).into_iter().flatten();
+        let holds = of_token.filter(|(id, enrolment)| {
+            self.void_since(id).is_none() && enrolment.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
+        });
+        holds.map(|(_, enrolment)| enrolment.scope.clone()).collect()
+    }
+
     /// Enrolments that hold at `now_ms`, with the SHA-256 of their documents, the oldest first.
     pub fn enrolments(&self, now_ms: u64) -> Vec<(Digest, &Enrolment)> {
         let holds = |(id, enrolment): &(Digest, &Enrolment)| {

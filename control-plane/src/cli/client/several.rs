@@ -85,7 +85,7 @@ impl Fakes {
     fn session(&self, nodes: &[&Fake]) -> Session<'_> {
         let mut profile = Profile::load(&self.deployed.made.profile).unwrap();
         profile.nodes = nodes.iter().map(|node| node.url.clone()).collect();
-        let client = Client::new(&profile, None).unwrap();
+        let client = Client::new(&profile, &Globals::default()).unwrap();
         Session { out: &self.out, profile, client }
     }
 

@@ -16,7 +16,7 @@ use crate::cli::authority::successor;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::files::quoted;
 use crate::cli::init::{CA_FOLDER, NodeAt, node_at};
-use crate::cli::node_folder::{Beginning, CONFIG_FILE, NodeFolder, NodeKey, NodePlan};
+use crate::cli::node_folder::{ACCESS_FILE, Beginning, CONFIG_FILE, NodeFolder, NodeKey, NodePlan};
 use crate::cli::out::Out;
 use crate::cli::profile;
 use crate::cli::session::Session;
@@ -58,6 +58,9 @@ struct MakeArgs {
     /// The folder of the deployment's CA [default: ca, beside the profile]
     #[arg(long, value_name = "CA_DIR")]
     ca: Option<PathBuf>,
+    /// The file of who may read from it, which is copied [default: that of a node whose folder lies beside the profile]
+    #[arg(long, value_name = "FILE")]
+    access: Option<PathBuf>,
     /// A further DNS name or IP address for its certificate
     #[arg(long, value_name = "NAME")]
     san: Vec<String>,
@@ -128,6 +131,7 @@ impl New<'_> {
 
         let beside = |name: &str| session.profile.folder.join(name);
         let dir = make.dir.unwrap_or_else(|| beside(&plan.name));
+        let access = access_of(&session.profile.folder, make.access.as_deref())?;
         let documents = session.profile.chain.documents().to_vec();
         let genesis = documents[0].clone();
         let folder = NodeFolder {
@@ -138,6 +142,7 @@ impl New<'_> {
             ca_dir: &make.ca.unwrap_or_else(|| beside(CA_FOLDER)),
             store: make.store,
             beginning: Beginning::Later(&TrustChain { documents, entries }),
+            access: access.as_deref(),
         };
         if dir.symlink_metadata().is_ok() {
             let detail =
@@ -147,12 +152,34 @@ impl New<'_> {
         // It was not there before: half a folder would only block the next attempt.
         folder.write(&dir).inspect_err(|_| drop(std::fs::remove_dir_all(&dir)))?;
         out.line(format!("made {}", quoted(&dir)));
+        if access.is_none() {
+            out.note(format!(
+                "note: nobody may read from it: put another node's {ACCESS_FILE} into {} before it starts",
+                quoted(&dir)
+            ));
+        }
         let changed = prepared.carry_out(&mut session)?;
         let url = plan.url();
         say_next(&session, globals, &dir, &plan, &changed)?;
         out.document(&Done { node: &plan.name, id: plan.id, folder: &dir, url: &url, changed: &changed });
         Ok(changed.exit(args))
     }
+}
+
+/// Who may read from the new node: whoever may from the others.
+fn access_of(folder: &Path, named: Option<&Path>) -> Result<Option<String>, Failure> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => {
+            let beside = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let mut files: Vec<_> = beside.map(|entry| entry.path().join(ACCESS_FILE)).collect();
+            files.retain(|file| file.is_file());
+            files.sort();
+            let Some(first) = files.into_iter().next() else { return Ok(None) };
+            first
+        }
+    };
+    std::fs::read_to_string(&path).map(Some).map_err(|e| Failure::file("read", &path, &e))
 }
 
 /// One that no version of the authority has used: an id with an empty store could vote twice.

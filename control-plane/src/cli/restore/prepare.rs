@@ -4,6 +4,7 @@
 //! <dir>/restore.json, authority-N.json       what the root keys sign
 //! <dir>/plan.json                            for the next steps
 //! <dir>/profile.toml, genesis.json, ca.pem   for everybody who operates or guards agents
+//! <dir>/operator.token                       for whoever operates: who has it may read
 //! <dir>/<node>/                              for each new node: tagout.toml and all that it names
 //! ```
 
@@ -26,11 +27,13 @@ use crate::cli::chain::Disagreement;
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::files::{quoted, write_new};
+use crate::cli::init::TOKEN_FILE;
 use crate::cli::log::tiles::open_checkpoint;
 use crate::cli::log::{entries, read_older};
 use crate::cli::node_folder::{Beginning, NodeFolder, NodeKey, NodePlan};
 use crate::cli::out::{Out, count, now_ms};
 use crate::cli::profile::{self, Profile};
+use crate::cli::token;
 use crate::pki;
 use crate::store::StoreKind;
 
@@ -232,7 +235,7 @@ fn check_nobody_left(
 
 /// A node that is not lost after all.
 fn node_left(out: &Out, globals: &Globals, profile: &Profile) -> Option<(String, Checkpoint)> {
-    let client = Client::new(profile, globals.node.as_deref()).ok()?;
+    let client = Client::new(profile, globals).ok()?;
     let note = client.checkpoint(0).ok()?;
     match open_checkpoint(&note, profile.trust()) {
         Ok(checkpoint) => Some((client.node().to_owned(), checkpoint)),
@@ -295,6 +298,7 @@ fn write_all(
     let written = (|| {
         fs::create_dir_all(dir).map_err(|e| Failure::file("make the folder", dir, &e))?;
         let ca = pki::load_ca_cert(&args.ca)?;
+        let (token, access) = token::first()?;
         let genesis = serde_json::to_string(&plan.documents[0]).expect("an envelope is text") + "\n";
         for (node, key) in nodes {
             let folder = NodeFolder {
@@ -305,6 +309,7 @@ fn write_all(
                 ca_dir: &args.ca,
                 store: StoreKind::default(),
                 beginning: Beginning::Restored,
+                access: Some(&access),
             };
             folder.write(&dir.join(&node.name))?;
         }
@@ -314,6 +319,7 @@ fn write_all(
             ca: "ca.pem".into(),
             genesis: "genesis.json".into(),
             keys: vec![],
+            token: Some(TOKEN_FILE.into()),
         };
         let plan = serde_json::to_string(plan).expect("a plan is plain data") + "\n";
         for (name, text) in [
@@ -326,6 +332,7 @@ fn write_all(
         ] {
             write_new(&dir.join(name), text.as_bytes(), 0o644)?;
         }
+        write_new(&dir.join(TOKEN_FILE), format!("{}\n", token.reveal()).as_bytes(), 0o600)?;
         Ok(())
     })();
     if written.is_err() {
