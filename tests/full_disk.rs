@@ -18,6 +18,7 @@ use tagout_proto::lock::LockKind;
 use tagout_proto::wire::{CommandAnswer, Locks, Problem, StopReach};
 use tagout_tests::deployment::{Choice, Deployment, Listener, PEOPLE, parse, runtime};
 use tagout_tests::ran::Ran;
+use tagout_tests::receiver::{self, Receiver};
 use tagout_tests::wait::wait_until;
 use tagout_tests::{bin, skip};
 
@@ -56,11 +57,15 @@ struct FullDisk {
     deployment: Deployment,
     image: PathBuf,
     runtime: tokio::runtime::Runtime,
+    /// Who is told of every stop, whatever the disk is like.
+    soc: Receiver,
 }
 
 impl FullDisk {
     fn start(store: StoreKind) -> Self {
         let deployment = Deployment::make(Choice { store, ..Choice::default() });
+        let soc = Receiver::start();
+        receiver::configure(&deployment, 1, &receiver::entry("soc", &soc.url(), "events = ['tightening']"));
         let image = deployment.folder().join("disk.ext4");
         File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
         // With what the folder of a new node holds already.
@@ -68,7 +73,7 @@ impl FullDisk {
         let mut make = Command::new("mkfs.ext4");
         let made = make.args(["-q", "-F", "-m", "0", "-d"]).arg(deployment.data()).arg(&image).status();
         assert!(made.is_ok_and(|status| status.success()));
-        let mut disk = Self { deployment, image, runtime: runtime() };
+        let mut disk = Self { deployment, image, runtime: runtime(), soc };
         disk.serve();
         disk
     }
@@ -232,6 +237,9 @@ fn fill(store: StoreKind) {
         reach.outcome_index.is_some()
     });
     disk.restart(&acknowledged);
+    wait_until("everybody to be told of every stop", || disk.soc.taken().len() >= acknowledged.len());
+    let told = disk.soc.entries();
+    assert!(told.len() == acknowledged.len() && told.windows(2).all(|pair| pair[0] < pair[1]), "{told:?}");
     assert_eq!(disk.metric("tagout_reserve_bytes"), held);
     let verified = Ran::of(&mut disk.deployment.command(&["log", "verify"])).exits(0);
     println!("{}", verified.stdout);

@@ -7,6 +7,8 @@ pub mod process;
 pub mod producer;
 pub mod ran;
 pub mod random;
+pub mod receiver;
+pub mod session;
 pub mod skip;
 pub mod wait;
 pub mod webhook;

@@ -17,6 +17,7 @@ mod kill;
 mod lease_bound;
 mod line;
 mod nodes;
+mod notifications;
 mod openapi;
 mod openc2;
 mod pending;

@@ -1,7 +1,6 @@
 //! Proposals, as people meet them: the night call word for word, with a real guard that feels what is in force and nothing
 //! else, and what a deployment of one node or of three makes of signatures that come one by one.
 
-use std::fmt::Write as _;
 use std::process::Command;
 
 use reqwest::StatusCode;
@@ -13,10 +12,9 @@ use tagout_proto::limits::PROPOSALS_MAX;
 use tagout_proto::wire::{Problem, ProposalRecord, Proposals};
 use tagout_tests::deployment::{Choice, Deployment, Seat, free_address, parse, runtime};
 use tagout_tests::process::Process;
-use tagout_tests::ran::Ran;
+use tagout_tests::session::Session;
 use tagout_tests::wait::{DEADLINE, wait_for, wait_until};
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/night_call.txt");
 const AGENT: &str = "support/agent_22";
 
 /// What an operator types and reads, from the stop to the agent's return.
@@ -30,7 +28,7 @@ fn s2_s5_s7_the_night_call() {
     });
     let guard = client.guard(AGENT).unwrap();
     runtime.block_on(guard.ready(DEADLINE)).unwrap();
-    let mut session = Session::of(&deployment);
+    let mut session = Session::of(&deployment, "night_call.txt", "The night call", "tests/proposals.rs");
 
     session.runs(&["stop", AGENT, "--reason", "policy violation 4.1", "--case", "INC-4711", "--no-wait"], 0);
     wait_until("the guard to be stopped", || guard.check().is_err());
@@ -91,97 +89,6 @@ fn open(deployment: &Deployment) -> Vec<String> {
     let listed = deployment.run(&["proposals", "--json"]).exits(0).json();
     let ids = listed["proposals"].as_array().expect("proposals").iter();
     ids.map(|proposal| proposal["id"].as_str().expect("an id")[..12].to_owned()).collect()
-}
-
-/// What was typed and said.
-struct Session<'a> {
-    deployment: &'a Deployment,
-    text: String,
-}
-
-impl<'a> Session<'a> {
-    fn of(deployment: &'a Deployment) -> Self {
-        let text = "The night call, as it is typed and answered; <…> stands for what differs from run to run.\n\
-                    tests/proposals.rs compares; TAGOUT_BLESS=1 writes this file anew.\n";
-        Self { deployment, text: text.into() }
-    }
-
-    fn says(&mut self, what: &str) {
-        write!(self.text, "\n# {what}\n").unwrap();
-    }
-
-    /// Runs `tagout`, where keys lie below the folder of the deployment.
-    #[track_caller]
-    fn runs(&mut self, arguments: &[&str], code: i32) {
-        let ran =
-            Ran::of(self.deployment.command(arguments).current_dir(self.deployment.folder())).exits(code);
-        let quoted = |word: &&str| if word.contains(' ') { format!("{word:?}") } else { normal(word) };
-        let typed = arguments.iter().map(quoted).collect::<Vec<_>>().join(" ");
-        write!(self.text, "\n$ tagout {typed}\n").unwrap();
-        for line in ran.stdout.lines().chain(ran.stderr.lines()) {
-            writeln!(self.text, "{}", normal(line)).unwrap();
-        }
-        if code != 0 {
-            writeln!(self.text, "[exit {code}]").unwrap();
-        }
-    }
-
-    fn compare(&self) {
-        if std::env::var_os("TAGOUT_BLESS").is_some() {
-            std::fs::write(GOLDEN, &self.text).unwrap();
-        }
-        let expected = std::fs::read_to_string(GOLDEN).unwrap_or_default();
-        assert!(
-            expected == self.text,
-            "what is said has changed; look at it, and write it anew with TAGOUT_BLESS=1:\n{}",
-            self.text
-        );
-    }
-}
-
-/// Without digests, instants, spans of time, fingerprints, signed documents and the width of columns.
-fn normal(line: &str) -> String {
-    let indent = line.len() - line.trim_start().len();
-    let mut words: Vec<String> = Vec::new();
-    for word in line.split_whitespace() {
-        if word.starts_with('{') {
-            words.push("<document>".into());
-            break;
-        }
-        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        let digits = bare.trim_end_matches(|c: char| c.is_ascii_lowercase());
-        let unit = &bare[digits.len()..];
-        let is_span = !digits.is_empty()
-            && digits.bytes().all(|b| b.is_ascii_digit())
-            && ["ms", "s", "m", "h", "d"].contains(&unit);
-        let put = |what: &str| word.replacen(bare, what, 1);
-        if bare == "ms" && words.last().is_some_and(|before| before.bytes().all(|b| b.is_ascii_digit())) {
-            *words.last_mut().expect("seen above") = "<n>".into();
-        }
-        // How far the log has grown meanwhile, beside an entry's own place.
-        let is_size =
-            line.starts_with("in the log: index") && words.last().is_some_and(|before| before == "of");
-        let word = if is_size {
-            put("<n>")
-        } else if word.contains("SHA256:") {
-            "(<fingerprint>)".into()
-        } else if bare.len() >= 12 && bare.bytes().all(|b| b.is_ascii_hexdigit()) {
-            put("<digest>")
-        } else if bare.starts_with("20") && bare.ends_with('Z') && bare.contains('T') {
-            put("<time>")
-        } else if is_span && words.last().is_some_and(|before| before.ends_with("<span>")) {
-            // Of two units, such as 59m 59s.
-            let rest = word[word.find(bare).expect("its own part") + bare.len()..].to_owned();
-            words.last_mut().expect("seen above").push_str(&rest);
-            continue;
-        } else if is_span {
-            put("<span>")
-        } else {
-            word.into()
-        };
-        words.push(word);
-    }
-    format!("{}{}", " ".repeat(indent), words.join(" "))
 }
 
 /// Three nodes on one machine, found by all where each of them listens.

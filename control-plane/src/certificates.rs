@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig};
+use tagout_proto::digest::Digest;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -179,6 +180,12 @@ impl NodeTls {
         self.take_over(watch);
         self.renew(watch);
         self.tell(watch);
+    }
+
+    /// The SHA-256 of the certificate in use, as its file has it, and how many days are left of it.
+    pub fn days_left(&self) -> Option<(Digest, f64)> {
+        let cert = self.in_use.lock().cert.clone();
+        Some((Digest::of(cert.as_bytes()), validity(&cert)?.days_left()))
     }
 
     fn take_over(&self, watch: &mut Watch) {

@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub webhooks: Option<PathBuf>,
     /// Who may read from this node.
     pub access: Option<PathBuf>,
+    /// Who is told of what happens.
+    pub notify: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +75,13 @@ impl NodeConfig {
             &mut config.tls_cert,
             &mut config.tls_key,
         ];
-        let optional = [&mut config.ca, &mut config.ca_folder, &mut config.webhooks, &mut config.access];
+        let optional = [
+            &mut config.ca,
+            &mut config.ca_folder,
+            &mut config.webhooks,
+            &mut config.access,
+            &mut config.notify,
+        ];
         for file in named.into_iter().chain(optional.into_iter().flatten()) {
             *file = folder.join(&file);
         }
@@ -137,6 +145,9 @@ impl NodeConfig {
             "\n# Who may read from this node (\"Who may read\" in README.md). Without it nobody may; what stops agents needs none of it.\n"
                 .into(),
             or(self.access.as_deref().map(|file| path("access", file)), "access = \"access.toml\""),
+            "\n# Who is told of stops, proposals and whatever else happens (\"Notifications\" in README.md); the same on every node.\n"
+                .into(),
+            or(self.notify.as_deref().map(|file| path("notify", file)), "notify = \"notify.toml\""),
         ]
         .concat()
     }
@@ -168,6 +179,7 @@ mod tests {
             rule: Some(1),
             webhooks: Some("webhooks.toml".into()),
             access: Some("access.toml".into()),
+            notify: Some("notify.toml".into()),
         }
     }
 
@@ -195,6 +207,7 @@ mod tests {
             rule: None,
             webhooks: None,
             access: None,
+            notify: None,
             ..config()
         };
         let text = bare.documented();

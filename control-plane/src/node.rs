@@ -31,6 +31,7 @@ use crate::divergence::Divergence;
 use crate::due;
 use crate::instances::Instances;
 use crate::leases::{LeaseServer, Leases};
+use crate::notify::Notifications;
 use crate::outcomes::Outcomes;
 use crate::peers::{self, Me, Member, PROTOCOL_NEWEST, Peers};
 use crate::pending::Pending;
@@ -62,6 +63,7 @@ pub struct Node {
     pub certificates: Arc<NodeTls>,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
+    telling: JoinHandle<()>,
     audit: Arc<AuditLog>,
 }
 
@@ -121,8 +123,15 @@ impl Node {
         let deployment = identity.genesis.deployment.clone();
         let audit =
             AuditLog::open(&config.data.join("log"), deployment.to_string(), identity.signer(), end_process)?;
-        let security =
-            SecurityLog::open(&config.data, reserve.clone()).context("the security log cannot be written")?;
+        let notifications = Notifications::open(
+            config.notify.as_deref(),
+            &config.data,
+            &config.node,
+            &deployment.to_string(),
+            reserve.clone(),
+        )?;
+        let security = SecurityLog::open(&config.data, reserve.clone(), notifications.clone())
+            .context("the security log cannot be written")?;
         let replica =
             Arc::new(Replica::new(deployment.genesis, build, audit.sink(), hub.clone(), outcomes.clone()));
 
@@ -153,6 +162,7 @@ impl Node {
             instances: instances.clone(),
             outcomes: outcomes.clone(),
             reserve: reserve.clone(),
+            notifications: notifications.clone(),
             seen: Mutex::default(),
             divergence: Mutex::new(Divergence::new(identity.node_id)),
             rule_known: build.rule_known.min(config.rule.unwrap_or(RULE_OLDEST)),
@@ -216,6 +226,7 @@ impl Node {
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
         tokio::spawn(service.clone().commit_pending(security.clone()));
 
+        let telling = notifications.start(&cluster, tls.clone(), &shutdown);
         tokio::spawn(due::warn(replica.clone(), shutdown.clone()));
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
@@ -225,7 +236,7 @@ impl Node {
         tokio::spawn(tls.clone().follow(shutdown.clone()));
         let server =
             tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
-        Ok(Self { address, service, certificates: tls, shutdown, server, audit })
+        Ok(Self { address, service, certificates: tls, shutdown, server, telling, audit })
     }
 
     /// Ends in order: another node leads, no new requests, open ones finish, then consensus, then the audit log.
@@ -234,6 +245,9 @@ impl Node {
         self.shutdown.cancel();
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the listener did not end in order");
+        }
+        if let Err(error) = self.telling.await {
+            tracing::error!(%error, "the notifications did not end in order");
         }
         self.service.cluster.consensus.shutdown().await;
         let audit = self.audit;

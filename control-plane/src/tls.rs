@@ -539,8 +539,30 @@ pub fn server_config_for(
 /// # Errors
 /// If `ca_pem` holds no CA certificate.
 pub fn client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
+    trusting(roots(ca_pem)?)
+}
+
+/// As [`client_config`], with the CAs that this machine trusts: for services that are not of the deployment.
+///
+/// # Errors
+/// If it trusts none.
+pub fn client_config_of_system() -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TlsError::NoSystemCa) } else { trusting(roots) }
+}
+
+/// For clients that trust nobody, since they connect without TLS.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_of_nobody() -> Result<ClientConfig, TlsError> {
+    trusting(RootCertStore::empty())
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(with_alpn(builder.with_root_certificates(roots(ca_pem)?).with_no_client_auth()))
+    Ok(with_alpn(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// As [`client_config`], whatever the date is: for what takes away, which a certificate that has ended must not keep.
@@ -643,6 +665,8 @@ pub enum TlsError {
     KeyOfAnother,
     #[error("there is no usable CA certificate in the CA file: give the deployment's ca.crt")]
     NoCa,
+    #[error("this machine trusts no CA: install ca-certificates, or name a CA with \"ca\"")]
+    NoSystemCa,
     #[error("clients that trust this CA would refuse the certificate")]
     Issuer(#[source] rustls::Error),
     #[error("TLS cannot use this certificate and key: issue new ones from the deployment's CA")]

@@ -413,3 +413,78 @@ pub struct Outcome {
     /// The first of them; the counts above hold for all.
     pub instances: Vec<InstanceReach>,
 }
+
+/// `GET /v1/notifications`: who is told of what happens, and how far that is, as the node that answers knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notifications {
+    pub node: String,
+    /// Entries in its log.
+    pub log_size: u64,
+    pub receivers: Vec<NotificationReceiver>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotificationReceiver {
+    pub name: String,
+    pub format: String,
+    /// Where it is, without what may be a secret.
+    pub place: String,
+    /// The entry that it is told next.
+    pub cursor: u64,
+    /// Entries of the log from there on.
+    pub behind: u64,
+    /// Events that no log has and that wait for it here.
+    pub queued: u64,
+    /// What it answered when it wanted no more; it is told nothing until somebody resumes it.
+    pub disabled: Option<String>,
+    pub failing: Option<FailingNotification>,
+    /// The oldest first.
+    pub dead_letters: Vec<DeadLetter>,
+    pub dead_letters_dropped: u64,
+}
+
+/// What a receiver does not take, and is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingNotification {
+    pub id: String,
+    pub since_ms: u64,
+    pub attempts: u32,
+    pub error: String,
+    pub next_ms: u64,
+}
+
+/// What was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub id: String,
+    /// Its entry in the log; `null` where no log has it.
+    pub index: Option<u64>,
+    pub attempts: u32,
+    pub error: String,
+    pub at_ms: u64,
+    /// It is about to be sent again.
+    pub again: bool,
+}
+
+/// `POST /v1/notifications/{name}/replay?id=ID`; all dead letters without an id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotificationsReplayed {
+    pub receiver: String,
+    /// How many are about to be sent again.
+    pub replayed: u64,
+}
+
+/// `POST /v1/notifications/{name}/resume`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotificationsResumed {
+    pub receiver: String,
+}
+
+/// `POST /v1/notifications/{name}/test`: one event that says nothing, sent by the node that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotificationTest {
+    pub id: String,
+    pub delivered: bool,
+    /// What the receiver said, or why there is no answer.
+    pub answer: String,
+}

@@ -27,6 +27,7 @@ use tagout_proto::token::Token;
 use tagout_proto::wire::AccessRole;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime, stop};
 use tagout_tests::producer;
+use tagout_tests::receiver::{self, Answer, Receiver};
 use tagout_tests::webhook::{self, BY_SEVERITY, Hook, configure};
 
 use super::document::{
@@ -110,6 +111,8 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("readTile", "busy"),
     ("readMetrics", "busy"),
     ("listTokens", "busy"),
+    ("listDrills", "busy"),
+    ("listNotifications", "busy"),
     ("tryAuthority", "busy"),
     // A full disk, of which full_disk.rs is a test.
     ("submitCommand", "disk-low"),
@@ -119,6 +122,12 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("tripAgent", "disk-low"),
     ("takeWebhook", "disk-full"),
     ("takeOpenc2", "disk-full"),
+    // A cluster that nobody leads.
+    ("replayNotifications", "no-leader"),
+    ("resumeNotifications", "no-leader"),
+    ("replayNotifications", "busy"),
+    ("resumeNotifications", "busy"),
+    ("testNotification", "busy"),
     // A disk that fails.
     ("submitCommand", "internal"),
     ("signProposal", "internal"),
@@ -151,6 +160,8 @@ const NOT_MET: &[&str] = &[
     "/components/schemas/LockRecord/properties/lost_from",
     // Two lease requests that are served in one batch.
     "/components/schemas/LeaseResponse/properties/path/items",
+    // A dead letter of what no log has, of which notifications.rs is a test.
+    "/components/schemas/DeadLetter/properties/index/anyOf/1",
     // A stop that is pending.
     "/components/schemas/StopEvent/properties/index/anyOf/1",
 ];
@@ -220,6 +231,13 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
     let ca = deployment.dir().join("ca.pem");
     let clients = format!("[mtls]\nca = '{}'\nviewer = ['v']\n", ca.display());
     deployment.add_access("", &[&lines, issuer, &clients].concat());
+    let refuses = Receiver::answering(|_| Answer::Refuse(422));
+    let gone = Receiver::answering(|_| Answer::Refuse(410));
+    let down = Receiver::down();
+    let receivers = [&refuses, &gone, &down].into_iter().zip(["refuses", "gone", "down"]);
+    let entries =
+        receivers.map(|(receiver, name)| receiver::entry(name, &receiver.url(), "from = 'beginning'"));
+    receiver::configure(&deployment, 1, &entries.collect::<String>());
     deployment.start_node();
     let http = deployment.http();
     let document = document();
@@ -229,6 +247,7 @@ fn every_answer_is_documented_and_every_documented_answer_is_given() {
         let far = http.get(deployment.url("/log/checkpoint?size=10000"));
         let far = tokio::spawn(far.send());
         traffic.operation().await;
+        traffic.notifications().await;
         traffic.log().await;
         traffic.guards_and_locks().await;
         traffic.grants().await;
@@ -276,6 +295,40 @@ impl<'a> Traffic<'a> {
             ("readTrustChain", "/v1/authority"),
         ] {
             self.get(id, path, 200).await;
+        }
+    }
+
+    async fn notifications(&mut self) {
+        let list = self.deployment.url("/v1/notifications");
+        // The first entry is refused, not wanted by a receiver that is gone, and not delivered to one that is down.
+        loop {
+            let listed: Value = self.http.get(&list).send().await.unwrap().json().await.unwrap();
+            let receivers = &listed["receivers"];
+            if !receivers[0]["dead_letters"][0].is_null()
+                && !receivers[1]["disabled"].is_null()
+                && !receivers[2]["failing"].is_null()
+            {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        self.get("listNotifications", "/v1/notifications", 200).await;
+        let post = |path: &str| self.http.post(self.deployment.url(&format!("/v1/notifications/{path}")));
+        let taken =
+            [("replayNotifications", post("refuses/replay")), ("resumeNotifications", post("gone/resume"))];
+        let tested = ("testNotification", post("refuses/test"));
+        let refused = [
+            ("replayNotifications", post("refuses/replay?id=none"), "no-such-notification"),
+            ("replayNotifications", post("none/replay"), "no-such-receiver"),
+            ("replayNotifications", post("refuses/replay?id=a&id=b"), "bad-request"),
+            ("resumeNotifications", post("none/resume"), "no-such-receiver"),
+            ("testNotification", post("none/test"), "no-such-receiver"),
+        ];
+        for (operation, request) in taken.into_iter().chain([tested]) {
+            self.asked(operation, request, 200).await;
+        }
+        for (operation, request, code) in refused {
+            self.refused(operation, request, code).await;
         }
     }
 

@@ -11,10 +11,11 @@ use tagout_proto::wire::{DrillAnswer, Drills};
 use tracing::Instrument;
 
 use super::Api;
+use super::access::Reader;
 use super::commands::{read_envelope, refuse};
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
-use super::read::{ScopeQuery, scope_of};
+use super::read::{ScopeQuery, scope_of, touches};
 use crate::fair::Source;
 use crate::tls::Peer;
 use crate::way::way;
@@ -61,8 +62,14 @@ async fn take(api: &Api, envelope: &Envelope, from: Source) -> Result<DrillAnswe
 }
 
 /// `GET /v1/drills?scope=…`.
-pub async fn list(State(api): State<Api>, query: ScopeQuery) -> Result<Json<Drills>, Problem> {
-    let scope = scope_of(query)?;
+pub async fn list(
+    State(api): State<Api>,
+    reader: Reader,
+    query: ScopeQuery,
+) -> Result<Json<Drills>, Problem> {
+    let asked = scope_of(query)?;
+    let scopes = reader.sight().narrow(&asked)?;
     let ledger = api.service.replica.ledger();
-    Ok(Json(Drills { drills: ledger.drills(&scope).into_iter().cloned().collect() }))
+    let drills = ledger.drills(&asked).into_iter().filter(|drill| touches(&scopes, &drill.scope));
+    Ok(Json(Drills { drills: drills.cloned().collect() }))
 }

@@ -87,6 +87,31 @@ pub fn describe() {
         "tagout_pending_refused_total",
         "Pending stops that were refused in the end and are in force nowhere but where they were pushed"
     );
+    describe_counter!("tagout_notifications_sent_total", "Notifications that a receiver has taken");
+    describe_counter!(
+        "tagout_notifications_failed_total",
+        "Attempts to notify a receiver that it did not take, tried again or not"
+    );
+    describe_counter!(
+        "tagout_notifications_dropped_total",
+        "Events that no log has and that too many others were waiting before"
+    );
+    describe_gauge!(
+        "tagout_notifications_behind_entries",
+        "Entries of the log that a receiver was not told of yet"
+    );
+    describe_gauge!(
+        "tagout_notifications_dead_letters",
+        "Notifications that were given up and can be replayed"
+    );
+    describe_gauge!(
+        "tagout_notifications_dead_letters_dropped",
+        "Dead letters that there was no room for; those of entries can be replayed by their ids"
+    );
+    describe_gauge!(
+        "tagout_notifications_disabled",
+        "1 while a receiver has said that it wants no more (410)"
+    );
     describe_counter!(
         "tagout_not_enrolled_total",
         "Requests of guards with no token that is enrolled for what they asked"

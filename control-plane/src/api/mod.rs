@@ -11,6 +11,7 @@ mod guards;
 mod log;
 mod meters;
 mod openc2;
+mod notifications;
 mod ops;
 mod problem;
 mod proposals;
@@ -48,6 +49,8 @@ const COMMAND_BODY_MAX_BYTES: usize = COMMAND_MAX_BYTES + SIGNATURES_MAX * SIGNA
 /// A lease request for the most agents, with some stops that the service does not know.
 const LEASE_BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
 const CONFIRMATION_BODY_MAX_BYTES: usize = 4 * 1024;
+/// Of a request that says everything in its address.
+const NO_BODY_MAX_BYTES: usize = 1024;
 /// What a security platform tells of one alert or incident.
 const WEBHOOK_BODY_MAX_BYTES: usize = 256 * 1024;
 const OPENC2_BODY_MAX_BYTES: usize = 64 * 1024;
@@ -107,6 +110,10 @@ fn routes() -> Vec<Route> {
         shows("/v1/status", read::status),
         shows("/v1/cluster", cluster::cluster),
         shows("/v1/tokens", access::tokens),
+        shows("/v1/notifications", notifications::list),
+        takes("/v1/notifications/{name}/replay", NO_BODY_MAX_BYTES, notifications::replay),
+        takes("/v1/notifications/{name}/resume", NO_BODY_MAX_BYTES, notifications::resume),
+        takes("/v1/notifications/{name}/test", NO_BODY_MAX_BYTES, notifications::test),
         shows("/v1/authority", read::authority),
         takes("/v1/authority/impact", COMMAND_MAX_BYTES, read::authority_impact),
         shows("/log/checkpoint", log::checkpoint),

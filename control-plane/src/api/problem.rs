@@ -12,6 +12,7 @@ use tagout_proto::wire;
 use crate::access::{self, Invalid};
 use crate::admission::Busy;
 use crate::leases::LeaseFailure;
+use crate::notify;
 use crate::pending::NotKept;
 use crate::raft::ProposeError;
 use crate::reserve::DiskRefused;
@@ -84,8 +85,10 @@ codes! {
 
     NoOpenc2 NOT_FOUND "no-openc2"
     NoSuchLock NOT_FOUND "no-such-lock"
+    NoSuchNotification NOT_FOUND "no-such-notification"
     NoSuchPath NOT_FOUND "no-such-path"
     NoSuchProposal NOT_FOUND "no-such-proposal"
+    NoSuchReceiver NOT_FOUND "no-such-receiver"
     NoSuchStop NOT_FOUND "no-such-stop"
     NoSuchTile NOT_FOUND "no-such-tile"
     NoSuchWebhook NOT_FOUND "no-such-webhook"
@@ -152,6 +155,7 @@ codes! {
     Busy SERVICE_UNAVAILABLE "busy"
     IssuerAway SERVICE_UNAVAILABLE "issuer-away"
     NoCheckpoint SERVICE_UNAVAILABLE "no-checkpoint"
+    NoLeader SERVICE_UNAVAILABLE "no-leader"
     NoLease SERVICE_UNAVAILABLE "no-lease"
     NotCommitted SERVICE_UNAVAILABLE "not-committed"
     NotKept SERVICE_UNAVAILABLE "not-kept"
@@ -217,6 +221,17 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         response
+    }
+}
+
+impl From<notify::NotDone> for Problem {
+    fn from(why: notify::NotDone) -> Self {
+        let code = match &why {
+            notify::NotDone::NoReceiver => Code::NoSuchReceiver,
+            notify::NotDone::NoEvent(_) => Code::NoSuchNotification,
+            notify::NotDone::NoLeader => Code::NoLeader,
+        };
+        Self::new(code, why.to_string())
     }
 }
 

@@ -13,12 +13,14 @@ use tagout_proto::strict::format_instant_ms;
 
 use super::problem::Problem;
 use crate::clock;
+use crate::notify::{self, Notifications};
 use crate::reserve::Reserve;
 
 /// The queue to the file; clones are handles.
 #[derive(Clone)]
 pub struct SecurityLog {
     lines: SyncSender<String>,
+    notifications: Arc<Notifications>,
 }
 
 /// Lines that may wait for the disk; what comes on top is counted and dropped.
@@ -39,7 +41,11 @@ struct Attempt<'a> {
 
 impl SecurityLog {
     /// Writes to `security.jsonl` in `folder`, while the disk has room that no stop may need.
-    pub fn open(folder: &Path, reserve: Arc<Reserve>) -> std::io::Result<Self> {
+    pub fn open(
+        folder: &Path,
+        reserve: Arc<Reserve>,
+        notifications: Arc<Notifications>,
+    ) -> std::io::Result<Self> {
         let path = folder.join("security.jsonl");
         let mut file = SecurityFile::open(path)?;
         let (lines, received) = sync_channel::<String>(SECURITY_QUEUE_MAX);
@@ -56,17 +62,29 @@ impl SecurityLog {
                 }
             }
         })?;
-        Ok(Self { lines })
+        Ok(Self { lines, notifications })
     }
 
     pub fn refused(&self, peer: Option<String>, envelope: Option<&Envelope>, problem: &Problem) {
+        let time_ms = clock::wall_ms();
+        let (status, code, detail) = (problem.status().as_u16(), problem.code().name(), problem.detail());
+        let digest = envelope.map(Envelope::digest);
+        let peer_text = peer.as_deref();
+        self.notifications.refused(&notify::Attempt {
+            time_ms,
+            peer: peer_text,
+            status,
+            code,
+            detail,
+            digest,
+        });
         self.note(Attempt {
-            time: format_instant_ms(clock::wall_ms()),
+            time: format_instant_ms(time_ms),
             peer,
-            status: problem.status().as_u16(),
-            code: problem.code().name(),
-            detail: problem.detail(),
-            digest: envelope.map(|e| e.digest().to_string()),
+            status,
+            code,
+            detail,
+            digest: digest.map(|digest| digest.to_string()),
             document: envelope.map(|e| e.document.as_str()).filter(|d| d.len() <= 4096),
         });
     }

@@ -16,8 +16,9 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::scope::Scope;
 use tagout_proto::sentence::sentence;
 use tagout_proto::wire::{
-    Agents, AuthorityImpact, Cluster, CommandAnswer, DrillAnswer, Enrolments, Locks, Problem, ProposalRecord,
-    ProposalShown, Proposals, Status, StopReach, Tokens, TrustChain,
+    Agents, AuthorityImpact, Cluster, CommandAnswer, DrillAnswer, Enrolments, Locks, NotificationTest,
+    Notifications, NotificationsReplayed, NotificationsResumed, Problem, ProposalRecord, ProposalShown,
+    Proposals, Status, StopReach, Tokens, TrustChain,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -262,6 +263,36 @@ impl Client {
         self.parse(path, self.accepted(self.ask(Method::POST, path, &text)?)?)
     }
 
+    /// Who is told of what happens, and how far that is.
+    pub fn notifications(&self) -> Result<Notifications, Failure> {
+        self.get("v1/notifications")
+    }
+
+    /// Has dead letters sent again, or what entry `id` names.
+    pub fn replay_notifications(
+        &self,
+        receiver: &str,
+        id: Option<&str>,
+    ) -> Result<NotificationsReplayed, Failure> {
+        let mut path = format!("{}/replay", receiver_path(receiver)?);
+        if let Some(id) = id {
+            path = format!("{path}?id={}", word(id, "id")?);
+        }
+        self.post(&path)
+    }
+
+    pub fn resume_notifications(&self, receiver: &str) -> Result<NotificationsResumed, Failure> {
+        self.post(&format!("{}/resume", receiver_path(receiver)?))
+    }
+
+    pub fn test_notification(&self, receiver: &str) -> Result<NotificationTest, Failure> {
+        self.post(&format!("{}/test", receiver_path(receiver)?))
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.parse(path, self.accepted(self.ask(Method::POST, path, &bare)?)?)
+    }
+
     /// Agents on or below `scope`.
     pub fn agents(&self, scope: &Scope) -> Result<Agents, Failure> {
         self.get(&format!("v1/agents?scope={scope}"))
@@ -496,6 +527,19 @@ fn form(envelope: &Envelope) -> Form {
 fn form_of(part: &'static str, envelope: &Envelope) -> Form {
     let form = Form::new().text(part, envelope.document.clone());
     envelope.signatures.iter().fold(form, |form, s| form.text("signature", s.clone()))
+}
+
+fn receiver_path(receiver: &str) -> Result<String, Failure> {
+    Ok(format!("v1/notifications/{}", word(receiver, "receiver's name")?))
+}
+
+/// What stands in an address as it is.
+fn word<'a>(text: &'a str, what: &str) -> Result<&'a str, Failure> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if !text.is_empty() && text.bytes().all(plain) && ![".", ".."].contains(&text) {
+        return Ok(text);
+    }
+    Err(Failure::usage(format!("{text:?} is no {what}: `tagout notifications` lists them")))
 }
 
 /// A request without a body.

@@ -27,6 +27,7 @@ mod keys;
 pub mod log;
 pub mod node_folder;
 mod nodes;
+mod notifications;
 mod out;
 mod profile;
 mod proposals;
@@ -128,6 +129,8 @@ enum Verb {
     /// The nodes: list, add, promote, remove and replace them
     #[command(subcommand)]
     Node(nodes::NodeVerb),
+    /// Who is told of what happens: list receivers, replay dead letters, resume, test, and make keys
+    Notifications(notifications::NotificationsArgs),
     /// Show agents, locks and grants
     Status(status::StatusArgs),
     /// On an agent's host: could it be stopped now, by which paths, and if not, why not
@@ -196,6 +199,7 @@ fn run(out: &Out, globals: &Globals, verb: Verb) -> Result<Exit, Failure> {
         Verb::Token(verb) => token::run(out, globals, verb),
         Verb::Authority(verb) => authority::run(out, globals, verb),
         Verb::Node(verb) => nodes::run(out, globals, verb),
+        Verb::Notifications(args) => notifications::run(out, globals, args),
         Verb::Status(args) => status::run(out, globals, args),
         Verb::Doctor(args) => doctor::run(out, globals, args),
         Verb::Log(verb) => log::run(out, globals, verb),

@@ -167,6 +167,7 @@ impl NodeFolder<'_> {
             rule: None,
             webhooks: None,
             access: Some(ACCESS_FILE.into()),
+            notify: None,
         };
         let genesis = serde_json::to_string(self.genesis).expect("an envelope is text") + "\n";
         let seed = Zeroizing::new(format!("{}\n", BASE64.encode(&*key.seed)));

@@ -36,6 +36,7 @@ use crate::audit::AuditReader;
 use crate::clock;
 use crate::divergence::{Divergence, Verdict};
 use crate::instances::Instances;
+use crate::notify::Notifications;
 use crate::outcomes::Outcomes;
 use crate::peers::{Kind, Member, Peers};
 use crate::raft::{Consensus, ProposeError, ReadError, Status};
@@ -63,6 +64,7 @@ pub struct Cluster {
     pub instances: Arc<Instances>,
     pub outcomes: Arc<Outcomes>,
     pub reserve: Arc<Reserve>,
+    pub notifications: Arc<Notifications>,
     pub seen: Mutex<BTreeMap<u64, Seen>>,
     pub divergence: Mutex<Divergence>,
     /// The newest rule of verdicts that this node may support: its build knows it, and its configuration allows it.

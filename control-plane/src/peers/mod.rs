@@ -57,13 +57,14 @@ pub enum Kind {
     Accounts = 19,
     Instances = 20,
     Sharing = 21,
+    Notifications = 22,
     Entries = 32,
     Tile = 33,
     Root = 34,
 }
 
 impl Kind {
-    const ALL: [Kind; 14] = [
+    const ALL: [Kind; 15] = [
         Self::Append,
         Self::Vote,
         Self::PreVote,
@@ -75,6 +76,7 @@ impl Kind {
         Self::Accounts,
         Self::Instances,
         Self::Sharing,
+        Self::Notifications,
         Self::Entries,
         Self::Tile,
         Self::Root,
@@ -94,7 +96,7 @@ impl Kind {
             | Self::Accounts
             | Self::Instances
             | Self::Sharing => Lane::Service,
-            Self::Snapshot | Self::Entries | Self::Tile | Self::Root => Lane::Bulk,
+            Self::Snapshot | Self::Entries | Self::Tile | Self::Root | Self::Notifications => Lane::Bulk,
         }
     }
 }

@@ -213,6 +213,7 @@ pub(super) async fn answer(
         | Kind::Accounts
         | Kind::Instances
         | Kind::Sharing
+        | Kind::Notifications
         | Kind::Entries
         | Kind::Tile
         | Kind::Root => Err(io::Error::other("this is no message of Raft")),

@@ -9,11 +9,11 @@ use tagout_proto::restore::Restore;
 use tagout_proto::trust::Trust;
 
 use crate::cli::Globals;
-use crate::cli::chain::signed_by;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::tiles::LogReader;
 use crate::cli::out::{Ink, Out, count, instant};
 use crate::cli::session::Session;
+use crate::signers::signed_by;
 
 /// A document of the trust chain, and where the signed log has it.
 pub struct Dated {

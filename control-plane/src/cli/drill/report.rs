@@ -22,7 +22,6 @@ use super::evidence::{entry, listed, outcome_of};
 use super::{CASE, page};
 use crate::cli::Globals;
 use crate::cli::backup;
-use crate::cli::chain::{signed_by, signed_in};
 use crate::cli::duration_ms;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::files::{quoted, replace};

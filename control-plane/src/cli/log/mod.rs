@@ -20,12 +20,12 @@ use tagout_proto::wire::Outcome;
 
 use super::Globals;
 use super::backup;
-use super::chain::signed_in;
 use super::failure::{Exit, Failure};
 use super::files::{quoted, write_new};
 use super::out::{Ink, Out, count, instant};
 use super::profile::{self, Profile};
 use super::session::Session;
+use crate::signers::signed_in;
 
 pub(super) mod export;
 pub mod resume;
