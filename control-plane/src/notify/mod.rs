@@ -205,7 +205,7 @@ impl Notifications {
             if !cluster.recovered.load(std::sync::atomic::Ordering::Relaxed) || !cluster.audit.complete() {
                 continue;
             }
-            self.begin_new(&cluster);
+            self.begin_new(&cluster).await;
             let status = cluster.status();
             let led = *self.lead.borrow();
             if !status.is_leader {
@@ -222,19 +222,40 @@ impl Notifications {
         self.lead.send_replace(None);
     }
 
-    /// Where receivers begin that nobody has told anything yet.
-    fn begin_new(&self, cluster: &Cluster) {
-        let mut states = self.states.lock();
-        for receiver in &self.receivers {
-            if !states.contains_key(&receiver.name) {
-                let cursor = match receiver.from {
+    /// Where receivers begin that nobody has told anything yet. It is saved at once: a crash before that would have them
+    /// begin later, at what is then the end.
+    async fn begin_new(&self, cluster: &Cluster) {
+        let began = {
+            let mut states = self.states.lock();
+            let new: Vec<_> = (self.receivers.iter())
+                .filter(|receiver| !states.contains_key(&receiver.name))
+                .map(|receiver| (receiver.name.clone(), receiver.from))
+                .collect();
+            if new.is_empty() {
+                return;
+            }
+            for (name, from) in new {
+                let cursor = match from {
                     From::Beginning => 0,
                     From::End => cluster.audit.checkpointed_size(),
                 };
-                states.insert(receiver.name.clone(), State { cursor, ..State::default() });
-                self.changed.notify_one();
+                states.insert(name, State { cursor, ..State::default() });
             }
+            states.clone()
+        };
+        if let Err(error) = self.save(began).await {
+            tracing::error!(%error, "where new receivers begin cannot be saved: after a crash they begin later");
         }
+        self.changed.notify_one();
+    }
+
+    /// Only on a disk with room that no stop may need (S10).
+    async fn save(&self, states: States) -> io::Result<()> {
+        if !self.reserve.has_spare() {
+            return Err(io::Error::other("the disk is nearly full, and what room there is belongs to stops"));
+        }
+        let path = self.path.clone();
+        crate::blocking(move || state::save(&path, &states)).await
     }
 
     /// Learns from the others how far the leaders before have come. Those that do not answer may be gone; what only they know
@@ -294,12 +315,11 @@ impl Notifications {
                 self.exchange(&cluster).await;
             }
             let states = self.states.lock().clone();
-            if states != saved && self.reserve.has_spare() {
-                let (path, to_save) = (self.path.clone(), states.clone());
-                match crate::blocking(move || state::save(&path, &to_save)).await {
+            if states != saved {
+                match self.save(states.clone()).await {
                     Ok(()) => (saved, complained) = (states, false),
                     Err(error) if !complained => {
-                        tracing::error!(%error, "how far receivers were told cannot be saved: after a crash some are told twice");
+                        tracing::warn!(%error, "how far receivers were told is not saved now: after a crash they are told twice");
                         complained = true;
                     }
                     Err(_) => {}
