@@ -60,7 +60,7 @@ struct KeyFileArgs {
 pub fn run(out: &Out, globals: &Globals, args: NotificationsArgs) -> Result<Exit, Failure> {
     let client = || {
         let profile = Profile::load(&profile::locate(globals.profile.as_deref())?)?;
-        Client::new(&profile, globals.node.as_deref())
+        Client::new(&profile, globals)
     };
     match args.verb {
         None => list(out, &client()?),

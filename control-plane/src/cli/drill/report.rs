@@ -32,6 +32,7 @@ use crate::cli::log::{export, verify_all};
 use crate::cli::out::{Ink, Out, count, instant, now_ms, span};
 use crate::cli::profile::{self, Profile};
 use crate::cli::session::Session;
+use crate::signers::{signed_by, signed_in};
 
 /// What a drill may be late by, of the time between two, before it counts as missed: schedules are not that exact.
 const LATE_PERCENT: u64 = 10;
