@@ -123,7 +123,7 @@ fn every_path_is_closed_but_for_those_that_say_so() {
             assert!(body["detail"].as_str().unwrap().contains("tagout token new"), "{path}: {body}");
         }
     }
-    assert_eq!(closed, 15);
+    assert_eq!(closed, 17);
     let impact = world.bare.post(world.deployment.url("/v1/authority/impact")).body("{}");
     assert_eq!(world.answer(impact).2["code"], "no-identity");
 
@@ -131,7 +131,7 @@ fn every_path_is_closed_but_for_those_that_say_so() {
     assert_eq!(world.security_log(), "");
     let operator = world.deployment.api_token();
     let metrics = world.reads("/metrics", &operator);
-    assert!(metrics.as_str().unwrap().contains("tagout_access_refused_total{code=\"no-identity\"} 16"));
+    assert!(metrics.as_str().unwrap().contains("tagout_access_refused_total{code=\"no-identity\"} 18"));
 }
 
 #[test]

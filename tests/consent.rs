@@ -28,11 +28,11 @@ impl World {
         self.0.run_by_both(&[arguments, &["--reason", "reviewed", "--json"]].concat()).json()
     }
 
-    fn metric(&self, within_hours: &str) -> String {
+    fn metric(&self, what: &str, within_hours: &str) -> String {
         let text = runtime().block_on(async {
             self.0.http().get(self.0.url("/metrics")).send().await.unwrap().text().await.unwrap()
         });
-        let start = format!("tagout_grants_ending{{within_hours=\"{within_hours}\"}} ");
+        let start = format!("tagout_{what}_ending{{within_hours=\"{within_hours}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{text}")).into()
     }
 }
@@ -48,7 +48,7 @@ fn granted(done: &Value) -> Vec<(&str, u64)> {
 #[test]
 fn what_ends_soon_is_said_and_renewed_in_one_ceremony_with_its_terms() {
     let mut world = World::start();
-    assert_eq!(["1", "24", "72"].map(|hours| world.metric(hours)), ["1", "2", "2"]);
+    assert_eq!(["1", "24", "72"].map(|hours| world.metric("grants", hours)), ["1", "2", "2"]);
     wait_until("the node to say what ends", || {
         let said = world.0.node().stderr();
         said.contains("consent ends within 1 h") && said.contains("consent ends within 24 h")
@@ -61,12 +61,29 @@ fn what_ends_soon_is_said_and_renewed_in_one_ceremony_with_its_terms() {
     let terms = json!({"essential": ["handover"], "limits": {"calls_per_minute": 60}});
     assert_eq!(renewed["terms"], terms, "as people had signed them");
 
+    // Enrolments and API tokens end by themselves, too.
+    let out = world.0.folder().join("agent.token");
+    let enroll =
+        ["agent", "enroll", "demo/soon", "--for", "30m", "--reason", "r", "--out", out.to_str().unwrap()];
+    world.0.run(&enroll).exits(0);
+    let access = world.0.access_file();
+    let token =
+        ["token", "new", "grafana", "--role", "viewer", "--for", "20h", "--access", access.to_str().unwrap()];
+    world.0.run(&token).exits(0);
+    wait_until("the node to say what else ends", || {
+        let said = world.0.node().stderr();
+        said.contains("the enrolment of demo/soon ends within 1 h")
+            && said.contains("API token grafana ends within 24 h")
+    });
+    assert_eq!(["1", "24"].map(|hours| world.metric("enrolments", hours)), ["1", "1"]);
+    assert_eq!(["1", "24"].map(|hours| world.metric("api_tokens", hours)), ["0", "1"]);
+
     // Nothing is due any more, and nothing warns.
     assert_eq!(
         world.by_both(&["grant", "--renew-due", "--for", "72h", "--within", "24h"]),
         json!({"grants": []})
     );
-    assert_eq!(["1", "24"].map(|hours| world.metric(hours)), ["0", "0"]);
+    assert_eq!(["1", "24"].map(|hours| world.metric("grants", hours)), ["0", "0"]);
     // By a longer horizon all three are; a scope chooses among them.
     let done = world.by_both(&["grant", "demo/long", "--renew-due", "--within", "400h", "--for", "500h"]);
     assert_eq!(granted(&done), [("demo/long", 6)]);

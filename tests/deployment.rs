@@ -229,7 +229,11 @@ impl Deployment {
 
     /// The operators' token.
     pub fn api_token(&self) -> String {
-        std::fs::read_to_string(self.dir().join(TOKEN_FILE)).expect("the operators' token").trim().to_owned()
+        std::fs::read_to_string(self.token_file()).expect("the operators' token").trim().to_owned()
+    }
+
+    pub fn token_file(&self) -> PathBuf {
+        self.dir().join(TOKEN_FILE)
     }
 
     /// Who may read from the node.

@@ -1,19 +1,22 @@
-//! Consent that ends soon with nothing to follow it: what the nodes warn of, and what one ceremony renews.
+//! What ends by itself and soon: consent, which one ceremony renews, enrolments and API tokens. The nodes warn of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tagout_proto::digest::Digest;
-use tagout_proto::ledger::GrantSummary;
+use tagout_proto::ledger::{GrantSummary, Ledger};
+use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
+use tagout_proto::wire::TokenRecord;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::clock;
 use crate::replica::Replica;
 
 pub const HOUR_MS: u64 = 3600 * 1000;
-/// How long before its end a grant is warned of, in hours, longest first.
+/// How long before its end something is warned of, in hours, longest first.
 pub const WARNED_BEFORE_H: [u64; 3] = [72, 24, 1];
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -28,26 +31,100 @@ pub fn due(grants: &[GrantSummary], until_ms: u64) -> Vec<&GrantSummary> {
     grants.iter().filter(|grant| grant.expires_at_ms <= until_ms && !followed(grant)).collect()
 }
 
-/// Says in the node's log what ends soon: once for each grant and each of the times before.
-pub async fn warn(replica: Arc<Replica>, shutdown: CancellationToken) {
+/// Something that ends by itself, with nothing to follow it.
+pub struct Ending {
+    pub what: What,
+    /// The document's SHA-256, or one of a token's name and end, which is no secret.
+    pub id: Digest,
+    pub scope: Scope,
+    pub ends_at_ms: u64,
+    /// Its entry, where it is in the log.
+    pub index: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    Grant,
+    Enrolment,
+    /// An API token of this name.
+    ApiToken(String),
+}
+
+impl Ending {
+    /// What ends within the longest of [`WARNED_BEFORE_H`].
+    pub fn all(ledger: &Ledger, tokens: &[TokenRecord], now_ms: u64) -> Vec<Self> {
+        let until_ms = now_ms + WARNED_BEFORE_H[0] * HOUR_MS;
+        let grants = ledger.grants(now_ms);
+        let grants = due(&grants, until_ms).into_iter().map(|grant| Self {
+            what: What::Grant,
+            id: grant.id,
+            scope: grant.scope.clone(),
+            ends_at_ms: grant.expires_at_ms,
+            index: Some(grant.index),
+        });
+        let enrolments = ledger.enrolments_ending(now_ms, until_ms).into_iter();
+        let enrolments = enrolments.map(|(id, enrolment)| Self {
+            what: What::Enrolment,
+            id,
+            scope: enrolment.scope.clone(),
+            ends_at_ms: enrolment.expires_at_ms.unwrap_or(until_ms),
+            index: Some(enrolment.index),
+        });
+        let live =
+            tokens.iter().filter(|token| now_ms < token.expires_at_ms && token.expires_at_ms <= until_ms);
+        let tokens = live.map(|token| Self {
+            what: What::ApiToken(token.name.clone()),
+            id: Digest::of(format!("API token {} until {}", token.name, token.expires_at_ms).as_bytes()),
+            scope: if let [scope] = &token.scopes[..] { scope.clone() } else { Scope::fleet() },
+            ends_at_ms: token.expires_at_ms,
+            index: None,
+        });
+        grants.chain(enrolments).chain(tokens).collect()
+    }
+
+    /// The time before its end, in hours, by which it is to be warned of now. Found late, that is the shortest that fits.
+    pub fn within_h(&self, now_ms: u64) -> Option<u64> {
+        WARNED_BEFORE_H.into_iter().filter(|hours| self.ends_at_ms <= now_ms + hours * HOUR_MS).min()
+    }
+
+    pub fn title(&self) -> String {
+        let scope = &self.scope;
+        match &self.what {
+            What::Grant => format!("consent of {scope}"),
+            What::Enrolment => format!("the enrolment of {scope}"),
+            What::ApiToken(name) => format!("API token {name}"),
+        }
+    }
+
+    /// What to run, so that something follows it.
+    pub fn next(&self, hours: u64) -> String {
+        match &self.what {
+            What::Grant => format!("tagout grant --renew-due --within {hours}h --for 72h --reason WHY"),
+            What::Enrolment => format!("tagout agent enroll {} --reason WHY", self.scope),
+            What::ApiToken(name) => {
+                format!(
+                    "tagout token new {name}-2 --role ROLE --access FILE, then tagout token revoke {name} --access FILE"
+                )
+            }
+        }
+    }
+}
+
+/// Says in the node's log what ends soon: once for each of the times before.
+pub async fn warn(replica: Arc<Replica>, access: Arc<Access>, shutdown: CancellationToken) {
     let mut said: BTreeSet<(Digest, u64)> = BTreeSet::new();
     let mut tick = tokio::time::interval(LOOK_EVERY);
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         let now_ms = clock::wall_ms();
-        let grants = replica.ledger().grants(now_ms);
-        said.retain(|(id, _)| grants.iter().any(|grant| grant.id == *id));
-        for hours in WARNED_BEFORE_H {
-            for grant in due(&grants, now_ms + hours * HOUR_MS) {
-                // Found late, it is said once, by the shortest time that fits.
-                let nearer =
-                    WARNED_BEFORE_H.iter().any(|h| *h < hours && grant.expires_at_ms <= now_ms + h * HOUR_MS);
-                if said.insert((grant.id, hours)) && !nearer {
-                    tracing::warn!(
-                        scope = %grant.scope, grant = %grant.id, until = format_instant_ms(grant.expires_at_ms),
-                        "consent ends within {hours} h, and nothing follows it: tagout grant --renew-due --within {hours}h \
-                         --for 72h --reason WHY"
-                    );
-                }
+        let endings = Ending::all(&replica.ledger(), &access.tokens(), now_ms);
+        said.retain(|(id, _)| endings.iter().any(|ending| ending.id == *id));
+        for ending in &endings {
+            let Some(hours) = ending.within_h(now_ms) else { continue };
+            if said.insert((ending.id, hours)) {
+                tracing::warn!(
+                    scope = %ending.scope, id = %ending.id, until = format_instant_ms(ending.ends_at_ms),
+                    "{} ends within {hours} h, and nothing follows it: {}", ending.title(), ending.next(hours)
+                );
             }
         }
     }
@@ -56,7 +133,6 @@ pub async fn warn(replica: Arc<Replica>, shutdown: CancellationToken) {
 #[cfg(test)]
 mod tests {
     use tagout_proto::rule::Terms;
-    use tagout_proto::scope::Scope;
 
     use super::*;
 
@@ -85,5 +161,21 @@ mod tests {
         ];
         let indices: Vec<_> = due(&grants, 10).iter().map(|grant| grant.index).collect();
         assert_eq!(indices, [1, 4, 6]);
+    }
+
+    #[test]
+    fn what_is_found_late_is_warned_of_once_by_the_shortest_time_that_fits() {
+        let ends_at = |ends_at_ms| Ending {
+            what: What::ApiToken("grafana".into()),
+            id: Digest::default(),
+            scope: Scope::fleet(),
+            ends_at_ms,
+            index: None,
+        };
+        let within = |hours: u64| ends_at(hours * HOUR_MS).within_h(0);
+        assert_eq!(
+            [73, 72, 25, 24, 2, 1, 0].map(within),
+            [None, Some(72), Some(72), Some(24), Some(24), Some(1), Some(1)]
+        );
     }
 }

@@ -226,8 +226,8 @@ impl Node {
         tokio::spawn(service.clone().commit_unknown_stops(unknown));
         tokio::spawn(service.clone().commit_pending(security.clone()));
 
-        let telling = notifications.start(&cluster, tls.clone(), &shutdown);
-        tokio::spawn(due::warn(replica.clone(), shutdown.clone()));
+        let telling = notifications.start(&cluster, tls.clone(), access.clone(), &shutdown);
+        tokio::spawn(due::warn(replica.clone(), access.clone(), shutdown.clone()));
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
         tokio::spawn(access.clone().follow(shutdown.clone()));

@@ -1,16 +1,27 @@
 //! Whose signatures are on a document.
 
 use tagout_proto::envelope::Envelope;
-use tagout_proto::sshsig::{NAMESPACE, SshSignature};
+use tagout_proto::log::entry::EntryKind;
+use tagout_proto::sshsig::{DRILL_NAMESPACE, NAMESPACE, SshSignature};
 use tagout_proto::trust::Trust;
 
-/// Who signed `envelope`, by any version: a log outlives the keys that signed in it. Root signers bear a `root:`.
-pub fn signed_by(trust: &Trust, envelope: &Envelope) -> Vec<String> {
-    signed_in(NAMESPACE, trust, envelope)
+/// What a signature in the log was made for.
+pub fn namespace_of(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Drill => DRILL_NAMESPACE,
+        EntryKind::Command
+        | EntryKind::Trip
+        | EntryKind::Outcome
+        | EntryKind::Proposal
+        | EntryKind::Restore
+        | EntryKind::RuleVersion => NAMESPACE,
+    }
 }
 
-/// As [`signed_by`], for what is signed in another namespace than a command.
-pub fn signed_in(namespace: &str, trust: &Trust, envelope: &Envelope) -> Vec<String> {
+/// Who signed `envelope`, which is of an entry of this kind, by any version: a log outlives the keys that signed in it. Root
+/// signers bear a `root:`.
+pub fn signed_by(trust: &Trust, kind: EntryKind, envelope: &Envelope) -> Vec<String> {
+    let namespace = namespace_of(kind);
     let mut names: Vec<String> = Vec::new();
     for armored in &envelope.signatures {
         let bytes = envelope.document.as_bytes();

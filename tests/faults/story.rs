@@ -180,7 +180,8 @@ impl Story {
         let url = self.cluster.url(node);
         let ours = self.cluster.deployment.command(&["log", "verify", "--from-start", "--node", &url]);
         let mut theirs = Command::new(outsider());
-        theirs.arg("-key").arg(self.cluster.node_key(node).to_string()).arg(format!("{url}/log"));
+        theirs.arg("-key").arg(self.cluster.node_key(node).to_string());
+        theirs.arg("-token").arg(self.cluster.deployment.token_file()).arg(format!("{url}/log"));
         theirs.env("SSL_CERT_FILE", self.cluster.deployment.dir().join("ca.pem"));
         [ours, theirs].into_iter().find_map(|verifier| {
             let ran = Ran::of(&mut self.cluster.command_of_client(verifier));

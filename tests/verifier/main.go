@@ -28,6 +28,7 @@ import (
 
 var (
 	key       = flag.String("key", "", "the node's verifier key")
+	token     = flag.String("token", "", "a file with an API token, where the log is not open to everybody")
 	since     = flag.String("since", "", "an older checkpoint that the log must continue")
 	continues = flag.String("continues", "", "the proof by `tagout log prove --since`")
 	entry     = flag.String("entry", "", "an entry by `tagout log show INDEX --raw`")
@@ -56,7 +57,12 @@ func read(path string) []byte {
 		}
 		return must(file, err)
 	}
-	answer := must(http.Get(log + "/" + path))
+	request := must(http.NewRequest("GET", log+"/"+path, nil))
+	if *token != "" {
+		shown := strings.TrimSpace(string(must(os.ReadFile(*token))))
+		request.Header.Set("Authorization", "Bearer "+shown)
+	}
+	answer := must(http.DefaultClient.Do(request))
 	defer answer.Body.Close()
 	if answer.StatusCode == http.StatusNotFound {
 		return nil

@@ -7,8 +7,9 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge}
 use tagout_proto::ledger::{LatestDrill, Ledger};
 use tagout_proto::scope::Scope;
 
+use crate::access::Access;
 use crate::clock;
-use crate::due::{HOUR_MS, WARNED_BEFORE_H, due};
+use crate::due::{Ending, HOUR_MS, WARNED_BEFORE_H, What};
 use crate::service::Service;
 
 /// The text beside each metric.
@@ -31,6 +32,11 @@ pub fn describe() {
         "tagout_grants_ending",
         "Grants that end within so many hours, with none of the same scope and terms to follow them"
     );
+    describe_gauge!(
+        "tagout_enrolments_ending",
+        "Enrolments that end within so many hours, with none of the same token to follow them"
+    );
+    describe_gauge!("tagout_api_tokens_ending", "API tokens of this node that end within so many hours");
 
     describe_gauge!("tagout_log_entries", "Entries of the audit log that this node has applied");
     describe_gauge!("tagout_log_checkpointed_entries", "Entries that its newest signed checkpoint covers");
@@ -173,13 +179,24 @@ pub fn leases(service: &Service) {
     gauge!("tagout_least_lease_left_seconds").set((ttl - ages.oldest).as_secs_f64());
 }
 
-/// What consent ends soon.
-pub fn grants(service: &Service) {
+/// What ends soon.
+pub fn endings(service: &Service, access: &Access) {
     let now_ms = clock::wall_ms();
-    let grants = service.replica.ledger().grants(now_ms);
+    let endings = Ending::all(&service.replica.ledger(), &access.tokens(), now_ms);
     for hours in WARNED_BEFORE_H {
-        let count = due(&grants, now_ms + hours * HOUR_MS).len();
-        gauge!("tagout_grants_ending", "within_hours" => hours.to_string()).set(count as f64);
+        let soon = endings.iter().filter(|ending| ending.ends_at_ms <= now_ms + hours * HOUR_MS);
+        let (mut grants, mut enrolments, mut tokens) = (0, 0, 0);
+        for ending in soon {
+            *match ending.what {
+                What::Grant => &mut grants,
+                What::Enrolment => &mut enrolments,
+                What::ApiToken(_) => &mut tokens,
+            } += 1;
+        }
+        let within = hours.to_string();
+        gauge!("tagout_grants_ending", "within_hours" => within.clone()).set(f64::from(grants));
+        gauge!("tagout_enrolments_ending", "within_hours" => within.clone()).set(f64::from(enrolments));
+        gauge!("tagout_api_tokens_ending", "within_hours" => within).set(f64::from(tokens));
     }
 }
 

@@ -58,7 +58,7 @@ pub async fn metrics(State(api): State<Api>, _: MetricsReader) -> Response {
     gauge("tagout_raft_last_log_index", status.last_log.unwrap_or(0) as f64);
     gauge("tagout_raft_committed_index", status.committed.unwrap_or(0) as f64);
     service.cluster.notifications.report(service.audit.checkpointed_size());
-    super::meters::grants(service);
+    super::meters::endings(service, &api.access);
     super::meters::leases(service);
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     let drills = super::meters::drills(&service.replica.ledger());

@@ -316,7 +316,7 @@ impl Source {
         // Copied, so that nothing is verified while the ledger is held.
         let trust =
             if entry.envelope.signatures.is_empty() { None } else { self.replica.ledger().trust().cloned() };
-        let by = trust.map(|trust| signed_by(&trust, &entry.envelope)).unwrap_or_default();
+        let by = trust.map(|trust| signed_by(&trust, entry.kind, &entry.envelope)).unwrap_or_default();
         let opens = entry.kind == EntryKind::Proposal && self.opens(&entry)?;
         let stopped = if entry.kind == EntryKind::Outcome { self.stopped(&entry)? } else { None };
         let surroundings = event::Surroundings { deployment: &self.deployment, by, opens, stopped };

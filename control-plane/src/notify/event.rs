@@ -6,14 +6,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tagout_proto::command::{Action, Command};
 use tagout_proto::digest::Digest;
+use tagout_proto::drill::Drill;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::ledger::GrantSummary;
 use tagout_proto::lock::{LockKind, Trip};
 use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::restore::Restore;
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::wire::Outcome;
+
+use crate::due::{Ending, HOUR_MS, What};
 
 /// Of a text that others wrote, such as a reason.
 const TEXT_MAX_CHARS: usize = 1000;
@@ -33,7 +35,7 @@ pub enum Topic {
     /// One was opened, signed or refused.
     Proposal,
     Drill,
-    /// Consent or a certificate ends soon.
+    /// Consent, an enrolment, an API token or a certificate ends soon.
     Expiry,
     /// An attempt was refused: see the security log.
     Security,
@@ -281,14 +283,31 @@ impl Event {
     }
 
     fn of_drill(self, envelope: &Envelope) -> Self {
-        // What it says is evidence for people: told as it is, but for its length.
-        let document: Value = serde_json::from_str(&envelope.document).unwrap_or_default();
-        let scope = document["scope"].as_str().and_then(|scope| Scope::parse(scope).ok());
-        let scope = scope.unwrap_or_else(Scope::fleet);
-        let plain = |value: &Value| value.is_number() || value.is_boolean() || value.is_string();
-        let told = document.as_object().into_iter().flatten().filter(|(_, value)| plain(value));
-        let details = told.map(|(key, value)| (shortened(key, 64), clipped(value))).collect();
-        Self { topic: Topic::Drill, title: format!("drill on {scope}"), scope, details, ..self }
+        let event = Self { topic: Topic::Drill, ..self };
+        let Ok(drill) = Drill::parse(envelope.document.as_bytes()) else { return event };
+        let Drill { scope, confirmed, bounded, slowest_ms, .. } = drill;
+        let resumed = drill.start.is_some();
+        let slowest = slowest_ms.map_or(String::new(), |ms| format!(", the slowest after {ms} ms"));
+        let (back, severity) = match (resumed, bounded) {
+            (true, 0) => ("", Severity::Informational),
+            (true, _) => ("", Severity::Medium),
+            (false, _) => ("; it was not brought back", Severity::Medium),
+        };
+        let details = [
+            ("lock", json!(drill.stop.digest)),
+            ("confirmed", confirmed.into()),
+            ("bounded", bounded.into()),
+            ("slowest_ms", json!(slowest_ms)),
+            ("resumed", resumed.into()),
+        ];
+        Self {
+            title: format!("drill on {scope}: {confirmed} confirmed{slowest}, {bounded} bounded{back}"),
+            severity,
+            next: (!resumed).then(|| format!("tagout resume {scope} --reason WHY")),
+            details: details.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            scope,
+            ..event
+        }
     }
 
     fn of_restore(self, envelope: &Envelope) -> Self {
@@ -304,49 +323,44 @@ impl Event {
         }
     }
 
-    /// Consent that ends within `hours`.
-    pub fn of_expiry(deployment: &str, grant: &GrantSummary, hours: u64) -> Self {
-        let until = format_instant_ms(grant.expires_at_ms);
-        let details = [("expires_at", json!(until)), ("within_h", hours.into()), ("grant", json!(grant.id))];
+    /// Of something that ends within `hours`.
+    pub fn of_expiry(deployment: &str, ending: &Ending, hours: u64) -> Self {
+        let (kind, named) = match &ending.what {
+            What::Grant => ("tagout.expiry.grant", ("grant", ending.id.to_string())),
+            What::Enrolment => ("tagout.expiry.enrolment", ("enrolment", ending.id.to_string())),
+            What::ApiToken(name) => ("tagout.expiry.api_token", ("token", name.clone())),
+        };
+        let until = format_instant_ms(ending.ends_at_ms);
+        let details = [("expires_at", until), named].map(|(key, value)| (key.to_owned(), value.into()));
         Self {
-            title: format!("consent of {} ends within {hours} h, and nothing follows it", grant.scope),
-            scope: grant.scope.clone(),
-            severity: match hours {
-                ..2 => Severity::High,
-                2..=24 => Severity::Medium,
-                _ => Severity::Low,
-            },
-            index: Some(grant.index),
-            digest: Some(grant.id),
-            next: Some(format!("tagout grant --renew-due --within {hours}h --for 72h --reason WHY")),
-            details: details.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            title: format!("{} ends within {hours} h, and nothing follows it", ending.title()),
+            scope: ending.scope.clone(),
+            severity: severity_of_end(hours),
+            index: ending.index,
+            digest: ending.index.map(|_| ending.id),
+            next: Some(ending.next(hours)),
+            details: details.into_iter().chain([("within_h".to_owned(), hours.into())]).collect(),
             ..Self::unlogged(
-                expiry_id(&grant.id, hours),
+                expiry_id(&ending.id, hours),
                 Topic::Expiry,
-                "tagout.expiry.grant",
-                grant.expires_at_ms.saturating_sub(hours * crate::due::HOUR_MS),
+                kind,
+                ending.ends_at_ms.saturating_sub(hours * HOUR_MS),
                 deployment,
             )
         }
     }
 
-    /// The certificate of `node` that ends in so many days.
-    pub fn of_certificate(deployment: &str, node: &str, cert: &Digest, days: u64, now_ms: u64) -> Self {
-        let details = BTreeMap::from([
-            ("node".to_owned(), Value::from(node)),
-            ("within_days".to_owned(), Value::from(days)),
-        ]);
+    /// Of the certificate of `node`, which ends within `hours`.
+    pub fn of_certificate(deployment: &str, node: &str, cert: &Digest, hours: u64, now_ms: u64) -> Self {
+        let details = [("node", node.into()), ("within_h", hours.into())];
+        let within = if hours <= 72 { format!("{hours} h") } else { format!("{} days", hours / 24) };
         Self {
-            title: format!("the certificate of {node} ends within {days} days"),
-            severity: match days {
-                ..2 => Severity::High,
-                2..=7 => Severity::Medium,
-                _ => Severity::Low,
-            },
+            title: format!("the certificate of {node} ends within {within}"),
+            severity: severity_of_end(hours),
             next: Some("tagout renew NODE_DIR --ca CA_DIR".into()),
-            details,
+            details: details.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             ..Self::unlogged(
-                format!("crt_{}_{days}d", cert.short()),
+                format!("crt_{}_{hours}h", cert.short()),
                 Topic::Expiry,
                 "tagout.expiry.certificate",
                 now_ms,
@@ -429,8 +443,16 @@ impl Event {
     }
 }
 
-pub fn expiry_id(grant: &Digest, hours: u64) -> String {
-    format!("exp_{}_{hours}h", grant.short())
+pub fn expiry_id(ending: &Digest, hours: u64) -> String {
+    format!("exp_{}_{hours}h", ending.short())
+}
+
+fn severity_of_end(within_h: u64) -> Severity {
+    match within_h {
+        ..24 => Severity::High,
+        24..72 => Severity::Medium,
+        _ => Severity::Low,
+    }
 }
 
 /// A command in a few words of ours.
@@ -462,10 +484,6 @@ pub fn shortened(text: &str, max_chars: usize) -> String {
         short.push('…');
     }
     short
-}
-
-fn clipped(value: &Value) -> Value {
-    value.as_str().map_or_else(|| value.clone(), |text| shortened(text, TEXT_MAX_CHARS).into())
 }
 
 #[cfg(test)]
@@ -509,6 +527,27 @@ pub(super) mod tests {
         let entry = Entry { kind, index: 12, time_ms: 1_764_000_000_000, prev: Digest::default(), envelope };
         let by = vec!["alice".to_owned()];
         Event::of_entry(&entry, Surroundings { deployment: "moltbook", by, opens, stopped: None })
+    }
+
+    #[test]
+    fn a_drill_says_what_it_showed_and_whether_the_canary_runs_again() {
+        let place = |index: u64| json!({"digest": Digest([index as u8; 32]), "index": index});
+        let mut document = json!({
+            "tagout": 1, "deployment": format!("moltbook:{}", "0".repeat(64)), "issued_at": "2026-11-22T15:00:00Z",
+            "drill": {
+                "scope": "support/canary", "stop": place(5), "outcome": 6, "release": place(7), "start": place(8),
+                "confirmed": 1, "bounded": 0, "slowest_ms": 3,
+                "instances": [{"agent": "support/canary", "instance": "host-1", "after_ms": 3}]
+            }
+        });
+        let told = |document: &Value| of(EntryKind::Drill, document.to_string(), false);
+        let drill = told(&document);
+        assert_eq!((drill.topic, drill.kind.as_str()), (Topic::Drill, "tagout.drill"));
+        assert_eq!(drill.title, "drill on support/canary: 1 confirmed, the slowest after 3 ms, 0 bounded");
+        assert_eq!((drill.scope.as_str(), &drill.details["resumed"]), ("support/canary", &json!(true)));
+        let parts = document["drill"].as_object_mut().expect("an object");
+        parts.retain(|key, _| key != "release" && key != "start");
+        assert_eq!(told(&document).next.as_deref(), Some("tagout resume support/canary --reason WHY"));
     }
 
     #[test]

@@ -41,10 +41,11 @@ pub use self::event::Attempt;
 use self::event::{Event, Topic, expiry_id};
 use self::state::{DeadLetter, State, States};
 use self::target::Answer;
+use crate::access::Access;
 use crate::certificates::NodeTls;
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::due::{self, HOUR_MS, WARNED_BEFORE_H};
+use crate::due::{Ending, WARNED_BEFORE_H};
 use crate::peers::Kind;
 use crate::reserve::Reserve;
 
@@ -64,8 +65,8 @@ const GATHER_ROUNDS: usize = 5;
 const HAND_ON_RETRY: Duration = Duration::from_millis(500);
 const WARN_EVERY: Duration = Duration::from_secs(5);
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(60);
-/// How long before its end a node's certificate is told of, in days, longest first.
-const CERTIFICATE_WARNED_BEFORE_DAYS: [u64; 3] = [30, 7, 1];
+/// How long before its end a node's certificate is told of, in hours: what goes on for months is told of earlier, too.
+const CERTIFICATE_WARNED_BEFORE_H: [u64; 5] = [30 * 24, 7 * 24, 72, 24, 1];
 const MESSAGES_MAX_BYTES: usize = 16 << 20;
 
 /// Who is told of what, and how far that is.
@@ -159,6 +160,7 @@ impl Notifications {
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
         tls: Arc<NodeTls>,
+        access: Arc<Access>,
         shutdown: &CancellationToken,
     ) -> JoinHandle<()> {
         let source = Source {
@@ -173,7 +175,7 @@ impl Notifications {
         if !self.receivers.is_empty() {
             tokio::spawn(self.clone().follow_the_lead(cluster.clone(), shutdown.clone()));
             tokio::spawn(self.clone().hand_on(cluster.clone(), shutdown.clone()));
-            tokio::spawn(self.clone().warn_of_grants(cluster.clone(), shutdown.clone()));
+            tokio::spawn(self.clone().warn(cluster.clone(), access, shutdown.clone()));
             tokio::spawn(self.clone().warn_of_certificate(tls, shutdown.clone()));
         }
         tokio::spawn(self.clone().keep(cluster.clone(), shutdown.clone()))
@@ -420,31 +422,27 @@ impl Notifications {
         }
     }
 
-    /// Consent that ends soon, while this node leads.
-    async fn warn_of_grants(self: Arc<Self>, cluster: Arc<Cluster>, shutdown: CancellationToken) {
+    /// Of what ends soon, while this node leads. API tokens are those of its own access file.
+    async fn warn(self: Arc<Self>, cluster: Arc<Cluster>, access: Arc<Access>, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(WARN_EVERY);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
             let Some(term) = *self.lead.borrow() else { continue };
             let now_ms = clock::wall_ms();
-            let grants = cluster.replica.ledger().grants(now_ms);
-            for hours in WARNED_BEFORE_H {
-                for grant in due::due(&grants, now_ms + hours * HOUR_MS) {
-                    let nearer = |h: &u64| *h < hours && grant.expires_at_ms <= now_ms + h * HOUR_MS;
-                    // Found late, it is told once, by the shortest time that fits.
-                    if !WARNED_BEFORE_H.iter().any(nearer) {
-                        self.queue(Event::of_expiry(&self.deployment, grant, hours));
-                    }
+            let endings = Ending::all(&cluster.replica.ledger(), &access.tokens(), now_ms);
+            for ending in &endings {
+                if let Some(hours) = ending.within_h(now_ms) {
+                    self.queue(Event::of_expiry(&self.deployment, ending, hours));
                 }
             }
-            // Of grants that have ended nobody is warned any more.
-            let of_grants = |id: &String| {
+            // Of what has ended, or is followed by now, nobody was warned any more.
+            let ends = |id: &String| {
                 !id.starts_with("exp_")
-                    || grants.iter().any(|g| WARNED_BEFORE_H.iter().any(|h| expiry_id(&g.id, *h) == *id))
+                    || endings.iter().any(|e| WARNED_BEFORE_H.iter().any(|h| expiry_id(&e.id, *h) == *id))
             };
             for receiver in &self.receivers {
-                let stale = |state: &State| state.warned.iter().any(|id| !of_grants(id));
+                let stale = |state: &State| state.warned.iter().any(|id| !ends(id));
                 if self.states.lock().get(&receiver.name).is_some_and(stale) {
-                    self.alter(&receiver.name, term, |state| state.warned.retain(of_grants));
+                    self.alter(&receiver.name, term, |state| state.warned.retain(ends));
                 }
             }
         }
@@ -455,13 +453,14 @@ impl Notifications {
         let mut tick = tokio::time::interval(CERTIFICATE_EVERY);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
             let Some((cert, days_left)) = tls.days_left() else { continue };
-            let before = CERTIFICATE_WARNED_BEFORE_DAYS.into_iter().filter(|days| days_left <= *days as f64);
-            if let Some(days) = before.min()
-                && said != Some((cert, days))
+            let hours_left = days_left * 24.0;
+            let before = CERTIFICATE_WARNED_BEFORE_H.into_iter().filter(|hours| hours_left <= *hours as f64);
+            if let Some(hours) = before.min()
+                && said != Some((cert, hours))
             {
-                said = Some((cert, days));
+                said = Some((cert, hours));
                 let now_ms = clock::wall_ms();
-                self.post(Event::of_certificate(&self.deployment, &self.node, &cert, days, now_ms));
+                self.post(Event::of_certificate(&self.deployment, &self.node, &cert, hours, now_ms));
             }
         }
     }

@@ -106,19 +106,40 @@ impl Ledger {
     /// For what the token with this SHA-256 is enrolled at `now_ms`.
     pub fn enrolled_for(&self, token: &Digest, now_ms: u64) -> Vec<Scope> {
         let of_token = self.enrolments.0.get(token).into_iter().flatten();
-        let holds = of_token.filter(|(id, enrolment)| {
-            self.void_since(id).is_none() && enrolment.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
-        });
+        let holds = of_token.filter(|(id, enrolment)| self.holds(id, enrolment, now_ms));
         holds.map(|(_, enrolment)| enrolment.scope.clone()).collect()
     }
 
     /// Enrolments that hold at `now_ms`, with the SHA-256 of their documents, the oldest first.
     pub fn enrolments(&self, now_ms: u64) -> Vec<(Digest, &Enrolment)> {
-        let holds = |(id, enrolment): &(Digest, &Enrolment)| {
-            self.void_since(id).is_none() && enrolment.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
-        };
+        let holds = |(id, enrolment): &(Digest, &Enrolment)| self.holds(id, enrolment, now_ms);
         let mut enrolments: Vec<_> = self.enrolments.iter().filter(holds).collect();
         enrolments.sort_by_key(|(_, enrolment)| enrolment.index);
         enrolments
+    }
+
+    /// Those that hold at `now_ms` and end by `until_ms`, unless another one of the same token covers the scope for longer.
+    pub fn enrolments_ending(&self, now_ms: u64, until_ms: u64) -> Vec<(Digest, &Enrolment)> {
+        let mut ending = Vec::new();
+        for of_token in self.enrolments.0.values() {
+            for (id, enrolment) in of_token {
+                let Some(ends_at_ms) = enrolment.expires_at_ms.filter(|at_ms| *at_ms <= until_ms) else {
+                    continue;
+                };
+                let followed = of_token.iter().any(|(other_id, other)| {
+                    other.scope.covers(&enrolment.scope)
+                        && other.expires_at_ms.is_none_or(|at_ms| at_ms > ends_at_ms)
+                        && self.holds(other_id, other, now_ms)
+                });
+                if self.holds(id, enrolment, now_ms) && !followed {
+                    ending.push((*id, enrolment));
+                }
+            }
+        }
+        ending
+    }
+
+    fn holds(&self, id: &Digest, enrolment: &Enrolment, now_ms: u64) -> bool {
+        self.void_since(id).is_none() && enrolment.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tagout_proto::command::{Action, Command};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
-use tagout_proto::log::entry::Entry;
+use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::restore::Restore;
 use tagout_proto::trust::Trust;
 
@@ -97,7 +97,8 @@ fn event(trust: &Trust, dated: &Dated) -> Result<Event, Failure> {
             }
         },
     };
-    let (digest, signed_by) = (dated.envelope.digest(), signed_by(trust, &dated.envelope));
+    let (digest, signed_by) =
+        (dated.envelope.digest(), signed_by(trust, EntryKind::Command, &dated.envelope));
     Ok(Event { index: dated.index, time_ms: dated.time_ms, digest, signed_by, what, reason })
 }
 

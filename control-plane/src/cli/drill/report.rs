@@ -14,7 +14,6 @@ use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::log::tile::TILE_WIDTH;
 use tagout_proto::log::tree::{Frontier, leaf_hash};
 use tagout_proto::scope::Scope;
-use tagout_proto::sshsig::DRILL_NAMESPACE;
 use tagout_proto::strict::parse_instant_ms;
 use tagout_proto::trust::Trust;
 
@@ -32,7 +31,7 @@ use crate::cli::log::{export, verify_all};
 use crate::cli::out::{Ink, Out, count, instant, now_ms, span};
 use crate::cli::profile::{self, Profile};
 use crate::cli::session::Session;
-use crate::signers::{signed_by, signed_in};
+use crate::signers::signed_by;
 
 /// What a drill may be late by, of the time between two, before it counts as missed: schedules are not that exact.
 const LATE_PERCENT: u64 = 10;
@@ -261,7 +260,7 @@ fn placed(entry: &Entry, sha256: Digest) -> Placed {
 }
 
 fn signed(entry: &Entry, sha256: Digest, trust: &Trust) -> Signed {
-    Signed { placed: placed(entry, sha256), by: signed_by(trust, &entry.envelope) }
+    Signed { placed: placed(entry, sha256), by: signed_by(trust, entry.kind, &entry.envelope) }
 }
 
 fn made(
@@ -429,7 +428,7 @@ fn record(
         notes,
         evidence: Signed {
             placed: placed(&evidence, sha256),
-            by: signed_in(DRILL_NAMESPACE, trust, &evidence.envelope),
+            by: signed_by(trust, EntryKind::Drill, &evidence.envelope),
         },
         document: evidence.envelope.document,
         signatures: evidence.envelope.signatures,

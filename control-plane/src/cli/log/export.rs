@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tagout_proto::authority::Authority;
-use tagout_proto::log::entry::{Entry, EntryKind};
+use tagout_proto::log::entry::Entry;
 use tagout_proto::sshsig::{DRILL_NAMESPACE, NAMESPACE, PublicKey, SshSignature};
 
 use crate::cli::failure::Failure;
 use crate::cli::files::{quoted, write_new};
 use crate::cli::out::Out;
+use crate::signers::namespace_of;
 
 /// The files of an entry, and the commands that verify them.
 #[derive(Debug, Serialize)]
@@ -65,19 +66,6 @@ pub fn write(entry: &Entry, authority: &Authority, dir: &Path) -> Result<Export,
 fn name_of(authority: &Authority, key: &PublicKey) -> Option<String> {
     let root = || authority.root.signers.iter().find(|s| s.key == *key).map(|s| format!("root:{}", s.name));
     authority.principal_of(key).map(|p| p.name.clone()).or_else(root)
-}
-
-/// What a signature in the log was made for.
-pub fn namespace_of(kind: EntryKind) -> &'static str {
-    match kind {
-        EntryKind::Drill => DRILL_NAMESPACE,
-        EntryKind::Command
-        | EntryKind::Trip
-        | EntryKind::Outcome
-        | EntryKind::Proposal
-        | EntryKind::Restore
-        | EntryKind::RuleVersion => NAMESPACE,
-    }
 }
 
 /// ssh-keygen's ALLOWED SIGNERS format.

@@ -25,7 +25,7 @@ use super::files::{quoted, write_new};
 use super::out::{Ink, Out, count, instant};
 use super::profile::{self, Profile};
 use super::session::Session;
-use crate::signers::signed_in;
+use crate::signers::signed_by;
 
 pub(super) mod export;
 pub mod resume;
@@ -33,7 +33,6 @@ pub mod seen;
 pub mod tiles;
 pub mod verify;
 
-use export::namespace_of;
 use resume::Kept;
 use seen::Seen;
 use tiles::{LogError, LogReader, TileDir, Tiles, check_index, node_keys, open_checkpoint, read_checkpoint};
@@ -203,7 +202,7 @@ impl Record {
             sha256: Digest::of(bytes),
             prev: entry.prev,
             digest: entry.envelope.digest(),
-            signed_by: signed_in(namespace_of(entry.kind), trust, &entry.envelope),
+            signed_by: signed_by(trust, entry.kind, &entry.envelope),
             document: entry.envelope.document,
             signatures: entry.envelope.signatures,
         })

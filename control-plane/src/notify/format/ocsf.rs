@@ -101,7 +101,7 @@ fn activity(kind: &str) -> (u64, &'static str) {
         "tagout.proposal.refused" => (4, "Delete"),
         "tagout.outcome" => (OTHER, "Outcome"),
         "tagout.drill" => (OTHER, "Drill"),
-        "tagout.expiry.grant" | "tagout.expiry.certificate" => (OTHER, "Expiry"),
+        kind if kind.starts_with("tagout.expiry.") => (OTHER, "Expiry"),
         _ => (OTHER, "Other"),
     }
 }

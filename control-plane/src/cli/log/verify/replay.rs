@@ -15,7 +15,7 @@ use tagout_proto::log::entry::{Entry, EntryError, EntryKind};
 use tagout_proto::log::tree::leaf_hash;
 use tagout_proto::sshsig::SshSignature;
 
-use crate::cli::log::export::namespace_of;
+use crate::signers::namespace_of;
 
 #[derive(Serialize, Deserialize)]
 pub struct Replay {
