@@ -51,7 +51,8 @@ fn what_ends_soon_is_said_and_renewed_in_one_ceremony_with_its_terms() {
     assert_eq!(["1", "24", "72"].map(|hours| world.metric("grants", hours)), ["1", "2", "2"]);
     wait_until("the node to say what ends", || {
         let said = world.0.node().stderr();
-        said.contains("consent ends within 1 h") && said.contains("consent ends within 24 h")
+        said.contains("consent of demo/soon ends within 1 h")
+            && said.contains("consent of demo/later ends within 24 h")
     });
 
     let done = world.by_both(&["grant", "--renew-due", "--within", "24h", "--for", "72h"]);

@@ -90,13 +90,15 @@ impl State {
             return;
         }
         if self.dead.len() >= DEAD_LETTERS_MAX {
-            let oldest = self.dead.remove(0);
+            // What strangers were refused, which they can make as much of as they like, takes no place of what is in the log.
+            let unlogged = self.dead.iter().position(|dead| dead.index.is_none());
+            let oldest = self.dead.remove(unlogged.unwrap_or(0));
             self.dead_dropped += 1;
             tracing::error!(
                 receiver,
                 id = oldest.id,
                 error = oldest.error,
-                "there is no room for more dead letters, and the oldest is dropped: an id that begins with evt_ can still be \
+                "there is no room for more dead letters, and this one is dropped: an id that begins with evt_ can still be \
                  replayed by `tagout notifications replay`"
             );
         }
@@ -190,6 +192,11 @@ mod tests {
         }
         assert_eq!((state.dead.len(), state.dead_dropped), (DEAD_LETTERS_MAX, 3));
         assert_eq!(state.dead[0].id, "evt_3_x");
+        for id in ["sec_1", "sec_2"] {
+            state.bury("soc", DeadLetter { id: id.into(), index: None, ..letter(0) });
+        }
+        let oldest = (state.dead[0].id.as_str(), state.dead.last().unwrap().id.as_str());
+        assert_eq!(oldest, ("evt_4_x", "sec_2"), "refused attempts drop each other");
         state.bury("soc", DeadLetter { attempts: 2, ..letter(5) });
         assert_eq!((state.dead.len(), state.dead[2].attempts), (DEAD_LETTERS_MAX, 2));
     }

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use tagout_proto::scope::Scope;
 
-pub const HOUR_MS: u64 = 3600 * 1000;
+use crate::due::HOUR_MS;
+
 /// Of each; beyond that nothing more is taken within the hour, whatever its limit.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -48,15 +49,14 @@ impl Taken {
         let mut scopes: BTreeSet<&Scope> = self.0.iter().map(|(_, scope)| scope).collect();
         scopes.extend(&in_force);
         scopes.insert(scope);
-        // A scope that nobody lives in may yet have somebody: it counts as one.
-        let (mut touched, mut empty) = (BTreeSet::new(), 0);
+        // Somebody may soon be where nobody is: such a scope counts as one agent.
+        let (mut reached, mut deserted) = (BTreeSet::new(), 0);
         for scope in scopes {
-            let before = agents.iter().filter(|agent| scope.covers(agent));
-            let mut any = false;
-            touched.extend(before.inspect(|_| any = true));
-            empty += u64::from(!any);
+            let mut covered = agents.iter().filter(|agent| scope.covers(agent)).peekable();
+            deserted += u64::from(covered.peek().is_none());
+            reached.extend(covered);
         }
-        let count = touched.len() as u64 + empty;
+        let count = reached.len() as u64 + deserted;
         if count > limit || self.0.len() >= REMEMBERED_MAX {
             Err(TooMany { limit, agents: count })
         } else {

@@ -43,6 +43,7 @@ use self::openc2::Producer;
 use self::standard::Key;
 pub use self::standard::{Headers, Refused, Sent};
 use crate::document;
+use crate::due::HOUR_MS;
 use crate::sign::{SignError, Signer};
 
 /// All that this node takes.
@@ -188,8 +189,7 @@ impl Integration {
             return Err(NotDone::Scope { which: which.clone(), scope: wanted.scope.clone(), allowed });
         }
         let of_hour = locks.iter().filter(|record| {
-            record.lock.time_ms + blast::HOUR_MS > now_ms
-                && record.lock.tag.by.iter().any(|by| by == principal)
+            record.lock.time_ms + HOUR_MS > now_ms && record.lock.tag.by.iter().any(|by| by == principal)
         });
         let in_force = of_hour.map(|record| record.lock.scope.clone()).collect();
         let mut taken = self.taken.lock();
