@@ -54,31 +54,37 @@ class TagoutClient:
 
     ``nodes``: URLs, with commas or spaces between them. ``ca``: the deployment's ca.pem as text; without it the nodes'
     certificates must be good by the machine's own authorities, and they are verified always. ``webhook`` and ``secret``: a name
-    and a whsec_ of the nodes' webhooks.toml. ``token``: an API token, where reading takes one. ``deployment`` and ``log_keys``:
-    what records are verified by, the name from profile.toml and the nodes' verifier keys.
+    and a whsec_ of the nodes' webhooks.toml; taking away needs nothing else. ``token``: the API token of a viewer, with which all
+    else is read. ``scopes``: what the webhook may touch, by which test_connectivity sees whether the token sees enough.
+    ``deployment`` and ``log_keys``: what records are verified by, the name from profile.toml and the nodes' verifier keys.
     """
 
-    def __init__(self, nodes, ca="", webhook="soar", secret="", token="", deployment="", log_keys=""):
+    def __init__(self, nodes, ca="", webhook="soar", secret="", token="", scopes="", deployment="", log_keys=""):
         self.nodes = _node_addresses(nodes)
         self.tls = _tls(ca)
         self.webhook = (webhook or "").strip()
         self.secret = (secret or "").strip()
-        self.token = (token or "").strip()
+        self.token = _token(token)
+        self.scopes = _words(scopes)
         self.deployment = (deployment or "").strip()
         self.log_keys = [_log_key(key) for key in _words(log_keys)]
 
     # What the platforms offer.
 
     def test_connectivity(self):
-        """Every node answers, all of one deployment, and the webhook takes what we sign. Nobody is stopped by it."""
+        """Every node answers, all of one deployment, lets the token read what the actions need, and the webhook takes what we
+        sign. Nobody is stopped by it."""
         seen = []
         for node in self.nodes:
+            # First of all what nobody reads without an identity: each node has an access file of its own.
+            self._read("/v1/proposals?scope=*", [node])
             status = self._read("/v1/status", [node])
             if self.deployment and status["deployment"] != self.deployment:
                 raise TagoutError(
                     "other-deployment",
                     f"{node} is a node of {status['deployment']}, and the setting deployment says {self.deployment}",
                 )
+            self._on([node], self._see_enough)
             seen.append({"url": node, "node": status["node"], "log_size": status["log_size"]})
         answer = self._take({"action": "test", "case": "connectivity"})
         if answer is not None:
@@ -89,9 +95,11 @@ class TagoutClient:
         return {"nodes": seen, "webhook": self.webhook}
 
     def status(self):
+        # A deployment without enrolment shows everybody its status, but no grants and no proposals.
+        proposals = self._read("/v1/proposals?scope=*")["proposals"]
         status = self._read("/v1/status")
         names = ("deployment", "node", "log_size", "authority_version", "locks", "time_ms")
-        return {name: status[name] for name in names} | {"grants": len(status["grants"])}
+        return {name: status[name] for name in names} | {"grants": len(status["grants"]), "proposals": len(proposals)}
 
     def agents(self, scope="*"):
         """What lives or has consent at or below a scope, with what it may do now."""
@@ -148,17 +156,7 @@ class TagoutClient:
             # Only locks in force are found so: of one that people have lifted, the stop's answer had the index.
             index = self._read("/v1/locks/" + digest)["index"]
         index = _whole("index", index)
-        began, failures = time.monotonic(), []
-        for node in self.nodes:
-            if time.monotonic() > began + TAGOUT_PATIENCE_S:
-                break
-            try:
-                return self._verify_on(node, digest, index)
-            except _Elsewhere as failure:
-                failures.append(f"{node}: {failure}")
-            except (ValueError, KeyError, IndexError) as error:
-                failures.append(f"{node}: what it shows of its log cannot be read ({error!r})")
-        raise _unreachable(failures)
+        return self._on(self.nodes, lambda node: self._verify_on(node, digest, index))
 
     def propose_resume(self, scope, reason="reviewed"):
         """What keeps a scope from running, and the lines by which people can change that. Nothing is changed by it."""
@@ -230,25 +228,44 @@ class TagoutClient:
                 try:
                     return self._ask(node, "POST", path, data, headers)
                 except _Elsewhere as failure:
-                    failures.append(f"{node}: {failure}")
+                    failures.append((node, failure))
                     pending = failure if failure.code == "pending" else pending
         if pending:
             raise TagoutError(
                 "pending",
                 f"PENDING: it is on a node's disk, was pushed to the agents that this node reaches, and is in no log yet: {pending}",
             )
-        raise _unreachable(failures)
+        raise _none_did(failures)
+
+    def _see_enough(self, node):
+        """Whether what the token sees there is what the actions read."""
+        if self.scopes:
+            # From lists a node would leave out what is not in sight; this it refuses unless all of each scope is.
+            try:
+                self._exchange(node, "GET", "/v1/events?" + _query(",".join(self.scopes)), headers=self._reading(), begins=True)
+            except TagoutError as error:
+                if error.code != "bad-scope":
+                    raise
+                raise TagoutError("settings", f"the setting scopes: {error}") from None
+        if self.deployment and self.log_keys:
+            self._checkpoint_of(node)
 
     def _read(self, path, nodes=None):
+        return self._on(nodes or self.nodes, lambda node: self._ask(node, "GET", path))
+
+    def _on(self, nodes, act):
+        """What ``act`` gives of the first node that can do it."""
         began, failures = time.monotonic(), []
-        for node in nodes or self.nodes:
+        for node in nodes:
             if time.monotonic() > began + TAGOUT_PATIENCE_S:
                 break
             try:
-                return self._ask(node, "GET", path)
+                return act(node)
             except _Elsewhere as failure:
-                failures.append(f"{node}: {failure}")
-        raise _unreachable(failures)
+                failures.append((node, failure))
+            except (ValueError, KeyError, IndexError) as error:
+                failures.append((node, _Elsewhere("strange", f"its answer cannot be read ({error!r}); is this a node of Tagout?")))
+        raise _none_did(failures)
 
     def _ask(self, node, method, path, body=None, headers=None):
         status, kind, data = self._exchange(node, method, path, body, headers or self._reading())
@@ -264,14 +281,15 @@ class TagoutClient:
     def _reading(self):
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
-    def _exchange(self, node, method, path, body=None, headers=None):
-        """A good answer's status, kind and bytes. What another node may do better is an _Elsewhere."""
+    def _exchange(self, node, method, path, body=None, headers=None, begins=False):
+        """A good answer's status, kind and bytes, or none of them where it is enough that it ``begins``. What another node may do
+        better is an _Elsewhere."""
         url = urllib.parse.urlsplit(node)
         connection = http.client.HTTPSConnection(url.hostname, url.port or 443, timeout=TAGOUT_TIMEOUT_S, context=self.tls)
         try:
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()
-            data = answer.read(TAGOUT_ANSWER_MAX_BYTES + 1)
+            data = b"" if begins and 200 <= answer.status < 300 else answer.read(TAGOUT_ANSWER_MAX_BYTES + 1)
         except ssl.SSLCertVerificationError as error:
             raise _Elsewhere(
                 "certificate", f"its certificate is not trusted ({error.verify_message}): compare the setting ca with ca.pem"
@@ -289,20 +307,36 @@ class TagoutClient:
         if kind == "application/problem+json":
             problem = json.loads(data)
             code, detail = problem["code"], problem["detail"]
+        if method == "GET" and answer.status in (401, 403):
+            raise _NotShown(code, self._not_shown(code, path) + detail)
         # A node that is busy, alone or configured otherwise says nothing for the others.
         if answer.status >= 500 or code in ("strange", "no-such-webhook", "no-such-tile"):
             raise _Elsewhere(code, detail)
-        if answer.status == 401 and method == "GET":
-            detail += " (the setting token)"
         raise TagoutError(code, detail)
 
+    def _not_shown(self, code, path):
+        """What to do about the token, before the node's own words."""
+        if not self.token:
+            return "the setting token is empty, and reading takes one: the API token of a viewer. "
+        if code != "outside-scopes":
+            return "the setting token is not taken. "
+        if path.startswith("/log/"):
+            return (
+                "the setting token sees too little: verify record reads the log, which is the whole fleet's. Give it a token without "
+                '--scope, have the nodes open the log (open = ["log"] in access.toml), or leave log_keys empty. '
+            )
+        return "the setting token sees too little: give it one whose --scope is all that the webhook may touch, or none. "
+
     # How it verifies.
+
+    def _checkpoint_of(self, node):
+        note = self._exchange(node, "GET", "/log/checkpoint", headers=self._reading())[2].decode()
+        return _checkpoint(note, self.deployment, self.log_keys)
 
     def _verify_on(self, node, digest, index):
         began = time.monotonic()
         while True:
-            note = self._exchange(node, "GET", "/log/checkpoint", headers=self._reading())[2].decode()
-            size, root, signer = _checkpoint(note, self.deployment, self.log_keys)
+            size, root, signer = self._checkpoint_of(node)
             if index < size:
                 break
             if time.monotonic() > began + TAGOUT_COVERED_S:
@@ -343,8 +377,20 @@ class _Elsewhere(TagoutError):
     """Another node may do better."""
 
 
-def _unreachable(failures):
-    return TagoutError("unreachable", "no node could do it: " + ("; ".join(failures) or "there was no time left to ask one"))
+class _NotShown(_Elsewhere):
+    """A node shows this to others: each has an access file of its own, so another may take the token."""
+
+
+def _none_did(failures):
+    """One error for what no node did, by the node, failure of each."""
+    shown = [(node, failure) for node, failure in failures if isinstance(failure, _NotShown)]
+    if shown:
+        # The same of each node, as a rule.
+        node, failure = shown[0]
+        rest = [f"{other}: {why}" for other, why in failures if not isinstance(why, _NotShown)]
+        return TagoutError(failure.code, "; ".join([f"{node}: {failure}", *rest]))
+    said = [f"{node}: {failure}" for node, failure in failures]
+    return TagoutError("unreachable", "no node could do it: " + ("; ".join(said) or "there was no time left to ask one"))
 
 
 def _words(text):
@@ -407,6 +453,14 @@ def _tls(ca):
         return ssl.create_default_context(cadata="".join(map(ssl.DER_cert_to_PEM_cert, der)))
     except (ValueError, ssl.SSLError):
         raise TagoutError("settings", "the setting ca has no whole certificate: copy all of ca.pem") from None
+
+
+def _token(text):
+    token = (text or "").strip()
+    # Anything else would be no header of HTTP's; what the node makes of it is for the node to say.
+    if not re.fullmatch("[!-~]*", token):
+        raise TagoutError("settings", "the setting token is one line, as `tagout token new` showed it")
+    return token
 
 
 def _secret(text):

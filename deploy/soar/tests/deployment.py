@@ -15,6 +15,9 @@ SHIPPED = Path(__file__).resolve().parent.parent / "webhooks.toml"
 PATIENCE_S = 60.0
 NODES = 3
 AGENTS_PER_HOUR = 20
+#: Viewers' tokens: the one that the packages need, one that sees no more than the webhook may touch, one that sees something
+#: else, and one that the last node does not know.
+TOKENS = {"soar": [], "support": ["--scope", "moltbook/support"], "sales": ["--scope", "moltbook/sales"], "not-everywhere": []}
 
 
 class Deployment:
@@ -34,11 +37,19 @@ class Deployment:
             "--sign-root", str(folder / "root"), "--without-enrolment",
         )  # fmt: skip
         self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        self.tokens = {name: self.token(name, scope) for name, scope in TOKENS.items()}
         for n in range(1, NODES + 1):
             self.configure(n)
             self.start(n)
         wait_for(lambda: self.try_run("status").returncode == 0, "a leader")
         self.by_both("grant", "moltbook", "--for", "24h", "--reason", "a test")
+
+    def token(self, name, scope):
+        nodes = range(1, NODES if name == "not-everywhere" else NODES + 1)
+        access = [word for n in nodes for word in ("--access", str(self.dir / f"node-{n}" / "access.toml"))]
+        file = self.folder / f"{name}.token"
+        self.run("token", "new", name, "--role", "viewer", *scope, *access, "--out", str(file))
+        return file.read_text().strip()
 
     def configure(self, n):
         node = self.dir / f"node-{n}"
@@ -77,7 +88,7 @@ class Deployment:
         return subprocess.run([TAGOUT, *words], capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
 
     def run(self, *words):
-        ran = self.try_run(*words, profile=words[0] not in ("key", "init"))
+        ran = self.try_run(*words, profile=words[0] not in ("key", "init", "token"))
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
@@ -102,7 +113,8 @@ class Deployment:
             "ca": (self.dir / "ca.pem").read_text(),
             "webhook": "soar",
             "secret": self.secret,
-            "token": "",
+            "token": self.tokens["soar"],
+            "scopes": "moltbook/support",
             "deployment": tomllib.loads((self.dir / "profile.toml").read_text())["deployment"],
             "log_keys": " ".join(keys),
         }

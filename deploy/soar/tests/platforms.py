@@ -30,7 +30,7 @@ class Splunk:
 
     def run(self, action, settings, **parameters):
         # The platform itself asks for what is required.
-        asset = {name: value for name, value in settings.items() if value or name == "secret"}
+        asset = {name: value for name, value in settings.items() if value or name in ("secret", "token")}
         files = {"parameters": parameters, "asset": asset}
         for name, content in files.items():
             (self.work / f"{name}.json").write_text(json.dumps(content))

@@ -56,7 +56,29 @@ def test_the_shuffle_app_describes_what_it_has(packages):
         taken = {argument.arg for argument in methods[action["name"]].args.args} - {"self"}
         assert {parameter["name"] for parameter in action["parameters"]} == taken
     settings = {parameter["name"] for parameter in described["authentication"]["parameters"]}
-    assert settings == {"nodes", "ca", "webhook", "secret", "token", "deployment", "log_keys"}
+    assert settings == {"nodes", "ca", "webhook", "secret", "token", "scopes", "deployment", "log_keys"}
+
+
+def test_the_shuffle_workflow_uses_what_the_app_has(packages):
+    folder = packages / "shuffle"
+    described = yaml.safe_load((folder / "tagout/1.0.0/api.yaml").read_text())
+    known = {action["name"]: action["parameters"] for action in described["actions"]}
+    workflow = json.loads((folder / "contain-an-agent.json").read_text())
+    nodes = {action["id"]: action for action in workflow["actions"]}
+    assert [node["id"] for node in nodes.values() if node["isStartNode"]] == [workflow["start"]]
+    followed = {branch["destination_id"]: nodes[branch["source_id"]]["label"] for branch in workflow["branches"]}
+    assert set(followed) | {workflow["start"]} == set(nodes)
+    argument = json.loads(workflow["example_argument"])
+    for node in nodes.values():
+        assert (node["app_name"], node["app_version"]) == (described["name"], described["app_version"])
+        given = {parameter["name"]: parameter["value"] for parameter in node["parameters"]}
+        assert set(given) == {parameter["name"] for parameter in known[node["name"]]}
+        assert all(given[parameter["name"]] for parameter in known[node["name"]] if parameter["required"])
+        # Shuffle leaves a reference to what is not there as it stands.
+        for value in given.values():
+            source, _, field = value.removeprefix("$").partition(".")
+            assert not value.startswith("$") or field in (argument if source == "exec" else ("digest", "index"))
+            assert source in ("exec", followed.get(node["id"])) or not value.startswith("$")
 
 
 def test_the_xsoar_pack_describes_what_it_has(packages):
@@ -108,4 +130,4 @@ def test_splunks_own_tool_makes_the_apps_manifest(packages):
     assert all(parameter["required"] == (name != "case") for name, parameter in actions["stop"]["parameters"].items())
     settings = manifest["configuration"]
     assert settings["secret"]["data_type"] == settings["token"]["data_type"] == "password"
-    assert {name for name, setting in settings.items() if setting["required"]} == {"nodes", "webhook", "secret"}
+    assert {name for name, setting in settings.items() if setting["required"]} == {"nodes", "webhook", "secret", "token"}

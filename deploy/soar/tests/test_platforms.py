@@ -84,6 +84,44 @@ def test_what_is_wrong_is_said_and_stops_nobody(platform, deployment):
     assert deployment.locks(scope) == [] and deployment.locks("moltbook/else") == []
 
 
+def test_the_test_of_connectivity_says_what_is_wrong_with_the_token(platform, deployment):
+    settings, tokens = deployment.settings, deployment.tokens
+    unverified = {"log_keys": ""}
+    cases = [
+        ({"token": ""}, "the setting token is empty", "no-identity"),
+        ({"token": "tagout_api_" + "0" * 64}, "the setting token is not taken. the API token is none of this node's", "invalid-token"),
+        ({"token": "guessed"}, "the setting token is not taken. the bearer token is no API token", "invalid-token"),
+        ({"token": "two words"}, "the setting token is one line", "settings"),
+        ({"token": tokens["sales"]}, "the setting token sees too little: give it one whose --scope", "outside-scopes"),
+        ({"token": tokens["sales"], "scopes": ""}, "verify record reads the log", "outside-scopes"),
+        ({"token": tokens["support"]}, "verify record reads the log", "outside-scopes"),
+        ({"token": tokens["support"], "scopes": "moltbook", **unverified}, "this tells of all that is on moltbook", "outside-scopes"),
+        ({"token": tokens["not-everywhere"]}, f"{deployment.urls[-1]}: the setting token is not taken", "invalid-token"),
+        ({"scopes": "moltbook//support"}, "the setting scopes: ", "settings"),
+    ]
+    for changed, said, code in cases:
+        message = refused(platform, "test", {**settings, **changed})
+        assert said in message and f"[{code}]" in message, f"{changed}: {message}"
+    # As little as it can be.
+    platform.run("test", {**settings, "token": tokens["support"], **unverified})
+
+
+def test_a_token_is_for_reading_and_what_takes_away_asks_for_none(platform, deployment):
+    settings, scope = deployment.settings, f"moltbook/support/unread-{platform.name}"
+    reads = [("status", {}), ("agents", {"scope": scope}), ("verify", {"index": 0}), ("resume", {"scope": scope})]
+    for action, parameters in reads:
+        message = refused(platform, action, {**settings, "token": ""}, **parameters)
+        assert "the setting token is empty" in message, f"{action}: {message}"
+        if action != "status":
+            message = refused(platform, action, {**settings, "token": deployment.tokens["sales"]}, **parameters)
+            assert "the setting token sees too little" in message, f"{action}: {message}"
+    done = platform.run("stop", {**settings, "token": ""}, scope=scope, reason="a test", case="INC-6")
+    assert deployment.held(scope) == [done["digest"]]
+    # Each node has an access file of its own: where one does not know the token, the next one is asked.
+    last_first = {**settings, "token": deployment.tokens["not-everywhere"], "nodes": " ".join(reversed(deployment.urls))}
+    assert [lock["digest"] for lock in platform.run("resume", last_first, scope=scope)["blocked_by"]] == [done["digest"]]
+
+
 def test_a_certificate_that_lost_its_line_breaks_is_still_one(platform, deployment):
     settings = {**deployment.settings, "ca": deployment.settings["ca"].replace("\n", " ")}
     assert platform.run("status", settings)["deployment"] == settings["deployment"]

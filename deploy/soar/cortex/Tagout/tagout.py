@@ -7,7 +7,7 @@ from tagout_soar import TagoutClient, TagoutError
 
 #: A custom field of cases and alerts: which agent they are about. An observable names it by its value.
 SCOPE_FIELD = "tagout_scope"
-SETTINGS = ("nodes", "ca", "webhook", "secret", "token", "deployment", "log_keys")
+SETTINGS = ("nodes", "ca", "webhook", "secret", "token", "scopes", "deployment", "log_keys")
 
 
 class Tagout(Responder):

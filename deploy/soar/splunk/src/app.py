@@ -21,7 +21,8 @@ class Asset(BaseAsset):
     ca: str | None = AssetField(description="Text of the deployment's ca.pem; empty for the platform's own authorities")
     webhook: str = AssetField(default="soar", description="Name of the webhook in the nodes' webhooks.toml")
     secret: str = AssetField(sensitive=True, description="Secret of the webhook: whsec_ and base64")
-    token: str | None = AssetField(sensitive=True, description="API token, where the deployment asks for one to read")
+    token: str = AssetField(sensitive=True, description="API token of a viewer, by which all is read; stop, contain and throttle take none")
+    scopes: str | None = AssetField(description="What the webhook may touch, with commas between; the test of connectivity sees whether the token sees it")
     deployment: str | None = AssetField(description="NAME:GENESIS as in profile.toml; needed to verify records")
     log_keys: str | None = AssetField(description="Verifier keys of the nodes, as the genesis lists them; needed to verify records")
 
@@ -46,7 +47,7 @@ def tagout(asset: Asset) -> Iterator[TagoutClient]:
     """A client by the asset's settings; what goes wrong with it is the action's failure, as the platform shows them."""
     try:
         yield TagoutClient(
-            asset.nodes, asset.ca, asset.webhook, asset.secret, asset.token, asset.deployment, asset.log_keys
+            asset.nodes, asset.ca, asset.webhook, asset.secret, asset.token, asset.scopes, asset.deployment, asset.log_keys
         )
     except TagoutError as error:
         raise ActionFailure(f"{error} [{error.code}]") from error
@@ -73,6 +74,7 @@ class StatusOutput(ActionOutput):
     authority_version: int
     locks: int = OutputField(column_name="Locks")
     grants: int = OutputField(column_name="Grants")
+    proposals: int = OutputField(column_name="Open proposals")
     time_ms: int
 
 

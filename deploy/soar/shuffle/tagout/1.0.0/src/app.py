@@ -5,10 +5,10 @@ from shuffle_sdk import AppBase
 from tagout_soar import TagoutClient, TagoutError
 
 
-def answered(act, nodes="", ca="", webhook="", secret="", token="", deployment="", log_keys=""):
+def answered(act, nodes="", ca="", webhook="", secret="", token="", scopes="", deployment="", log_keys=""):
     """What a workflow goes on by: ``success``, and what was found or why not."""
     try:
-        client = TagoutClient(nodes, ca, webhook or "soar", secret, token, deployment, log_keys)
+        client = TagoutClient(nodes, ca, webhook or "soar", secret, token, scopes, deployment, log_keys)
         return {"success": True, **act(client)}
     except TagoutError as error:
         return {"success": False, "code": error.code, "reason": str(error)}

@@ -12,6 +12,7 @@ def tagout_client():
         params.get("webhook") or "soar",
         password("secret"),
         password("token"),
+        params.get("scopes", ""),
         params.get("deployment", ""),
         params.get("log_keys", ""),
     )
