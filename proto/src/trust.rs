@@ -67,8 +67,21 @@ pub enum TrustError {
         "key {key} of {owner} was suspended or left an earlier version, and no key comes back: give {owner} a new one"
     )]
     KeyReturns { key: String, owner: String },
-    #[error("key {key} cannot be retired for {owner}: it was not {owner}'s key, or counted on other grants")]
+    #[error(
+        "key {key} of {owner} is suspended and still in the authority, which takes no other change until it is out. Take it out \
+         first, or in the same change: `tagout authority propose --remove-key {key} --add-key {owner}=NEW.pub`, or without a new \
+         key for {owner} `--remove-principal {owner}`"
+    )]
+    KeyStays { key: String, owner: String },
+    #[error(
+        "key {key} cannot be retired for {owner}: it is suspended, was not {owner}'s key, or counted on other grants"
+    )]
     NotRetirable { key: String, owner: String },
+    #[error(
+        "key {key}, retired for {owner}, is suspended and still in the authority, which takes no other change until it is out. \
+         Take it out first, or in the same change: `tagout authority propose --remove-key {key}`"
+    )]
+    RetiredStays { key: String, owner: String },
     #[error("key {0} is a root signer's: only an authority change takes it out of use")]
     RootKey(String),
     #[error(
@@ -243,18 +256,26 @@ impl Trust {
         let current = self.authority();
         let back = |key: &PublicKey| self.gone.contains(key.raw()) || self.is_suspended(key);
         if let Some((key, owner)) = next.signing_keys().find(|(key, _)| back(key)) {
-            return Err(TrustError::KeyReturns { key: key.fingerprint(), owner: owner.into() });
+            let stays = current.signing_keys().any(|known| known == (key, owner));
+            let (key, owner) = (key.fingerprint(), owner.into());
+            return Err(match stays {
+                true => TrustError::KeyStays { key, owner },
+                false => TrustError::KeyReturns { key, owner },
+            });
         }
         for retired in next.retired() {
             let owned = current.principal_of(&retired.key).is_some_and(|p| p.name == retired.principal);
-            let before = current.retired().iter().any(|r| {
-                r.key == retired.key
-                    && r.principal == retired.principal
-                    && retired.grants.iter().all(|grant| r.grants.contains(grant))
-            });
-            if self.is_suspended(&retired.key) || !(owned || before) {
+            let known =
+                current.retired().iter().find(|r| r.key == retired.key && r.principal == retired.principal);
+            let before =
+                known.is_some_and(|known| retired.grants.iter().all(|grant| known.grants.contains(grant)));
+            let suspended = self.is_suspended(&retired.key);
+            if suspended || !(owned || before) {
                 let (key, owner) = (retired.key.fingerprint(), retired.principal.clone());
-                return Err(TrustError::NotRetirable { key, owner });
+                return Err(match suspended && known.is_some() {
+                    true => TrustError::RetiredStays { key, owner },
+                    false => TrustError::NotRetirable { key, owner },
+                });
             }
         }
         Ok(())

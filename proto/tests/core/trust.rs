@@ -126,7 +126,11 @@ fn s5_a_suspended_key_never_returns_and_signs_nothing_more() {
     // Every next version must let go of it, and may give its owner another.
     let returns =
         |owner: &str, key: &PublicKey| TrustError::KeyReturns { key: key.fingerprint(), owner: owner.into() };
-    assert_eq!(trust_error(world.succeed(|_| ())), returns("bob", &public_key(BOB)));
+    let stays = trust_error(world.succeed(|_| ()));
+    let key_of_bob = public_key(BOB).fingerprint();
+    assert_eq!(stays, TrustError::KeyStays { key: key_of_bob.clone(), owner: "bob".into() });
+    let line = format!("`tagout authority propose --remove-key {key_of_bob} --add-key bob=NEW.pub`");
+    assert!(stays.to_string().contains(&line), "{stays}");
     let alias = Token::of(BOB).public_key();
     let sk = world.succeed(|next| next["principals"][1]["keys"] = json!([alias.to_openssh()]));
     assert_eq!(trust_error(sk), returns("bob", &alias));
@@ -323,6 +327,26 @@ fn a_suspended_key_cannot_be_retired() {
         next["retired"] = json!([{"key": key(BOB), "principal": "bob", "grants": [grant]}]);
     });
     assert!(matches!(trust_error(answer), TrustError::NotRetirable { .. }));
+}
+
+#[test]
+fn a_retired_key_that_is_suspended_goes_out_with_the_next_change() {
+    let mut world = World::new();
+    let grant = world.grant("a", T0 + DAY_MS).unwrap().digest;
+    let retired = json!([{"key": key(BOB), "principal": "bob", "grants": [grant]}]);
+    world
+        .succeed(|next| {
+            keys(1, &[NEW[0]])(next);
+            next["retired"] = retired.clone();
+        })
+        .unwrap();
+    world.suspend(&[public_key(BOB)], &[BOT]).unwrap();
+    let stays = trust_error(world.succeed(|next| next["retired"] = retired.clone()));
+    let key_of_bob = public_key(BOB).fingerprint();
+    assert_eq!(stays, TrustError::RetiredStays { key: key_of_bob.clone(), owner: "bob".into() });
+    let line = format!("`tagout authority propose --remove-key {key_of_bob}`");
+    assert!(stays.to_string().contains(&line), "{stays}");
+    world.succeed(|next| drop(next.as_object_mut().unwrap().remove("retired"))).unwrap();
 }
 
 #[test]
