@@ -1,6 +1,7 @@
 //! The tightenings besides a stop, by the real command against a real node, as a guard and as `tagout status` see them.
 
 use tagout::{Guard, Reason};
+use tagout_control_plane::sign::generate;
 use tagout_proto::lock::LockKind;
 use tagout_tests::deployment::{Choice, Deployment, runtime};
 use tagout_tests::ran::Ran;
@@ -174,8 +175,47 @@ fn a_revoke_takes_consent_back_and_so_does_a_suspend_that_says_so_beforehand() {
     assert!(late.stdout.contains("is suspended for good"), "{late:?}");
     let again = run(&deployment, &["suspend", "--principal", "bob", "--reason", "lost"]).exits(1);
     assert!(again.stderr.contains("suspended already"), "{again:?}");
+    // Until the key is out no other change is taken, and each refusal says how to take it out.
+    let root_key = deployment.key("root").display().to_string();
+    let replace =
+        ["node", "replace", "node-1", "--with", "node-2=127.0.0.1:1", "--key", &root_key, "--reason", "r"];
+    for change in [&replace[..], &["authority", "propose", "--ttl", "5s"]] {
+        let refused = run(&deployment, change).exits(3);
+        for said in
+            ["--remove-key SHA256:", " --add-key bob=NEW.pub", "--remove-principal bob", "nothing was sent"]
+        {
+            assert!(refused.stderr.contains(said), "{refused:?}");
+        }
+    }
+    // As they say it, and with that other changes are taken again.
+    let folder = deployment.folder().to_owned();
+    generate(&folder.join("bob-2"), "bob", None).unwrap();
+    let said = run(&deployment, &replace).exits(3).stderr;
+    let line = said.split('`').find(|part| part.starts_with("tagout authority propose")).unwrap();
+    let line = line.strip_prefix("tagout ").unwrap().replace("NEW.pub", "bob-2.pub");
+    let words: Vec<_> = line.split(' ').chain(["--ttl", "5s"]).collect();
+    let here = |words: &[&str]| Ran::of(deployment.command(words).current_dir(&folder)).exits(0);
+    here(&words);
+    here(&["authority", "sign", "authority-2.json", "--key", &root_key]);
+    here(&["authority", "submit", "authority-2.json"]);
+    here(&["authority", "propose", "--ttl", "6s"]);
     let root = deployment.key("root").with_extension("pub").display().to_string();
     let root = run(&deployment, &["suspend", &root, "--reason", "no"]).exits(3);
     assert!(root.stderr.contains("only an authority change takes it out of use"), "{root:?}");
     run(&deployment, &["log", "verify"]).exits(0);
+
+    // Whoever may not read takes away all the same, and is not told that it was refused.
+    std::fs::remove_file(deployment.dir().join("operator.token")).unwrap();
+    let stranger = generate(&folder.join("stranger"), "stranger", None).map(|_| folder.join("stranger.pub"));
+    let stranger = stranger.unwrap().display().to_string();
+    for (taken, what) in [
+        (&["stop", "demo/first", "--reason", "r"][..], "stop"),
+        (&["revoke", &"1".repeat(64), "--reason", "r"], "revoke"),
+        (&["suspend", &stranger, "--reason", "r"], "suspend"),
+    ] {
+        let taken = run(&deployment, taken).exits(0);
+        let said = format!("the {what} stands; but reading takes an identity, and none was shown");
+        assert!(taken.stdout.contains(&said), "{taken:?}");
+    }
+    assert_eq!(stopped(&guards[0]), LockKind::Halt);
 }

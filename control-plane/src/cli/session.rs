@@ -38,7 +38,9 @@ pub struct Session<'a> {
 pub struct Done {
     #[serde(flatten)]
     pub answer: CommandAnswer,
-    pub log: Place,
+    /// Where it stands, unless whoever sent it may not read that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Place>,
 }
 
 /// What came of a command that gives.
@@ -280,9 +282,19 @@ impl<'a> Session<'a> {
 
     /// Proves that what was sent is in the log.
     pub fn prove_done(&self, signed: &Signed, answer: CommandAnswer) -> Result<Done, Failure> {
-        let log = self.prove(answer.index, &signed.envelope)?;
-        self.say_place(&log);
-        Ok(Done { answer, log })
+        match self.prove(answer.index, &signed.envelope) {
+            Ok(log) => {
+                self.say_place(&log);
+                Ok(Done { answer, log: Some(log) })
+            }
+            // The command was not refused: what takes away takes no identity, and only reading does.
+            Err(failure) if failure.exit == Exit::Refused => {
+                let warning = self.out.ink(Ink::Yellow, "warning:");
+                self.out.line(format!("{warning} the {} stands; but {failure}", answer.action));
+                Ok(Done { answer, log: None })
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     pub fn say_place(&self, place: &Place) {

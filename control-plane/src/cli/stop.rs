@@ -195,9 +195,10 @@ fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exi
         out.line(format!("{warning} the {} stands; but {failure}", kind.action()));
     }
     let exit = match &problem {
-        Some(failure) => failure.exit,
-        None if answer.reach.agents == 0 => Exit::NoAgents,
-        None => Exit::Ok,
+        // Reading was refused, for want of an identity: the command was not, as that exit code would say.
+        Some(failure) if failure.exit != Exit::Refused => failure.exit,
+        _ if answer.reach.agents == 0 => Exit::NoAgents,
+        _ => Exit::Ok,
     };
     let (signed, problem) = (signed.summary(session.trust()), problem.map(|f| f.problem));
     out.document(&Report { answer, signed, log, reach_now, problem });
