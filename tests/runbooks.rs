@@ -8,6 +8,7 @@ use tagout_control_plane::sign::generate;
 use tagout_tests::bin;
 use tagout_tests::process::Process;
 use tagout_tests::ran::Ran;
+use tagout_tests::receiver::{Answer, Receiver, entry};
 use tagout_tests::wait::wait_until;
 
 const RUNBOOKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/RUNBOOKS.md");
@@ -19,6 +20,7 @@ struct World {
     running: Vec<(String, Process)>,
     folder: tempfile::TempDir,
     subnet: String,
+    soc: Receiver,
     chapters: Vec<(String, Vec<Block>)>,
 }
 
@@ -39,13 +41,26 @@ impl World {
         let pid = std::process::id();
         let subnet = format!("127.{}.{}.", 128 + pid % 64, (pid / 64) % 256);
         let chapters = chapters(&std::fs::read_to_string(RUNBOOKS).unwrap());
-        let mut world = Self { running: Vec::new(), folder, subnet, chapters };
+        // It does not want to hear of stops, at first.
+        let soc = Receiver::answering(|event| match event["type"] == "tagout.stop" {
+            true => Answer::Refuse(422),
+            false => Answer::Take,
+        });
+        let mut world = Self { running: Vec::new(), folder, subnet, soc, chapters };
         world.script(
             "tagout init --name moltbook-prod --dir moltbook --person alice=ops/alice.pub --person bob=ops/bob.pub --ttl 2s \
              --automation soar=ops/soar.pub --root-key ops/root.pub --sign-root ops/root --without-enrolment \
              --nodes node-1=10.0.0.1,node-2=10.0.0.2,node-3=10.0.0.3",
         );
+        world.script("tagout notifications key notify.key");
+        let receivers = entry("soc", &world.soc.url(), "events = ['tightening']");
         for n in 1..=3 {
+            let node = world.folder.path().join(format!("moltbook/node-{n}"));
+            std::fs::copy(world.folder.path().join("notify.key"), node.join("notify.key")).unwrap();
+            std::fs::write(node.join("notify.toml"), &receivers).unwrap();
+            let config = node.join("tagout.toml");
+            let text = std::fs::read_to_string(&config).unwrap();
+            std::fs::write(&config, format!("{text}\nnotify = \"notify.toml\"\n")).unwrap();
             world.serve(&format!("moltbook/node-{n}"));
         }
         wait_until("a leader", || {
@@ -159,9 +174,13 @@ fn every_line_of_the_runbooks_does_what_they_say() {
     let mut world = World::start();
 
     let chapter = "The night call";
-    world.run(chapter);
-    world.run(chapter);
-    world.run(chapter);
+    for _ in 0..3 {
+        world.run(chapter);
+    }
+    wait_until("the dead letter", || world.script("tagout notifications").stdout.contains("1 dead letter"));
+    world.soc.answer(|_| Answer::Take);
+    assert!(world.run(chapter).stdout.contains("1 notification sent again to soc"));
+    assert_eq!(world.soc.hears("tagout.stop").json()["data"]["scope"], "support/agent_22");
 
     let chapter = "Stolen key";
     world.script("tagout stop support/agent_3 --reason r --key ops/soar # exits with 5");
@@ -169,6 +188,27 @@ fn every_line_of_the_runbooks_does_what_they_say() {
         world.run(chapter);
     }
     assert!(!world.script("tagout status --json").stdout.contains("support/agent_3"));
+    world.script(
+        "tagout agent enroll support/agent_7 --reason stolen --out agent_7.token --key ops/alice\n\
+         tagout agent enroll support/agent_8 --reason r --out agent_8.token --key ops/alice",
+    );
+    world.run(chapter);
+    let enrolled = world.script("tagout agent list --json").json()["enrolments"].clone();
+    let mut reasons: Vec<_> =
+        enrolled.as_array().unwrap().iter().map(|one| one["reason"].as_str().unwrap()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["new host", "r"]);
+    std::fs::copy(world.folder.path().join("moltbook/operator.token"), world.folder.path().join("stolen"))
+        .unwrap();
+    world.run(chapter);
+    for n in 1..=3 {
+        let list = |more: &str| format!("tagout --node https://10.0.0.{n}:7470 {more} token list");
+        wait_until("the new token to be known", || world.try_script(&list("")).code == Some(0));
+        let stolen = world.try_script(&format!("{} # exits with 3", list("--api-token stolen"))).exits(0);
+        assert!(stolen.stderr.contains("it was revoked"), "{stolen:?}");
+    }
+    let listed = world.run(chapter).stdout;
+    assert!(listed.contains("takes 1 token; you are token operator-2"), "{listed}");
 
     let chapter = "Lost quorum of people";
     world.run(chapter);
