@@ -1090,6 +1090,11 @@ impl<'a> Traffic<'a> {
             ("readTile", "/log/tile/entries/000", true),
             ("readMetrics", "/metrics", true),
             ("listTokens", "/v1/tokens", true),
+            ("listDrills", "/v1/drills?scope=doc", true),
+            ("listNotifications", "/v1/notifications", true),
+            ("replayNotifications", "/v1/notifications/soc/replay", true),
+            ("resumeNotifications", "/v1/notifications/soc/resume", true),
+            ("testNotification", "/v1/notifications/soc/test", true),
         ];
         let whoever = Whoever::of(self.deployment, elsewhere);
         let mut asked = Vec::new();
