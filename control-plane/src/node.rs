@@ -287,6 +287,8 @@ impl Recovery {
         if let Some(authority) = replica.ledger().authority() {
             outcomes.limits_changed(authority.limits);
         }
+        // S8: what this node knows of a stop's instances goes to those others that it knows when the stop comes.
+        cluster.follow_authority();
         replica.go_live();
         // What a crash interrupted: nobody has yet said what these stops achieved.
         for (id, scope, kind) in replica.ledger().stops_without_outcome() {

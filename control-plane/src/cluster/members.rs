@@ -22,7 +22,7 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
     /// Addresses and keys as the authority has them; whoever it does not list, and Raft neither, is no peer any more.
-    pub(super) fn follow_authority(&self) {
+    pub fn follow_authority(&self) {
         let members: Vec<u64> = self.consensus.members().iter().map(|(id, _, _)| *id).collect();
         let ledger = self.replica.ledger();
         let Some(authority) = ledger.authority() else { return };
