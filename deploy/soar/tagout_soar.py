@@ -308,7 +308,7 @@ class TagoutClient:
             problem = json.loads(data)
             code, detail = problem["code"], problem["detail"]
         if method == "GET" and answer.status in (401, 403):
-            raise _NotShown(code, self._not_shown(code, path) + detail)
+            raise _NotShown(code, f"{self._not_shown(code, path)} The node says: {detail}")
         # A node that is busy, alone or configured otherwise says nothing for the others.
         if answer.status >= 500 or code in ("strange", "no-such-webhook", "no-such-tile"):
             raise _Elsewhere(code, detail)
@@ -317,15 +317,15 @@ class TagoutClient:
     def _not_shown(self, code, path):
         """What to do about the token, before the node's own words."""
         if not self.token:
-            return "the setting token is empty, and reading takes one: the API token of a viewer. "
+            return "the setting token is empty, and reading takes one: the API token of a viewer."
         if code != "outside-scopes":
-            return "the setting token is not taken. "
+            return "the setting token is not taken."
         if path.startswith("/log/"):
             return (
                 "the setting token sees too little: verify record reads the log, which is the whole fleet's. Give it a token without "
-                '--scope, have the nodes open the log (open = ["log"] in access.toml), or leave log_keys empty. '
+                '--scope, have the nodes open the log (open = ["log"] in access.toml), or leave log_keys empty.'
             )
-        return "the setting token sees too little: give it one whose --scope is all that the webhook may touch, or none. "
+        return "the setting token sees too little: give it one whose --scope is all that the webhook may touch, or none."
 
     # How it verifies.
 

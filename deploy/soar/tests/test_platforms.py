@@ -89,8 +89,8 @@ def test_the_test_of_connectivity_says_what_is_wrong_with_the_token(platform, de
     unverified = {"log_keys": ""}
     cases = [
         ({"token": ""}, "the setting token is empty", "no-identity"),
-        ({"token": "tagout_api_" + "0" * 64}, "the setting token is not taken. the API token is none of this node's", "invalid-token"),
-        ({"token": "guessed"}, "the setting token is not taken. the bearer token is no API token", "invalid-token"),
+        ({"token": "tagout_api_" + "0" * 64}, "the setting token is not taken. The node says: the API token is none of this node's", "invalid-token"),
+        ({"token": "guessed"}, "the setting token is not taken. The node says: the bearer token is no API token", "invalid-token"),
         ({"token": "two words"}, "the setting token is one line", "settings"),
         ({"token": tokens["sales"]}, "the setting token sees too little: give it one whose --scope", "outside-scopes"),
         ({"token": tokens["sales"], "scopes": ""}, "verify record reads the log", "outside-scopes"),
