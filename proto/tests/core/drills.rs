@@ -23,13 +23,13 @@ fn outcome(world: &mut World, lock: &Digest, confirmed: u64, slowest_ms: u64) ->
 
 /// The place of the newest entry with a document that names `lock`, of one action.
 fn place(world: &World, action: &str, lock: &Digest) -> Option<Place> {
-    let entries = world.entries.iter().map(|bytes| Entry::decode(bytes).unwrap());
+    let mut entries = world.entries.iter().map(|bytes| Entry::decode(bytes).unwrap());
     let action = format!("\"action\":\"{action}\"");
     let names = |entry: &Entry| {
         let document = &entry.envelope.document;
         document.contains(&action) && document.contains(&lock.to_string())
     };
-    let found = entries.filter(names).last()?;
+    let found = entries.rfind(names)?;
     Some(Place { digest: found.envelope.digest(), index: found.index })
 }
 
