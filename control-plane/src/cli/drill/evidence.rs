@@ -18,7 +18,7 @@ use tagout_proto::wire::{DrillAnswer, Outcome, ReachState};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::tiles::LogReader;
 use crate::cli::log::verify_all;
-use crate::cli::out::{Ink, Out, count, now_ms, span};
+use crate::cli::out::{Ink, Out, count, now_ms};
 use crate::cli::session::{Place as InTheLog, Session};
 use crate::sign::Signer;
 
@@ -233,8 +233,7 @@ impl Appended {
         let (slowest, over) = (self.slowest_ms?, over_ms?);
         (slowest > over).then(|| {
             format!(
-                "the slowest instance of {scope} confirmed after {slowest} ms, over {}: look at its host",
-                span(over)
+                "the slowest instance of {scope} confirmed after {slowest} ms, over {over} ms: look at its host"
             )
         })
     }

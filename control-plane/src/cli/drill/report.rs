@@ -43,10 +43,10 @@ pub struct ReportArgs {
     /// What came into the log since then: an instant, or a time before now such as 90d
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Since>,
-    /// How often a drill was promised, such as 24h: what is missing is told
+    /// How often a drill was promised, such as 24h: a longer time without one is told, and is exit code 1
     #[arg(long, value_name = "TIME", value_parser = duration_ms)]
     every: Option<u64>,
-    /// The limit of a confirmation: what is slower is told
+    /// The limit of a confirmation: what is slower, or was silent, is told, and is exit code 1
     #[arg(long, value_name = "TIME", value_parser = duration_ms)]
     alert_over: Option<u64>,
     /// Write it as a page for people, which holds all that it shows
@@ -202,7 +202,11 @@ pub fn run(out: &Out, globals: &Globals, args: &ReportArgs) -> Result<Exit, Fail
     for wrong in &wrong {
         out.note(format!("{} {wrong}", out.ink(Ink::Red, "error:")));
     }
-    Ok(if wrong.is_empty() { Exit::Ok } else { Exit::Unverified })
+    Ok(match (wrong.is_empty(), report.breaks_a_promise()) {
+        (false, _) => Exit::Unverified,
+        (true, true) => Exit::Failed,
+        (true, false) => Exit::Ok,
+    })
 }
 
 /// What is looked for in a log.
@@ -488,8 +492,7 @@ impl Report {
             if let (Some(slowest), Some(limit)) = (drill.slowest_ms, self.limit_ms)
                 && slowest > limit
             {
-                findings
-                    .push(format!("{of} the slowest confirmation took {slowest} ms, over {}", span(limit)));
+                findings.push(format!("{of} the slowest confirmation took {slowest} ms, over {limit} ms"));
             }
             if drill.state != State::Resumed {
                 findings.push(format!("{of} {}", drill.state.words()));
@@ -509,6 +512,14 @@ impl Report {
             findings.push(format!("{}: no drill from {from} to {to}, for {long}", gap.scope));
         }
         findings
+    }
+
+    /// Whether something was slower or rarer than whoever asked said that it may be.
+    fn breaks_a_promise(&self) -> bool {
+        let late = |limit: u64| {
+            self.drills.iter().any(|d| d.bounded > 0 || d.slowest_ms.is_some_and(|slowest| slowest > limit))
+        };
+        !self.gaps.is_empty() || self.limit_ms.is_some_and(late)
     }
 
     fn say(&self, out: &Out) {

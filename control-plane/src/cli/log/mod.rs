@@ -320,7 +320,8 @@ fn of_outcome(outcome: &Outcome) -> String {
 fn of_drill(drill: &Drill) -> String {
     let Drill { scope, stop, confirmed, bounded, .. } = drill;
     let slowest = drill.slowest_ms.map(|ms| format!(", the slowest after {ms} ms")).unwrap_or_default();
-    format!("drill of {scope} by {}: {confirmed} confirmed{slowest}, {bounded} bounded", stop.digest.short())
+    let stop = stop.digest.short();
+    format!("drill of {scope}, stopped by {stop}: {confirmed} confirmed{slowest}, {bounded} bounded")
 }
 
 fn verify_log(out: &Out, globals: &Globals, args: VerifyArgs) -> Result<Exit, Failure> {
