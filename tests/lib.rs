@@ -10,5 +10,6 @@ pub mod random;
 pub mod receiver;
 pub mod session;
 pub mod skip;
+pub mod three;
 pub mod wait;
 pub mod webhook;

@@ -1,8 +1,6 @@
 //! Proposals, as people meet them: the night call word for word, with a real guard that feels what is in force and nothing
 //! else, and what a deployment of one node or of three makes of signatures that come one by one.
 
-use std::process::Command;
-
 use reqwest::StatusCode;
 use tagout::Guard;
 use tagout_proto::command::{Action, Refuse};
@@ -10,10 +8,10 @@ use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
 use tagout_proto::limits::PROPOSALS_MAX;
 use tagout_proto::wire::{Problem, ProposalRecord, Proposals};
-use tagout_tests::deployment::{Choice, Deployment, Seat, free_address, parse, runtime};
-use tagout_tests::process::Process;
+use tagout_tests::deployment::{Choice, Deployment, parse, runtime};
 use tagout_tests::session::Session;
-use tagout_tests::wait::{DEADLINE, wait_for, wait_until};
+use tagout_tests::three::Three;
+use tagout_tests::wait::{DEADLINE, wait_until};
 
 const AGENT: &str = "support/agent_22";
 
@@ -91,59 +89,9 @@ fn open(deployment: &Deployment) -> Vec<String> {
     ids.map(|proposal| proposal["id"].as_str().expect("an id")[..12].to_owned()).collect()
 }
 
-/// Three nodes on one machine, found by all where each of them listens.
-struct Three {
-    // Dropped before its folder, where its output lies.
-    nodes: Vec<Process>,
-    seats: Vec<Seat>,
-    deployment: Deployment,
-    starts: u32,
-}
-
-impl Three {
-    fn start() -> Self {
-        let seats: Vec<Seat> = (0..3)
-            .map(|_| {
-                let (api, peers) = (free_address(), free_address());
-                Seat { api, peers, api_found_at: api, peers_found_at: peers }
-            })
-            .collect();
-        let deployment = Deployment::make(Choice { seats: seats.clone(), ..Choice::default() });
-        let mut three = Self { nodes: Vec::new(), seats, deployment, starts: 0 };
-        three.run();
-        three
-    }
-
-    fn run(&mut self) {
-        self.starts += 1;
-        for n in 1..=3 {
-            let config = self.deployment.dir().join(format!("node-{n}/tagout.toml"));
-            let mut serve = Command::new(tagout_tests::bin::tagout());
-            serve.arg("serve").arg("--config").arg(config);
-            let name = format!("node-{n}-{}", self.starts);
-            self.nodes.push(Process::spawn(&name, self.deployment.folder(), &mut serve));
-        }
-        let (http, runtime) = (self.deployment.http(), runtime());
-        for seat in &self.seats {
-            wait_for("every node to be ready", || {
-                let ready = runtime.block_on(http.get(format!("https://{}/readyz", seat.api)).send());
-                ready.ok().filter(|r| r.status().is_success())
-            });
-        }
-    }
-
-    fn kill(&mut self) {
-        self.nodes.drain(..).for_each(|mut node| node.kill());
-    }
-
-    fn url(&self, node: usize, path: &str) -> String {
-        format!("https://{}{path}", self.seats[node].api)
-    }
-
-    async fn proposals(&self, node: usize) -> Vec<ProposalRecord> {
-        let answer = self.deployment.http().get(self.url(node, "/v1/proposals")).send().await.unwrap();
-        answer.json::<Proposals>().await.unwrap().proposals
-    }
+async fn proposals(three: &Three, node: usize) -> Vec<ProposalRecord> {
+    let answer = three.deployment.http().get(three.url(node, "/v1/proposals")).send().await.unwrap();
+    answer.json::<Proposals>().await.unwrap().proposals
 }
 
 /// Sends what one person signed, as a proposal.
@@ -171,22 +119,22 @@ fn s1_s5_s8_three_nodes_have_the_same_proposals_and_keep_them() {
     });
     let ids: Vec<Digest> = grants.iter().map(Envelope::digest).collect();
     let same = |three: &Three| {
-        let first = runtime.block_on(three.proposals(0));
+        let first = runtime.block_on(proposals(&three, 0));
         assert_eq!(first.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
         for node in [1, 2] {
             wait_until("the others to have applied them", || {
-                runtime.block_on(three.proposals(node)) == first
+                runtime.block_on(proposals(&three, node)) == first
             });
         }
     };
     same(&three);
-    let expected = runtime.block_on(three.proposals(0));
+    let expected = runtime.block_on(proposals(&three, 0));
 
     // A restart of all of them, by kill -9: what was signed by one is neither lost nor in force.
     three.kill();
     three.run();
     same(&three);
-    assert_eq!(runtime.block_on(three.proposals(1)), expected);
+    assert_eq!(runtime.block_on(proposals(&three, 1)), expected);
 
     // Bob signs at another node than Alice did; two at once, at two nodes, take effect once.
     let deployment = &three.deployment;
@@ -228,7 +176,9 @@ fn s1_s5_s8_three_nodes_have_the_same_proposals_and_keep_them() {
     });
     for node in 0..3 {
         let url = three.url(node, "");
-        wait_until("no node to have an open proposal", || runtime.block_on(three.proposals(node)).is_empty());
+        wait_until("no node to have an open proposal", || {
+            runtime.block_on(proposals(&three, node)).is_empty()
+        });
         deployment.run(&["--node", &url, "log", "verify"]).exits(0);
     }
 }

@@ -67,6 +67,14 @@ impl<'a> Session<'a> {
 
 /// Without digests, instants, spans of time, fingerprints, signed documents and the width of columns.
 fn normal(line: &str) -> String {
+    // Where most of the time of a confirmation went.
+    let line = match line.split_once(", most of it ") {
+        Some((before, rest)) => {
+            let after = &rest[rest.find([',', ';']).unwrap_or(rest.len())..];
+            &format!("{before}, most of it <where>{after}")
+        }
+        None => line,
+    };
     let indent = line.len() - line.trim_start().len();
     let mut words: Vec<String> = Vec::new();
     for word in line.split_whitespace() {

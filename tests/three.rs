@@ -1,0 +1,61 @@
+//! Three nodes on one machine, found by all where each of them listens.
+
+use std::process::Command;
+
+use crate::bin;
+use crate::deployment::{Choice, Deployment, Seat, free_address, runtime};
+use crate::process::Process;
+use crate::wait::wait_for;
+
+pub struct Three {
+    // Dropped before its folder, where its output lies.
+    nodes: Vec<Process>,
+    seats: Vec<Seat>,
+    pub deployment: Deployment,
+    starts: u32,
+}
+
+impl Three {
+    /// Makes them and starts them; all are ready.
+    pub fn start() -> Self {
+        let seats: Vec<Seat> = (0..3)
+            .map(|_| {
+                let (api, peers) = (free_address(), free_address());
+                Seat { api, peers, api_found_at: api, peers_found_at: peers }
+            })
+            .collect();
+        let deployment = Deployment::make(Choice { seats: seats.clone(), ..Choice::default() });
+        let mut three = Self { nodes: Vec::new(), seats, deployment, starts: 0 };
+        three.run();
+        three
+    }
+
+    /// Starts them again, after [`Three::kill`].
+    pub fn run(&mut self) {
+        self.starts += 1;
+        for n in 1..=3 {
+            let config = self.deployment.dir().join(format!("node-{n}/tagout.toml"));
+            let mut serve = Command::new(bin::tagout());
+            serve.arg("serve").arg("--config").arg(config);
+            let name = format!("node-{n}-{}", self.starts);
+            self.nodes.push(Process::spawn(&name, self.deployment.folder(), &mut serve));
+        }
+        let (http, runtime) = (self.deployment.http(), runtime());
+        for seat in &self.seats {
+            wait_for("every node to be ready", || {
+                let ready = runtime.block_on(http.get(format!("https://{}/readyz", seat.api)).send());
+                ready.ok().filter(|r| r.status().is_success())
+            });
+        }
+    }
+
+    /// `kill -9` of all of them.
+    pub fn kill(&mut self) {
+        self.nodes.drain(..).for_each(|mut node| node.kill());
+    }
+
+    /// At the node with this number, from 0 on.
+    pub fn url(&self, node: usize, path: &str) -> String {
+        format!("https://{}{path}", self.seats[node].api)
+    }
+}
