@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tagout_proto::digest::Digest;
 use tagout_proto::log::checkpoint::Checkpoint;
-use tagout_proto::log::entry::Entry;
+use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::log::tile::{parse_bundle, push_entry};
 use tagout_proto::log::tree::{leaf_hash, root};
 use tagout_proto::note::NoteSigner;
 use tagout_tests::deployment::{Choice, Deployment, runtime, try_submit};
+use tagout_tests::wait::DEADLINE;
 
 /// Each makes two entries, itself and its outcome: several tiles.
 const STOPS: u64 = 400;
@@ -27,6 +28,7 @@ fn s9_two_verifiers_accept_a_real_log_and_reject_every_way_to_tamper_with_it() {
     std::fs::create_dir(&beside).unwrap();
     let go = Outsider::build(&beside, &signer(&deployment));
 
+    drill(&deployment);
     let older = beside.join("older");
     grow(&deployment, 0, OLDER);
     std::fs::write(&older, curl(&deployment, &format!("/log/checkpoint?size={OLDER}"))).unwrap();
@@ -99,6 +101,14 @@ fn s9_two_verifiers_accept_a_real_log_and_reject_every_way_to_tamper_with_it() {
         &|copy| {
             copy.change_entry(at, |entry| flip(entry, b"\"reason\":\"test\"", 10));
         },
+    );
+    let evidence = |bytes: &Vec<u8>| Entry::decode(bytes).unwrap().kind == EntryKind::Drill;
+    let drill = entries.iter().position(evidence).expect("a drill");
+    tampered(
+        "what a drill showed",
+        &unchained(drill),
+        &format!("error: entry {drill} (drill): {misfit}"),
+        &|copy| copy.change_entry(drill, |entry| flip(entry, b"\"confirmed\":1", 12)),
     );
     let unreadable = format!("error: entry {at} ({of}): ");
     tampered("one byte of a signature", &unchained(at), &unreadable, &|copy| {
@@ -231,6 +241,18 @@ fn s9_s10_a_node_with_another_history_gets_no_consent_and_every_stop() {
     );
     assert!(stop.said.contains("the stop stands; but"), "{}", stop.said);
     assert_eq!(std::fs::read_to_string(&remembered).unwrap(), other, "the evidence is kept");
+}
+
+/// An agent is stopped and brought back, with the evidence in the log.
+fn drill(deployment: &Deployment) {
+    let (runtime, http) = (runtime(), deployment.http());
+    let client = runtime.block_on(async {
+        deployment.grant(&http, "tampering").await;
+        deployment.sdk(&deployment.url(""))
+    });
+    let guard = client.guard("tampering/canary").unwrap();
+    runtime.block_on(guard.ready(DEADLINE)).unwrap();
+    deployment.run_by_both(&["drill", "tampering/canary", "--reason", "test", "--yes"]);
 }
 
 /// Stops, by several writers at a time, until the log has at least `to` entries.
