@@ -255,6 +255,19 @@ fn s1_s2_s8_drills_that_are_killed_that_wait_and_that_go_on_by_themselves() {
     reported(&deployment);
     seen_by(&runtime, &deployment, tokens);
 
+    // The other one refuses, and it says so.
+    let mut waits = spawn("refused", &["--key", &alice, "--wait"]);
+    waits.wait_for_line("waiting for the others");
+    let open = deployment.run(&["proposals", "--json"]).exits(0).json();
+    for proposal in open["proposals"].as_array().unwrap() {
+        let id = proposal["id"].as_str().unwrap();
+        deployment.run(&["proposals", "refuse", id, "--reason", "not now", "--key", &bob]).exits(0);
+    }
+    assert_eq!(waits.wait().code(), Some(4), "{}", waits.stderr());
+    assert!(waits.stderr().contains("what would bring it back was refused"), "{}", waits.stderr());
+    deployment.run_by_both(&["resume", CANARY, "--reason", "back"]);
+    wait_until("the canary to be back", || guard.check().is_ok());
+
     // Drills by a schedule, of which some fail since somebody has stopped the canary.
     let every = spawn("every", &[&both[..], &["--every", "1s"]].concat());
     let drilled = || every.stdout().matches(&format!("drilled {CANARY} at entry ")).count();

@@ -13,13 +13,14 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::lock::LockKind;
 use tagout_proto::wire::CommandAnswer;
 use tagout_tests::bin;
-use tagout_tests::deployment::{Choice, Deployment, Seat, free_address, parse, runtime, try_submit};
-use tagout_tests::process::Process;
+use tagout_tests::deployment::{Choice, Deployment, parse, runtime, try_submit};
 use tagout_tests::ran::Ran;
 use tagout_tests::receiver::{Answer, Receiver, Told, configure, entry};
 use tagout_tests::session::Session;
+use tagout_tests::three::Three;
 use tagout_tests::wait::{DEADLINE, wait_for, wait_until};
 use tagout_tests::webhook::{self, BY_SEVERITY, Hook, Request};
+use tokio::runtime::Runtime;
 
 /// Everything in it, one after the other.
 fn in_order(entries: &[u64]) -> bool {
@@ -296,73 +297,15 @@ fn s8_s10_receivers_that_fail_lose_nothing_and_hold_up_nobody() {
     assert!(world.metrics().contains("tagout_notifications_sent_total{receiver=\"good\"}"));
 }
 
-/// Three nodes on one machine; the processes end with it.
-struct Three {
-    nodes: Vec<Option<Process>>,
-    seats: Vec<Seat>,
-    deployment: Deployment,
-}
-
-impl Three {
-    fn start(receivers: &str) -> Self {
-        let seat = |_| {
-            let (api, peers) = (free_address(), free_address());
-            Seat { api, peers, api_found_at: api, peers_found_at: peers }
-        };
-        let seats: Vec<Seat> = (0..3).map(seat).collect();
-        let deployment = Deployment::make(Choice { seats: seats.clone(), ..Choice::default() });
-        configure(&deployment, 3, receivers);
-        let mut three = Self { nodes: vec![None, None, None], seats, deployment };
-        (0..3).for_each(|node| three.run(node));
-        (0..3).for_each(|node| three.ready(node));
-        three
-    }
-
-    fn run(&mut self, node: usize) {
-        let config = self.deployment.dir().join(format!("node-{}/tagout.toml", node + 1));
-        let mut serve = Command::new(bin::tagout());
-        serve.arg("serve").arg("--config").arg(config);
-        let name = format!("node-{}-{}", node + 1, u32::from(self.nodes[node].is_some()));
-        self.nodes[node] = Some(Process::spawn(&name, self.deployment.folder(), &mut serve));
-    }
-
-    fn ready(&self, node: usize) {
-        let (http, runtime) = (self.deployment.http(), runtime());
-        wait_for("the node to be ready", || {
-            let ready = runtime.block_on(http.get(self.url(node, "/readyz")).send());
-            ready.ok().filter(|answer| answer.status().is_success())
-        });
-    }
-
-    fn url(&self, node: usize, path: &str) -> String {
-        format!("https://{}{path}", self.seats[node].api)
-    }
-
-    /// Of the nodes that run.
-    fn leader(&self, runtime: &tokio::runtime::Runtime) -> usize {
-        let http = self.deployment.http();
-        wait_for("a leader", || {
-            (0..3).find_map(|node| {
-                let asked = runtime.block_on(async {
-                    http.get(self.url(node, "/v1/cluster")).send().await.ok()?.json::<Value>().await.ok()
-                });
-                asked?["leader"].as_u64().map(|leader| leader as usize - 1)
-            })
+/// Places a stop at whichever node takes it, and gives its entry.
+fn stop_at_any(three: &Three, runtime: &Runtime, stop: &Envelope) -> u64 {
+    let http = three.deployment.http();
+    wait_for("a node to take the stop", || {
+        (0..3).find_map(|node| {
+            let answer = runtime.block_on(try_submit(&http, &three.url(node, "/v1/commands"), stop));
+            Some(answer.ok()?.ok()?.index)
         })
-    }
-
-    /// Places a stop at whichever node takes it, and gives its entry.
-    async fn stop(&self, stop: &Envelope) -> u64 {
-        let http = self.deployment.http();
-        loop {
-            for node in 0..3 {
-                let answer = try_submit(&http, &self.url(node, "/v1/commands"), stop).await;
-                if let Ok(Ok(answer)) = answer {
-                    return answer.index;
-                }
-            }
-        }
-    }
+    })
 }
 
 #[test]
@@ -380,13 +323,13 @@ fn s8_a_leader_that_is_killed_is_followed_at_its_cursor_with_the_same_ids() {
         entry("soc", &receiver.url(), "events = ['tightening']"),
         entry("picky", &picky.url(), "events = ['tightening']"),
     ];
-    let mut three = Three::start(&receivers.concat());
+    let mut three = Three::start_with(|deployment| configure(deployment, 3, &receivers.concat()));
     let runtime = runtime();
     let stops: Vec<Envelope> = (0..STOPS).map(|n| three.deployment.stop(&format!("demo/{n}"))).collect();
     let mut placed: BTreeMap<u64, String> = BTreeMap::new();
-    let leader = three.leader(&runtime);
+    let leader = three.leader();
     for stop in &stops[..STOPS / 2] {
-        placed.insert(runtime.block_on(three.stop(stop)), stop.digest().short());
+        placed.insert(stop_at_any(&three, &runtime, stop), stop.digest().short());
     }
     wait_until("the leader to have told some", || receiver.taken().len() >= 3);
     // What every node says, whoever leads, the new leader included.
@@ -398,9 +341,9 @@ fn s8_a_leader_that_is_killed_is_followed_at_its_cursor_with_the_same_ids() {
     for node in 0..3 {
         wait_until("the dead letter to be known everywhere", || dead(&three, node)[0]["attempts"] == 1);
     }
-    three.nodes[leader].as_mut().unwrap().kill();
+    three.kill_one(leader);
     for stop in &stops[STOPS / 2..] {
-        placed.insert(runtime.block_on(three.stop(stop)), stop.digest().short());
+        placed.insert(stop_at_any(&three, &runtime, stop), stop.digest().short());
     }
     wait_until("all to be told", || receiver.taken().len() == STOPS);
     let expected: Vec<String> =

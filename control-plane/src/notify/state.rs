@@ -198,7 +198,7 @@ mod tests {
         let oldest = (state.dead[0].id.as_str(), state.dead.last().unwrap().id.as_str());
         assert_eq!(oldest, ("evt_4_x", "sec_2"), "refused attempts drop each other");
         state.bury("soc", DeadLetter { attempts: 2, ..letter(5) });
-        assert_eq!((state.dead.len(), state.dead[2].attempts), (DEAD_LETTERS_MAX, 2));
+        assert_eq!((state.dead.len(), state.dead[1].attempts), (DEAD_LETTERS_MAX, 2));
     }
 
     #[test]

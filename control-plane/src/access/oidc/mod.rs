@@ -2,6 +2,8 @@
 //! its keys are (OpenID Connect Discovery 1.0, section 4), and they are fetched in the background: nothing waits for the
 //! issuer but a token whose key is not known yet, and that for a moment.
 
+#[cfg(test)]
+mod fuzz;
 mod keys;
 mod verify;
 

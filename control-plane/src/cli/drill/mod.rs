@@ -36,6 +36,8 @@ const CASE: &str = "drill";
 const CANARY_AGENTS_MAX: usize = 1;
 /// How often a drill that waits for other people looks whether they have signed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So often in a row a proposal is gone before that counts.
+const LAG_LOOKS: u32 = 2;
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -200,7 +202,7 @@ fn once(session: &Session<'_>, args: &RunArgs, signers: &[Signer]) -> Result<Exi
         return Ok(exit);
     }
     if exit == Exit::Proposed {
-        wait_for_others(session, scope, &lock)?;
+        wait_for_others(session, scope, &lock, &gift)?;
     }
     append(session, lock, stopper, Some(gift), args.alert_over, false)
 }
@@ -400,20 +402,52 @@ fn bring_back(
     send_each(session, signed?)
 }
 
-fn wait_for_others(session: &Session<'_>, scope: &Scope, lock: &Digest) -> Result<(), Failure> {
+fn wait_for_others(session: &Session<'_>, scope: &Scope, lock: &Digest, gift: &Gift) -> Result<(), Failure> {
     session.out.line("waiting for the others; whoever ends this command leaves it stopped");
-    let begun = Instant::now();
-    while session.client.locks(scope)?.locks.iter().any(|record| record.lock.id == *lock) {
+    let (begun, mut refused) = (Instant::now(), 0);
+    loop {
+        match look(session, scope, lock, gift) {
+            Ok(Look::Back) => return Ok(()),
+            Ok(Look::Open) => refused = 0,
+            // Nodes are not all at the same entry: one may know of the release, and another one not yet.
+            Ok(Look::Refused) if refused < LAG_LOOKS => refused += 1,
+            Ok(Look::Refused) => {
+                return Err(not_resumed(scope, lock, "what would bring it back was refused"));
+            }
+            // Somebody signs all the same while this machine reaches no node.
+            Err(failure) if failure.exit == Exit::Unreachable => {}
+            Err(failure) => return Err(failure),
+        }
         if begun.elapsed() > Duration::from_millis(PROPOSAL_TTL_MS) {
-            let detail = format!(
-                "nobody brought {scope} back within {}, and it stays stopped: tagout resume {scope}, then tagout drill \
-                 finish {}",
-                span(PROPOSAL_TTL_MS),
-                lock.short()
-            );
-            return Err(Failure::new(Exit::MissingSignatures, "not-resumed", detail));
+            let why = format!("nobody brought it back within {}", span(PROPOSAL_TTL_MS));
+            return Err(not_resumed(scope, lock, &why));
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(())
+}
+
+enum Look {
+    Back,
+    /// Others may still sign.
+    Open,
+    Refused,
+}
+
+fn look(session: &Session<'_>, scope: &Scope, lock: &Digest, gift: &Gift) -> Result<Look, Failure> {
+    let open = session.client.proposals(scope)?.proposals;
+    let locks = session.client.locks(scope)?.locks;
+    let Some(record) = locks.iter().find(|record| record.lock.id == *lock) else { return Ok(Look::Back) };
+    let refused = gift.proposals.iter().map(|proposed| &proposed.proposal).any(|proposal| {
+        let done = proposal.action == ActionKind::Release && record.lock.released;
+        !done && !open.iter().any(|other| other.id == proposal.id)
+    });
+    Ok(if refused { Look::Refused } else { Look::Open })
+}
+
+fn not_resumed(scope: &Scope, lock: &Digest, why: &str) -> Failure {
+    let detail = format!(
+        "{why}, and {scope} stays stopped: tagout resume {scope}, then tagout drill finish {}",
+        lock.short()
+    );
+    Failure::new(Exit::MissingSignatures, "not-resumed", detail)
 }
