@@ -119,11 +119,11 @@ fn s1_s5_s8_three_nodes_have_the_same_proposals_and_keep_them() {
     });
     let ids: Vec<Digest> = grants.iter().map(Envelope::digest).collect();
     let same = |three: &Three| {
-        let first = runtime.block_on(proposals(&three, 0));
+        let first = runtime.block_on(proposals(three, 0));
         assert_eq!(first.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
         for node in [1, 2] {
             wait_until("the others to have applied them", || {
-                runtime.block_on(proposals(&three, node)) == first
+                runtime.block_on(proposals(three, node)) == first
             });
         }
     };
