@@ -195,7 +195,7 @@ fn a_token_sees_what_it_is_for_until_it_ends_or_is_revoked() {
     world.reads(&of("demo/team/a"), team);
     world.reads(&of("demo"), team);
     for (path, says) in [
-        ("/v1/agents?scope=demo/other".to_owned(), "sees demo/team alone"),
+        ("/v1/agents?scope=demo/other".to_owned(), "is for demo/team alone"),
         ("/v1/locks?scope=other".into(), "other is outside of them"),
         (of("demo/other"), "this is outside of them"),
         ("/v1/events?scope=*".into(), "all that is on *"),
@@ -212,7 +212,7 @@ fn a_token_sees_what_it_is_for_until_it_ends_or_is_revoked() {
     assert_eq!(world.reads("/v1/status", &agent)["grants"].as_array().unwrap().len(), 1);
     world.reads("/v1/authority", &agent);
     world.refused("/v1/agents", &agent, "not-permitted", "the token of an agent");
-    world.refused("/v1/events?scope=demo/other", &agent, "outside-scopes", "sees demo/team/a alone");
+    world.refused("/v1/events?scope=demo/other", &agent, "outside-scopes", "is for demo/team/a alone");
     let lease = json!({"nonce": Digest([1; 32]), "instance": "i", "agents": [{"scope": "demo/other"}]});
     let request = world.bare.post(deployment.url("/v1/leases")).json(&lease).bearer_auth(&agent);
     assert_eq!(world.answer(request).2["code"], "enrolled-elsewhere");
@@ -458,8 +458,30 @@ fn client_certificates_are_known_by_name_and_keep_no_stop_out() {
     assert_eq!(world.answer(foreign.post(deployment.url("/v1/commands")).multipart(form)).0, 201);
     wait_until("it to be noted", || world.security_log().contains("took effect by its signatures"));
 
-    // By somebody else's TLS, in a session that is resumed: the second connection is the same person's.
+    // One that is no X.509 v3 makes nobody known, and keeps no stop out either.
     let folder = theirs.path();
+    let v1 = "openssl req -new -newkey rsa:2048 -nodes -keyout v1.key -subj /CN=grafana -out v1.csr 2>/dev/null && \
+              { openssl x509 -req -x509v1 -in v1.csr -signkey v1.key -out v1.pem || openssl x509 -req -in v1.csr -signkey v1.key \
+              -out v1.pem; } 2>/dev/null && openssl x509 -in v1.pem -noout -text | grep -q 'Version: 1 '";
+    Ran::of(Command::new("bash").args(["-c", v1]).current_dir(folder)).exits(0);
+    let stop = deployment.stop("demo/v1");
+    for (name, text) in [
+        ("command", &stop.document),
+        ("signature", &stop.signatures[0]),
+        ("node-ca.pem", &deployment.ca_pem()),
+    ] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    let line = format!(
+        "curl -sS -w '\n%{{http_code}}\n' --cacert node-ca.pem --cert v1.pem --key v1.key {0}/v1/agents && curl -sS -w \
+         '\n%{{http_code}}\n' --cacert node-ca.pem --cert v1.pem --key v1.key -F command=@command -F signature=@signature \
+         {0}/agent/shutdown",
+        deployment.url("")
+    );
+    let said = Ran::of(Command::new("bash").args(["-c", &line]).current_dir(folder)).exits(0).stdout;
+    assert!(said.contains("invalid-certificate") && said.ends_with("\n201\n"), "{said}");
+
+    // By somebody else's TLS, in a session that is resumed: the second connection is the same person's.
     for (name, text) in
         [("c.pem", &issued.cert_pem), ("c.key", &issued.key_pem), ("node-ca.pem", &deployment.ca_pem())]
     {

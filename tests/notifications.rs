@@ -201,7 +201,10 @@ fn s8_s10_receivers_that_fail_lose_nothing_and_hold_up_nobody() {
     );
     picky.answer(|_| Answer::Take);
     let said = world.deployment.run(&["notifications", "replay", "picky", &id]).exits(0);
-    assert_eq!(said.stdout.trim(), "1 notification sent again to picky");
+    assert_eq!(
+        said.stdout.trim(),
+        "1 notification about to be sent again to picky: `tagout notifications` shows what becomes of it"
+    );
     assert_eq!(picky.hears("tagout.isolate").entry(), Some(isolate.index));
     wait_until("no dead letter to be left", || world.listed("picky")["dead_letters"] == json!([]));
     // Also what was delivered long ago.

@@ -172,6 +172,10 @@ fn s1_s5_s8_three_nodes_have_the_same_proposals_and_keep_them() {
                 "{}",
                 problem.detail
             );
+            // Whoever was to sign it hears why, too.
+            let shown = http.get(format!("{url}/{}", ids[2])).send().await.unwrap();
+            let gone: Problem = shown.json().await.unwrap();
+            assert_eq!((gone.code.as_str(), &gone.detail), ("no-such-proposal", &problem.detail));
         }
     });
     for node in 0..3 {

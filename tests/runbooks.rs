@@ -179,7 +179,7 @@ fn every_line_of_the_runbooks_does_what_they_say() {
     }
     wait_until("the dead letter", || world.script("tagout notifications").stdout.contains("1 dead letter"));
     world.soc.answer(|_| Answer::Take);
-    assert!(world.run(chapter).stdout.contains("1 notification sent again to soc"));
+    assert!(world.run(chapter).stdout.contains("1 notification about to be sent again to soc"));
     assert_eq!(world.soc.hears("tagout.stop").json()["data"]["scope"], "support/agent_22");
 
     let chapter = "Stolen key";

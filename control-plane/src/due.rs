@@ -55,7 +55,16 @@ impl Ending {
     pub fn all(ledger: &Ledger, tokens: &[TokenRecord], now_ms: u64) -> Vec<Self> {
         let until_ms = now_ms + WARNED_BEFORE_H[0] * HOUR_MS;
         let grants = ledger.grants(now_ms);
-        let grants = due(&grants, until_ms).into_iter().map(|grant| Self {
+        // Where a parent goes on with the same terms, nobody loses anything.
+        let carried = |grant: &GrantSummary| {
+            grants.iter().any(|other| {
+                other.scope.covers(&grant.scope)
+                    && other.terms == grant.terms
+                    && other.expires_at_ms > grant.expires_at_ms
+            })
+        };
+        let own = due(&grants, until_ms).into_iter().filter(|grant| !carried(grant));
+        let grants = own.map(|grant| Self {
             what: What::Grant,
             id: grant.id,
             scope: grant.scope.clone(),

@@ -98,7 +98,8 @@ impl Default for ServerLimits {
             header_read_timeout: Duration::from_secs(30),
             body_read_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(120),
-            max_header_bytes: 16 * 1024,
+            // Some issuers write a token for every group that somebody is in.
+            max_header_bytes: 64 * 1024,
             h2_max_concurrent_streams: 128,
             h2_window_bytes: 128 * 1024,
             shutdown_grace: Duration::from_secs(10),

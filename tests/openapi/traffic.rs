@@ -1080,7 +1080,7 @@ impl<'a> Traffic<'a> {
             ("listEnrolments", "/v1/enrolments?scope=doc", true),
             ("listLocks", "/v1/locks?scope=doc", true),
             ("readLock", &lock, true),
-            ("followStop", &reach, false),
+            ("followStop", &reach, true),
             ("readStatus", "/v1/status", false),
             ("readCluster", "/v1/cluster", false),
             ("readTrustChain", "/v1/authority", false),

@@ -109,7 +109,7 @@ impl Sight {
     fn outside(&self, why: &str) -> Problem {
         let own: Vec<_> = self.0.iter().map(Scope::as_str).collect();
         let detail = format!(
-            "what you showed sees {} alone, and {why}: ask for less, or show something else",
+            "what you showed is for {} alone, and {why}: ask for less, or show something else",
             own.join(", ")
         );
         Problem::new(Code::OutsideScopes, detail)
@@ -313,9 +313,20 @@ impl Claim {
         if !api.access.commands_need_bearer() {
             return Ok(());
         }
-        let reader = Reader::from(self.identify(api).await?);
+        let reader = match self.identify(api).await {
+            Ok(identity) => Reader::from(identity),
+            Err(problem) if problem.code() == Code::NoIdentity => {
+                let detail = "what gives takes an operator's identity here besides its signatures (commands_need_bearer in the node's \
+                              access file), and none was shown: send \"Authorization: Bearer TOKEN\". What takes away needs none";
+                return Err(Problem::new(Code::NoIdentity, detail));
+            }
+            Err(problem) => return Err(problem),
+        };
         reader.operates()?;
-        reader.sight.covering(scope)
+        if reader.sight.covers(scope) {
+            return Ok(());
+        }
+        Err(reader.sight.outside(&format!("this command is for {scope}")))
     }
 
     /// Notes beside a command that took effect that what was shown with it is no good (S8). That decides nothing: it is signed.

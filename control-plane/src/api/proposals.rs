@@ -13,7 +13,7 @@ use tagout_proto::ledger::{Ledger, Proposed, Refusal};
 use tagout_proto::wire::{Agent, CommandAnswer, Enabled, Enables, ProposalRecord, ProposalShown, Proposals};
 use tracing::Instrument;
 
-use super::access::Claim;
+use super::access::{Claim, Sight};
 use super::commands::{COMMAND, answer, read_envelope, refuse};
 use super::form::{FormRejection, WholeForm};
 use super::problem::{Code, Problem};
@@ -84,7 +84,7 @@ async fn gather(api: &Api, claim: &Claim, envelope: &Envelope, from: Source) -> 
         }
         Gathered::Proposed => {
             let ledger = api.service.replica.ledger();
-            let proposed = ledger.proposed(&id).ok_or_else(|| gone(&id))?;
+            let proposed = ledger.proposed(&id).ok_or(Refusal::NoSuchProposal(id))?;
             let record = record(&ledger, id, proposed);
             count(action, "proposed");
             let (signed_by, missing) = (record.signed_by.join(", "), record.missing.as_deref());
@@ -125,7 +125,7 @@ pub async fn show(
     })?;
     let (proposal, actions) = {
         let ledger = api.service.replica.ledger();
-        let proposed = ledger.proposed(&id).ok_or_else(|| gone(&id))?;
+        let proposed = ledger.proposed(&id).ok_or_else(|| gone(&ledger, reader.sight(), &id))?;
         reader.sight().touching(&proposed.scope)?;
         (record(&ledger, id, proposed), with_releases(&ledger, proposed))
     };
@@ -134,8 +134,11 @@ pub async fn show(
     Ok(Json(ProposalShown { proposal, enables }))
 }
 
-fn gone(id: &Digest) -> Problem {
-    Refusal::NoSuchProposal(*id).into()
+fn gone(ledger: &Ledger, sight: &Sight, id: &Digest) -> Problem {
+    match ledger.refused_proposal(id) {
+        Some((scope, why)) if sight.touches(scope) => Problem::new(Code::NoSuchProposal, why.to_string()),
+        _ => Refusal::NoSuchProposal(*id).into(),
+    }
 }
 
 fn record(ledger: &Ledger, id: Digest, proposed: &Proposed) -> ProposalRecord {

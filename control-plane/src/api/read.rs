@@ -1,6 +1,6 @@
 //! What people read: agents, locks, the reach of a stop, the authority.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::Json;
@@ -115,6 +115,8 @@ pub async fn reach(
 ) -> Result<Json<StopReach>, Problem> {
     let id = lock_id(id)?;
     let Query(After { after }) = after.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
+    let stop = api.service.replica.ledger().stop_record(&id);
+    stop.map_or(Ok(()), |stop| reader.sight().touching(&stop.scope))?;
     let account = api.service.outcomes.account(&id).ok_or_else(|| {
         let detail =
             "this stop is not being accounted for (any more); its outcome is in the log: tagout log show";
@@ -137,6 +139,18 @@ pub async fn status(State(api): State<Api>, watcher: Watcher) -> Result<Json<Sta
     };
     let ledger = api.service.replica.ledger();
     let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
+    let sight = match &watcher {
+        Watcher::Reader(reader) => Some(reader.sight()),
+        Watcher::Agent(sight) => Some(sight),
+        Watcher::Anybody => None,
+    };
+    let locks = match sight.map(|sight| sight.narrow(&Scope::fleet())).transpose()? {
+        Some(scopes) if !scopes.iter().any(Scope::is_fleet) => {
+            let touching = scopes.iter().flat_map(|scope| ledger.locks_touching(scope));
+            touching.map(|record| record.lock.id).collect::<BTreeSet<_>>().len()
+        }
+        _ => ledger.lock_count(),
+    };
     Ok(Json(Status {
         deployment: authority.deployment.to_string(),
         node: api.service.node.to_string(),
@@ -147,7 +161,7 @@ pub async fn status(State(api): State<Api>, watcher: Watcher) -> Result<Json<Sta
         rule_version: ledger.rule_version(),
         limits: authority.limits,
         time_ms,
-        locks: ledger.lock_count() as u64,
+        locks: locks as u64,
         grants: ledger.grants(time_ms).into_iter().filter(concerns).collect(),
     }))
 }

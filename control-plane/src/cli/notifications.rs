@@ -128,7 +128,11 @@ fn say(out: &Out, receiver: &NotificationReceiver) {
 fn replay(out: &Out, client: &Client, args: &ReplayArgs) -> Result<Exit, Failure> {
     let answer = client.replay_notifications(&args.receiver, args.id.as_deref())?;
     out.document(&answer);
-    out.line(format!("{} sent again to {}", count(answer.replayed, "notification"), answer.receiver));
+    out.line(format!(
+        "{} about to be sent again to {}: `tagout notifications` shows what becomes of it",
+        count(answer.replayed, "notification"),
+        answer.receiver
+    ));
     Ok(Exit::Ok)
 }
 

@@ -188,7 +188,11 @@ impl Checked {
         status::say_some(session.out, &named);
         let others = ids.len() - named.len();
         if others > 0 {
-            session.out.line(format!("  not in force: {} of these {}", others, ids.len()));
+            let over = count(others as u64, "lock");
+            session.out.line(format!(
+                "  {over} of these {} no longer in force: there is nothing to lift",
+                ids.len()
+            ));
         }
         Ok(())
     }

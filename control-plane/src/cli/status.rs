@@ -48,8 +48,9 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         // A node that is only behind gets the time to catch up with what was seen of another.
         session.fetch_checkpoint(seen.size(), &seen)?;
         status = session.client.status()?;
-        seen.check_size(status.log_size)?;
     }
+    // It has those entries, signed, and without a quorum it does not know that they are committed.
+    let behind = status.log_size < seen.size();
     status.grants.retain(|grant| grant.scope.covers(&scope) || scope.covers(&grant.scope));
     let proposals = session.client.proposals(&scope)?.proposals;
     out.document(&Everything {
@@ -81,6 +82,16 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
     if !proposals.is_empty() {
         out.line(format!("\n{}, see `tagout proposals`", count(proposals.len() as u64, "proposal")));
         proposals::say_open(&session, &proposals)?;
+    }
+    if behind {
+        out.note(format!(
+            "{} this node's log has {} entries, and what it shows is as of {}: it reaches no quorum, and knows of what came \
+             after them only that it was proposed. A stop is taken all the same; look at `tagout node list`",
+            out.ink(Ink::Yellow, "note:"),
+            seen.size(),
+            status.log_size
+        ));
+        return Ok(Exit::Unreachable);
     }
     Ok(Exit::Ok)
 }

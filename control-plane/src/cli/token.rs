@@ -105,7 +105,10 @@ fn random() -> Result<ApiToken, Failure> {
 
 fn new(out: &Out, args: &NewArgs) -> Result<Exit, Failure> {
     access::check_name(&args.name).map_err(Failure::usage)?;
-    if args.for_ms == 0 || args.for_ms > FOR_MAX_MS {
+    if args.for_ms == 0 {
+        return Err(Failure::usage("--for 0s would make a token that has ended already"));
+    }
+    if args.for_ms > FOR_MAX_MS {
         return Err(Failure::usage(format!("a token is good for up to {}, and no longer", span(FOR_MAX_MS))));
     }
     let role = match args.role {

@@ -297,8 +297,8 @@ impl Common {
         }
         let scopes = scopes.iter().map(|scope| Scope::parse(scope)).collect::<Result<_, _>>();
         let give_up_after = self.give_up_after.unwrap_or(GIVE_UP_AFTER_DEFAULT);
-        if give_up_after > GIVE_UP_AFTER_MAX {
-            return Err(wrong(&name, "\"give_up_after\" is at most 30 days"));
+        if give_up_after.is_zero() || give_up_after > GIVE_UP_AFTER_MAX {
+            return Err(wrong(&name, "\"give_up_after\" is at most 30 days, and more than nothing"));
         }
         Ok(Receiver {
             topics: self.events,

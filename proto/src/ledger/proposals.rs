@@ -209,6 +209,12 @@ impl Ledger {
         Ok(signers.names())
     }
 
+    /// What was refused of the command with this SHA-256, and where: by whom, and why.
+    pub fn refused_proposal(&self, id: &Digest) -> Option<(&Scope, Refusal)> {
+        let scope = &self.proposals.refused.get(id)?.scope;
+        Some((scope, self.proposals.check_not_refused(id).err()?))
+    }
+
     pub(super) fn judge_refuse(&self, refuse: Refuse, by: Vec<String>) -> Result<Change, Refusal> {
         let id = refuse.proposal;
         self.proposals.check_not_refused(&id)?;

@@ -113,7 +113,7 @@ pub enum Refusal {
     )]
     Refused { proposal: Digest, by: String, reason: String, index: u64 },
     #[error(
-        "no proposal {0} is known: it took effect, expired, or was never made; `tagout proposals` lists those that are open"
+        "no proposal {0} is known: it took effect, was refused, expired, or was never made; `tagout proposals` lists those that are open"
     )]
     NoSuchProposal(Digest),
     #[error(

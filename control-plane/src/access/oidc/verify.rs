@@ -36,7 +36,10 @@ pub enum Invalid {
     Algorithm,
     #[error("it names no key (\"kid\"), and the issuer has several")]
     NamesNoKey,
-    #[error("the issuer has no such key (\"kid\"), or no longer")]
+    #[error(
+        "the issuer has no such key (\"kid\"), or no longer; one that it has just begun to use is known here within 5 s: try again \
+         then"
+    )]
     UnknownKey,
     #[error("its signature is not by the key that it names")]
     Signature,

@@ -34,6 +34,7 @@ use evidence::Appended;
 const CASE: &str = "drill";
 /// Agents that a drill stops without being told that there are many.
 const CANARY_AGENTS_MAX: usize = 1;
+const EVERY_MIN_MS: u64 = 1000;
 /// How often a drill that waits for other people looks whether they have signed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So often in a row a proposal is gone before that counts.
@@ -116,6 +117,11 @@ pub fn run(out: &Out, globals: &Globals, args: DrillArgs) -> Result<Exit, Failur
         Some(DrillVerb::Finish(args)) => finish(out, globals, &args),
         Some(DrillVerb::Report(args)) => report::run(out, globals, &args),
         None => {
+            if args.run.every.is_some_and(|every_ms| every_ms < EVERY_MIN_MS) {
+                return Err(Failure::usage(
+                    "--every is at least 1s: a drill cuts whatever the canary is doing",
+                ));
+            }
             let (session, args) = (Session::open(out, globals)?, &args.run);
             let signers = session.signers(&args.keys)?;
             match args.every {

@@ -215,7 +215,8 @@ struct Found {
     drills: Vec<(Entry, Digest, Drill)>,
     /// Stops that were placed as drills, by their locks.
     declared: BTreeMap<Digest, (Scope, Signed)>,
-    /// When its newest entry was written.
+    /// When its first and its newest entry were written.
+    oldest_ms: Option<u64>,
     newest_ms: u64,
 }
 
@@ -227,6 +228,7 @@ impl Found {
             for bytes in reader.bundle(n)?.iter() {
                 frontier.push(leaf_hash(bytes));
                 let entry = Entry::decode(bytes).map_err(|e| Failure::unverified("entry", e.to_string()))?;
+                found.oldest_ms.get_or_insert(entry.time_ms);
                 found.newest_ms = found.newest_ms.max(entry.time_ms);
                 found.take(entry, Digest::of(bytes), trust);
             }
@@ -325,10 +327,14 @@ fn made(
         });
     let mut unfinished: Vec<_> = unfinished.collect();
     unfinished.sort_by_key(|stop| stop.stop.placed.index);
-    scopes.extend(args.scope.clone().filter(|scope| !scope.is_fleet() && scopes.is_empty()));
+    // Where nothing was ever drilled, that is what is missing.
+    if scopes.is_empty() {
+        scopes.insert(args.scope.clone().unwrap_or_else(Scope::fleet));
+    }
     // A copy tells of nothing that came after it.
     let until_ms = if args.dir.is_some() { found.newest_ms } else { generated_at_ms };
-    let gaps = args.every.map(|every_ms| gaps(&drills, scopes, since_ms, until_ms, every_ms));
+    let begun_ms = found.oldest_ms.unwrap_or(until_ms);
+    let gaps = args.every.map(|every_ms| gaps(&drills, scopes, (since_ms, begun_ms), until_ms, every_ms));
     let mut slowest: Vec<u64> = drills.iter().filter_map(|drill| drill.slowest_ms).collect();
     slowest.sort_unstable();
     Ok(Report {
@@ -439,11 +445,12 @@ fn record(
     })
 }
 
-/// Where a scope was not drilled for longer than promised, from the beginning of the period, or else its first drill, on.
+/// Where a scope was not drilled for longer than promised, from the beginning of the period on, or else from its first drill;
+/// never before the log begins.
 fn gaps(
     drills: &[Record],
     scopes: BTreeSet<Scope>,
-    since_ms: Option<u64>,
+    (since_ms, begun_ms): (Option<u64>, u64),
     until_ms: u64,
     every_ms: u64,
 ) -> Vec<Gap> {
@@ -451,7 +458,12 @@ fn gaps(
     let mut gaps = Vec::new();
     for scope in scopes {
         let times = drills.iter().filter(|drill| drill.scope == scope).map(|drill| drill.stop.placed.time_ms);
-        let times: Vec<u64> = since_ms.into_iter().chain(times).chain([until_ms]).collect();
+        let mut times: Vec<u64> = times.chain([until_ms]).collect();
+        if let Some(since_ms) = since_ms {
+            times.insert(0, since_ms.max(begun_ms));
+        } else if times.len() == 1 {
+            times.insert(0, begun_ms);
+        }
         for pair in times.windows(2).filter(|pair| pair[1].saturating_sub(pair[0]) > allowed_ms) {
             gaps.push(Gap { scope: scope.clone(), from_ms: pair[0], to_ms: pair[1] });
         }

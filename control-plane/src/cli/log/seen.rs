@@ -59,11 +59,6 @@ impl Seen {
         self.checkpoint.as_ref().map_or(begun, |seen| seen.size)
     }
 
-    /// Checks that a node's log of `size` entries is not shorter than what was seen of it.
-    pub fn check_size(&self, size: u64) -> Result<(), Failure> {
-        check_size(size, self.size())
-    }
-
     /// Checks that a verified checkpoint continues the newest one.
     pub fn check(&self, checkpoint: &Checkpoint, tiles: &dyn Tiles) -> Result<(), LogError> {
         match &self.checkpoint {
