@@ -271,7 +271,10 @@ fn s8_s10_receivers_that_fail_lose_nothing_and_hold_up_nobody() {
     assert_eq!(doubles.count(), 0, "it goes on at its cursor");
 
     // What no log has: consent that ends soon, and attempts that were refused.
-    world.deployment.run_by_both(&["grant", "demo/agent_6", "--for", "30m", "--reason", "r"]);
+    let terms = ["--essential", "handover"]; // which no other grant has
+    world
+        .deployment
+        .run_by_both(&[&["grant", "demo/agent_6", "--for", "30m", "--reason", "r"], &terms[..]].concat());
     let told = wait_for("the end of consent", || {
         let mut told = good.taken().into_iter().filter(|told| told.json()["type"] == "tagout.expiry.grant");
         told.find(|told| told.json()["data"]["scope"] == "demo/agent_6")
