@@ -163,6 +163,11 @@ impl Deployment {
         self.node.as_mut().expect("the node runs")
     }
 
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.node.as_ref().expect("the node runs").stderr()
+    }
+
     pub fn node_id(&self) -> u32 {
         self.node.as_ref().expect("the node runs").id()
     }

@@ -205,7 +205,10 @@ fn every_refusal_says_what_to_do_and_stops_nobody() {
     for (token, body, status, code, said) in cases {
         let (got, response) = world.send_body(&token, "c", body);
         assert_eq!((got, &response["results"]["x-tagout"]["code"]), (status, &json!(code)), "{response}");
-        assert!(response["status_text"].as_str().unwrap().contains(said), "{response}");
+        let text = response["status_text"].as_str().unwrap();
+        assert!(text.contains(said), "{response}");
+        let known = code != "openc2-refused";
+        assert_eq!(text.starts_with("OpenC2 producer \""), known, "{response}");
     }
     // Beyond its agents an hour it is for people, and no retry helps.
     for agent in ["demo/a", "demo/b", "demo/c"] {
@@ -216,6 +219,11 @@ fn every_refusal_says_what_to_do_and_stops_nobody() {
         (status, &response["results"]["x-tagout"]["code"]),
         (403, &json!("blast-limit")),
         "{response}"
+    );
+    let text = response["status_text"].as_str().unwrap();
+    assert!(
+        text.starts_with("OpenC2 producer \"soc\" wanted to stop demo/d for case d: it may take away"),
+        "{text}"
     );
 
     let http = world.deployment.http();

@@ -250,12 +250,27 @@ fn every_refusal_says_what_to_do_and_stops_nobody() {
         let (got, got_code, detail) = world.refusal(webhook, &request);
         assert_eq!((got, got_code.as_str()), (status, code), "{detail}");
         assert!(detail.contains(said), "{detail}");
+        let known = webhook != "nobody";
+        assert_eq!(detail.starts_with(&format!("webhook \"{webhook}\"")), known, "{detail}");
+        // Whoever has not the secret is told no more than what stands in the address.
+        assert!(code != "webhook-refused" || !detail.contains("demo"), "{detail}");
     }
     let large = Request { body: format!("\"{}\"", "x".repeat(300 * 1024)), ..Request::new(&body) };
     assert_eq!(world.refusal("soc", &large).0, 413);
     assert!(guard.check().is_ok());
     assert_eq!(world.deployment.run(&["status", "--json"]).exits(0).json()["locks"], json!(0));
     wait_until("the attempts to be noted", || world.security_log().matches("webhook-refused").count() == 7);
+    let noted = world.security_log();
+    for said in [
+        "webhook \"soc\": no signature in webhook-signature",
+        "webhook \"soc\" wanted to stop moltbook/agent_2 for case INC-1: it may not touch moltbook/agent_2",
+        "webhook \"soc\": about demo/agent_2, case INC-1: severity \"odd\"",
+        "webhook \"soc\": about case INC-1: the body names no scope",
+        "webhook \"person\" wanted to stop demo/agent_2 for case INC-1: it signs with a key",
+    ] {
+        let said = json!(said).to_string();
+        assert!(noted.contains(said.trim_matches('"')), "{said}: {noted}");
+    }
 }
 
 #[test]
@@ -268,15 +283,42 @@ fn a_webhook_takes_away_from_so_many_agents_an_hour_and_then_people_decide() {
     let (status, problem) = stop("demo/d");
     assert_eq!((status, &problem["code"]), (429, &json!("blast-limit")), "{problem}");
     assert!(
-        problem["detail"].as_str().unwrap().contains("3 agents an hour, and with this it would be 4"),
+        problem["detail"].as_str().unwrap().starts_with(
+            "webhook \"fleet\" wanted to stop demo/d for case demo/d: it may take away from 3 agents an hour, and with \
+             this it would be 4: what it asks for is for people to do"
+        ),
         "{problem}"
     );
+    wait_until("the attempt to be noted with its webhook", || {
+        world.security_log().contains("webhook \\\"fleet\\\" wanted to stop demo/d for case demo/d")
+    });
+    wait_until("the node to say so", || {
+        let said = world.deployment.said();
+        said.lines().any(|line| {
+            ["WARN", "what it asks for is for people to do", "demo/d"].iter().all(|part| line.contains(part))
+        })
+    });
     assert_eq!(stop("demo/a").0, 200, "what holds already is no more");
     // What people have lifted meanwhile counts all the same.
     world.deployment.run_by_both(&["resume", "demo/a", "--reason", "reviewed"]);
     assert_eq!(stop("demo/d").0, 429);
     // People are not bound by it: the lock is in place, though nobody is there (5).
     world.deployment.run(&["stop", "demo/d", "--reason", "r"]).exits(5);
+}
+
+#[test]
+fn a_key_of_no_automation_is_said_at_the_start() {
+    let world = World::start();
+    let said = || {
+        let stderr = world.deployment.said();
+        let lines = stderr.lines().filter(|line| line.contains("of no automation in the authority"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_until("both keys to be told", || said().len() == 2);
+    let said = said();
+    for webhook in ["person", "outsider"] {
+        assert!(said.iter().any(|line| line.contains("WARN") && line.contains(webhook)), "{said:?}");
+    }
 }
 
 #[test]
@@ -291,6 +333,10 @@ fn what_is_wrong_with_the_file_is_said_at_the_start() {
             "[[webhook]]\nname = \"soc\"\nverify = [\"{verify}\"]\nsign = \"{key}\"\nscopes = ['demo']\nactions = 'stop'\n{more}"
         )
     };
+    let doing = |actions: &str| {
+        webhook("soc.secret", "agents_per_hour = 1")
+            .replace("actions = 'stop'", &format!("actions = {actions}"))
+    };
     std::fs::write(folder.join("soc.secret"), format!("whsec_{}", base64(SECRET))).unwrap();
     let cases = [
         (webhook("none.secret", "agents_per_hour = 1"), "cannot read"),
@@ -301,6 +347,22 @@ fn what_is_wrong_with_the_file_is_said_at_the_start() {
         (webhook("soc.secret", "agents_per_hour = 1\nscope = '{agent}'"), "no template"),
         (webhook("soc.secret", "agents_per_hour = 1\nsecret = 'x'"), "unknown field"),
         (webhook("soc.secret", "agents_per_hour = 1\n").repeat(2), "another one has this name"),
+        (doing("{}"), "nothing would ever be done"),
+        (
+            doing("'release'"),
+            "\"release\" is no action: there are \"stop\", \"pause\", \"isolate\", \"restrict\"",
+        ),
+        (doing("{ high = 'isolated' }"), "severity \"high\": \"isolated\" is no action: there are \"stop\""),
+        (
+            doing("{ high = 'throttle' }"),
+            "severity \"high\": throttle has no limit: it says calls_per_minute",
+        ),
+        (doing("{ throttle = {} }"), "throttle has no limit: it says calls_per_minute"),
+        (doing("{ throttle = { calls_per_minute = 0 } }"), "throttle has a limit of 0"),
+        (
+            doing("{ low = { throttle = { calls = 1 } } }"),
+            "severity \"low\": throttle has unknown field `calls`",
+        ),
     ];
     for (text, said) in cases {
         std::fs::write(folder.join("webhooks.toml"), &text).unwrap();

@@ -202,7 +202,9 @@ impl Node {
             // Its store has its identity now; from here on an empty one would be a lost one.
             remove_marker(&config.data.join(JOIN))?;
         }
-        let recovery = Recovery { service: service.clone(), audit: audit.clone() };
+        let webhooks = Arc::new(webhooks);
+        let recovery =
+            Recovery { service: service.clone(), audit: audit.clone(), webhooks: webhooks.clone() };
         if cluster.consensus.is_alone() {
             if let Some(seed) = seed {
                 // After a restore the guards of before may still be at work.
@@ -231,8 +233,7 @@ impl Node {
         tokio::spawn(housekeeping(instances, metrics.clone(), shutdown.clone()));
         tokio::spawn(watch_disk(reserve, shutdown.clone()));
         tokio::spawn(access.clone().follow(shutdown.clone()));
-        let (service_of_api, webhooks) = (service.clone(), webhooks.into());
-        let app = api::router(Api { service: service_of_api, security, metrics, webhooks, access });
+        let app = api::router(Api { service: service.clone(), security, metrics, webhooks, access });
         tokio::spawn(tls.clone().follow(shutdown.clone()));
         let server =
             tokio::spawn(serve_tls(listener, tls.api(), app, ServerLimits::default(), shutdown.clone()));
@@ -267,6 +268,7 @@ impl Node {
 struct Recovery {
     service: Service,
     audit: Arc<AuditLog>,
+    webhooks: Arc<Webhooks>,
 }
 
 impl Recovery {
@@ -286,6 +288,7 @@ impl Recovery {
         self.audit.caught_up(applied).await?;
         if let Some(authority) = replica.ledger().authority() {
             outcomes.limits_changed(authority.limits);
+            self.webhooks.warn_of_keys(authority);
         }
         // S8: what this node knows of a stop's instances goes to those others that it knows when the stop comes.
         cluster.follow_authority();

@@ -13,7 +13,7 @@ use tagout_proto::sentence::sentence;
 use tagout_proto::token::Token;
 
 use super::problem::{Code, Problem};
-use super::webhooks::carry_out;
+use super::webhooks::{carry_out, of};
 use super::{Api, OPENC2_BODY_MAX_BYTES};
 use crate::clock;
 use crate::fair::Source;
@@ -43,7 +43,10 @@ pub async fn openc2(
     let name =
         producer.as_ref().map_or("unknown", |producer| producer.integration.which.name.as_str()).to_owned();
     let did = match producer {
-        Ok(producer) => take(&api, producer, &mut exchange, &headers, body, from).await,
+        Ok(producer) => match read_request(&mut exchange, &headers, body) {
+            Ok(request) => take(&api, producer, &exchange.ids, request, from).await,
+            Err(problem) => Err(of(&producer.integration.which, &problem)),
+        },
         Err(problem) => Err(problem),
     };
     let code = did.as_ref().map_or_else(|problem| problem.code().name(), |_| "ok");
@@ -89,27 +92,34 @@ fn producer_of<'a>(api: &'a Api, headers: &HeaderMap) -> Result<&'a Producer, Pr
     producer.ok_or_else(|| refused("no producer of this node's webhooks file has this one"))
 }
 
-async fn take(
-    api: &Api,
-    producer: &Producer,
+fn read_request(
     exchange: &mut Exchange,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
-    from: Source,
-) -> Result<(ResponseType, Value), Problem> {
+) -> Result<Request, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     exchange.form = Form::of(content_type.unwrap_or(""))?;
     let body = body.map_err(unreadable)?;
     let (ids, command) = openc2::unwrap(exchange.form, &body, exchange.ids.request.as_deref())?;
     exchange.ids = ids;
-    let Request { command, response, asked } = openc2::read(command, &exchange.ids)?;
+    Ok(openc2::read(command, &exchange.ids)?)
+}
+
+async fn take(
+    api: &Api,
+    producer: &Producer,
+    ids: &Ids,
+    request: Request,
+    from: Source,
+) -> Result<(ResponseType, Value), Problem> {
+    let Request { command, response, asked } = request;
     match asked {
         Asked::Features(said) if said.is_empty() => Ok((response, json!({"status": 200}))),
         Asked::Features(said) => Ok((response, json!({"status": 200, "results": said}))),
         Asked::Take(wanted) => {
             // Of one command that names its time every node makes the same bytes.
             let now_ms = clock::wall_ms();
-            let created = exchange.ids.created_ms.filter(|at| at.abs_diff(now_ms) <= CREATED_MAX_MS);
+            let created = ids.created_ms.filter(|at| at.abs_diff(now_ms) <= CREATED_MAX_MS);
             let sent = Sent { id: &command, at_s: created.unwrap_or(now_ms) / 1000 };
             let answer = carry_out(api, &producer.integration, &sent, wanted, from).await?;
             let which = &producer.integration.which;

@@ -398,7 +398,7 @@ impl From<NotDone> for Problem {
         let code = match &why {
             NotDone::Scope { .. } => Code::ScopeNotAllowed,
             NotDone::TooMany(_) => Code::BlastLimit,
-            NotDone::NoAutomation(_) => Code::WebhookKey,
+            NotDone::NoAutomation => Code::WebhookKey,
             NotDone::Document(_) => Code::Unmapped,
             NotDone::Sign(error) => {
                 tracing::error!(error = error as &dyn std::error::Error, "a webhook's key cannot sign");

@@ -1,6 +1,7 @@
 //! `POST /v1/webhooks/{name}`: a security platform takes away. See `webhooks/`.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -21,7 +22,7 @@ use crate::clock;
 use crate::fair::Source;
 use crate::tls::Peer;
 use crate::way::way;
-use crate::webhooks::{self, Headers, Integration, Sent, Wanted, Webhook};
+use crate::webhooks::{self, Headers, Integration, NotDone, Sent, TooMany, Unmapped, Wanted, Webhook};
 
 /// 201 with what took effect now, 200 with what had before, 204 where the request asks for nothing.
 pub async fn webhook(
@@ -37,7 +38,13 @@ pub async fn webhook(
         return Problem::new(Code::NoSuchWebhook, detail).into_response();
     };
     let from = peer.as_ref().map_or(Source::OWN, |Extension(peer)| peer.address.ip().into());
-    let took = take(&api, webhook, &headers, body, from).await;
+    let took = match read_request(&api, webhook, &headers, body, from).await {
+        Ok(Some((sent, wanted))) => {
+            carry_out(&api, &webhook.integration, &sent, wanted, from).await.map(Some)
+        }
+        Ok(None) => Ok(None),
+        Err(problem) => Err(of(&webhook.integration.which, &problem)),
+    };
     let code = took.as_ref().map_or_else(|problem| problem.code().name(), |_| "ok");
     metrics::counter!("tagout_webhooks_total", "webhook" => name.clone(), "code" => code).increment(1);
     match took {
@@ -58,13 +65,14 @@ pub async fn webhook(
     }
 }
 
-async fn take(
+/// Who sent it and what it asks for; `None` where that is nothing.
+async fn read_request<'a>(
     api: &Api,
     webhook: &Webhook,
-    headers: &HeaderMap,
+    headers: &'a HeaderMap,
     body: Result<Bytes, BytesRejection>,
     from: Source,
-) -> Result<Option<CommandAnswer>, Problem> {
+) -> Result<Option<(Sent<'a>, Wanted)>, Problem> {
     let body = body.map_err(unreadable)?;
     let header = |name: &'static str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());
@@ -83,16 +91,31 @@ async fn take(
     };
     let body = serde_json::from_slice(&body)
         .map_err(|e| Problem::new(Code::BadWebhook, format!("the body is no JSON: {}", sentence(e))))?;
-    let Some(wanted) = webhook.wanted(&body).map_err(|why| Problem::new(Code::Unmapped, why.to_string()))?
-    else {
-        return Ok(None);
+    let unmapped = |why: Unmapped| {
+        let about = webhook.about(&body).map(|about| format!("about {about}: ")).unwrap_or_default();
+        Problem::new(Code::Unmapped, format!("{about}{why}"))
     };
+    Ok(webhook.wanted(&body).map_err(unmapped)?.map(|wanted| (sent, wanted)))
+}
 
-    carry_out(api, &webhook.integration, &sent, wanted, from).await.map(Some)
+/// The same with whose request it was, which the security log and notifications do not know otherwise.
+pub(super) fn of(whose: impl Display, problem: &Problem) -> Problem {
+    Problem::new(problem.code(), format!("{whose}: {}", problem.detail()))
 }
 
 /// From what is wanted, by whoever was verified, to a command that took effect; or to the lock that the case has already.
 pub(super) async fn carry_out(
+    api: &Api,
+    integration: &Integration,
+    sent: &Sent<'_>,
+    wanted: Wanted,
+    from: Source,
+) -> Result<CommandAnswer, Problem> {
+    let asked = format!("{} wanted to {wanted}", integration.which);
+    take(api, integration, sent, wanted, from).await.map_err(|problem| of(asked, &problem))
+}
+
+async fn take(
     api: &Api,
     integration: &Integration,
     sent: &Sent<'_>,
@@ -122,7 +145,13 @@ pub(super) async fn carry_out(
     }
     let living = api.service.cluster.instances_below(&Scope::fleet(), SEEN_WITHIN).await;
     let agents: BTreeSet<_> = living.into_iter().map(|(agent, _)| agent).collect();
-    integration.allow(&wanted, &principal, &locks, &agents, now_ms)?;
+    integration.allow(&wanted, &principal, &locks, &agents, now_ms).inspect_err(|why| {
+        if let NotDone::TooMany(TooMany { limit, agents }) = why {
+            let Wanted { scope, kind, case, .. } = &wanted;
+            let (which, action) = (&integration.which, kind.action());
+            tracing::warn!(%which, %action, %scope, case, limit, agents, "what it asks for is for people to do");
+        }
+    })?;
     let envelope = integration.sign(&deployment, sent, wanted, now_ms)?;
     let command = Command::parse(envelope.document.as_bytes()).map_err(Refusal::from)?;
     let span = way(&envelope.digest());

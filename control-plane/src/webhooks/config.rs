@@ -184,6 +184,8 @@ impl Entry {
                 scope: or(self.scope, ready.scope),
                 reason: or(self.reason, ready.reason),
                 case: or(self.case, ready.case),
+                // Numbers from elsewhere may count otherwise.
+                names: if self.severity.is_none() { ready.names } else { &[] },
                 severity: or(self.severity, ready.severity),
                 actions: self.actions,
             },

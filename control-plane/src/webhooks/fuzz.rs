@@ -30,6 +30,7 @@ fn webhook_body() {
         reason: template(ready.reason),
         case: template(ready.case),
         severity: template(ready.severity),
+        names: ready.names,
         actions: mapping::Actions::Always(mapping::Does::Stop),
     };
     let deployment = Deployment { name: "demo".into(), genesis: tagout_proto::digest::Digest([7; 32]) };

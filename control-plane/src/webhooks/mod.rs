@@ -107,12 +107,12 @@ const TURNS_MAX: usize = 1024;
 /// Why a request that was verified and mapped does nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum NotDone {
-    #[error("{which} may not touch {scope}: the scopes in its configuration are what it may ({})", .allowed.join(", "))]
-    Scope { which: Which, scope: Scope, allowed: Vec<String> },
+    #[error("it may not touch {scope}: the scopes in its configuration are what it may ({})", .allowed.join(", "))]
+    Scope { scope: Scope, allowed: Vec<String> },
     #[error(
-        "{0} signs with a key that is of no automation in the authority: give an automation this key, never a person's"
+        "it signs with a key that is of no automation in the authority: give an automation this key, never a person's"
     )]
-    NoAutomation(Which),
+    NoAutomation,
     #[error(transparent)]
     TooMany(#[from] TooMany),
     #[error(transparent)]
@@ -133,6 +133,17 @@ impl Webhooks {
     pub fn producers(&self) -> &[Producer] {
         &self.producers
     }
+
+    /// Says of which ones every request will be refused, as this authority has it.
+    pub fn warn_of_keys(&self, authority: &Authority) {
+        let webhooks = self.webhooks.values().map(|webhook| &webhook.integration);
+        let producers = self.producers.iter().map(|producer| &producer.integration);
+        for integration in webhooks.chain(producers) {
+            if let Err(why) = integration.principal(authority) {
+                tracing::warn!(which = %integration.which, "until the authority says otherwise it can do nothing: {why}");
+            }
+        }
+    }
 }
 
 impl Webhook {
@@ -143,6 +154,11 @@ impl Webhook {
     /// What the body asks for; `None` where that is nothing.
     pub fn wanted(&self, body: &Value) -> Result<Option<Wanted>, Unmapped> {
         self.mapping.wanted(body)
+    }
+
+    /// Which scope and case the body is about, as far as it says so.
+    pub fn about(&self, body: &Value) -> Option<String> {
+        self.mapping.about(body)
     }
 }
 
@@ -169,9 +185,7 @@ impl Integration {
         let line = self.signer.public_key().line();
         let principal = PublicKey::parse_openssh(&line).ok().and_then(|key| authority.principal_of(&key));
         let automation = principal.filter(|principal| principal.kind == PrincipalKind::Automation);
-        automation
-            .map(|automation| automation.name.as_str())
-            .ok_or_else(|| NotDone::NoAutomation(self.which.clone()))
+        automation.map(|automation| automation.name.as_str()).ok_or(NotDone::NoAutomation)
     }
 
     /// Whether it may do this now. `locks` are those in force, `agents` all that live; both as one node knows them.
@@ -183,10 +197,10 @@ impl Integration {
         agents: &BTreeSet<Scope>,
         now_ms: u64,
     ) -> Result<(), NotDone> {
-        let Self { which, scopes, agents_per_hour, .. } = self;
+        let Self { scopes, agents_per_hour, .. } = self;
         if !scopes.iter().any(|allowed| allowed.covers(&wanted.scope)) {
             let allowed = scopes.iter().map(ToString::to_string).collect();
-            return Err(NotDone::Scope { which: which.clone(), scope: wanted.scope.clone(), allowed });
+            return Err(NotDone::Scope { scope: wanted.scope.clone(), allowed });
         }
         let of_hour = locks.iter().filter(|record| {
             record.lock.time_ms + HOUR_MS > now_ms && record.lock.tag.by.iter().any(|by| by == principal)
