@@ -226,7 +226,12 @@ fn every_refusal_says_what_to_do_and_stops_nobody() {
         "{text}"
     );
 
+    // What is no id is not said again in a header.
     let http = world.deployment.http();
+    let nameless = post(&http, &world.url(), Some(&token(0)), "").body("{}");
+    let answer = world.runtime.block_on(nameless.send()).unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("x-request-id")), (400, None));
+
     let without = |name: &str| {
         let mut request =
             post(&http, &world.url(), Some(&token(0)), "c").body(stop("demo/z")).build().unwrap();

@@ -169,8 +169,9 @@ impl Exchange {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.form.answered_as()));
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        // What no header can hold is in the message alone.
-        if let Some(id) = self.ids.request.as_ref().and_then(|id| HeaderValue::from_str(id).ok()) {
+        // What is no id is in the message alone.
+        let id = self.ids.request.as_ref().filter(|id| openc2::is_id(id));
+        if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
             headers.insert(X_REQUEST_ID, id);
         }
         response

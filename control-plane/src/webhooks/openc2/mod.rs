@@ -229,12 +229,17 @@ pub fn unwrap(form: Form, body: &[u8], id: Option<&str>) -> Result<(Ids, Value),
     Ok((Ids { request: request_id.or(id), from, created_ms: created }, message.body.openc2.request))
 }
 
+/// Whether this may be a command's or a request's id.
+pub fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= ID_MAX_BYTES && id.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// What the command asks for.
 pub fn read(command: Value, ids: &Ids) -> Result<Request, NotTaken> {
     let command: Command = serde_json::from_value(command)
         .map_err(|e| malformed(format!("this is no OpenC2 command: {}", sentence(e))))?;
     let id = command.command_id.as_ref().or(ids.request.as_ref()).ok_or(NotTaken::NoId)?.clone();
-    if id.is_empty() || id.len() > ID_MAX_BYTES || !id.bytes().all(|b| b.is_ascii_graphic()) {
+    if !is_id(&id) {
         return Err(NotTaken::Id);
     }
     let mut targets = command.target.into_iter();
