@@ -1,11 +1,11 @@
 //! What ends by itself and soon: consent, which one ceremony renews, enrolments and API tokens. The nodes warn of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tagout_proto::digest::Digest;
-use tagout_proto::ledger::{GrantSummary, Ledger};
+use tagout_proto::ledger::GrantSummary;
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::wire::TokenRecord;
@@ -22,13 +22,38 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Those that end by `until_ms`, unless another one of the same scope and terms holds beyond it; of several that end, the last.
 pub fn due(grants: &[GrantSummary], until_ms: u64) -> Vec<&GrantSummary> {
-    let alike = |a: &GrantSummary, b: &GrantSummary| a.scope == b.scope && a.terms == b.terms;
+    let by_scope = by_scope(grants);
     let followed = |grant: &GrantSummary| {
-        let later =
-            |other: &GrantSummary| (other.expires_at_ms, other.index) > (grant.expires_at_ms, grant.index);
-        grants.iter().any(|other| alike(other, grant) && later(other))
+        by_scope[&grant.scope].iter().any(|other| {
+            other.terms == grant.terms
+                && (other.expires_at_ms, other.index) > (grant.expires_at_ms, grant.index)
+        })
     };
     grants.iter().filter(|grant| grant.expires_at_ms <= until_ms && !followed(grant)).collect()
+}
+
+/// Few stand on each scope, and a scope has few above it: so nothing is compared with everything.
+fn by_scope(grants: &[GrantSummary]) -> BTreeMap<&Scope, Vec<&GrantSummary>> {
+    let mut by_scope: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for grant in grants {
+        by_scope.entry(&grant.scope).or_default().push(grant);
+    }
+    by_scope
+}
+
+/// Those that are due and that no parent with the same terms outlives, so that somebody loses something.
+fn lost(grants: &[GrantSummary], until_ms: u64) -> Vec<&GrantSummary> {
+    let by_scope = by_scope(grants);
+    let carried = |grant: &GrantSummary| {
+        grant.scope.upward().any(|scope| {
+            by_scope
+                .get(&scope)
+                .into_iter()
+                .flatten()
+                .any(|other| other.terms == grant.terms && other.expires_at_ms > grant.expires_at_ms)
+        })
+    };
+    due(grants, until_ms).into_iter().filter(|grant| !carried(grant)).collect()
 }
 
 /// Something that ends by itself, with nothing to follow it.
@@ -52,30 +77,26 @@ pub enum What {
 
 impl Ending {
     /// What ends within the longest of [`WARNED_BEFORE_H`].
-    pub fn all(ledger: &Ledger, tokens: &[TokenRecord], now_ms: u64) -> Vec<Self> {
+    pub fn all(replica: &Replica, tokens: &[TokenRecord], now_ms: u64) -> Vec<Self> {
         let until_ms = now_ms + WARNED_BEFORE_H[0] * HOUR_MS;
-        let grants = ledger.grants(now_ms);
-        // Where a parent goes on with the same terms, nobody loses anything.
-        let carried = |grant: &GrantSummary| {
-            grants.iter().any(|other| {
-                other.scope.covers(&grant.scope)
-                    && other.terms == grant.terms
-                    && other.expires_at_ms > grant.expires_at_ms
-            })
+        // Copied, so that nothing is compared while a stop waits for the ledger (S10).
+        let (grants, enrolments) = {
+            let ledger = replica.ledger();
+            let enrolments = ledger.enrolments_ending(now_ms, until_ms).into_iter();
+            let enrolments = enrolments.map(|(id, enrolment)| (id, enrolment.clone()));
+            (ledger.grants(now_ms), enrolments.collect::<Vec<_>>())
         };
-        let own = due(&grants, until_ms).into_iter().filter(|grant| !carried(grant));
-        let grants = own.map(|grant| Self {
+        let grants = lost(&grants, until_ms).into_iter().map(|grant| Self {
             what: What::Grant,
             id: grant.id,
             scope: grant.scope.clone(),
             ends_at_ms: grant.expires_at_ms,
             index: Some(grant.index),
         });
-        let enrolments = ledger.enrolments_ending(now_ms, until_ms).into_iter();
-        let enrolments = enrolments.map(|(id, enrolment)| Self {
+        let enrolments = enrolments.into_iter().map(|(id, enrolment)| Self {
             what: What::Enrolment,
             id,
-            scope: enrolment.scope.clone(),
+            scope: enrolment.scope,
             ends_at_ms: enrolment.expires_at_ms.unwrap_or(until_ms),
             index: Some(enrolment.index),
         });
@@ -125,7 +146,7 @@ pub async fn warn(replica: Arc<Replica>, access: Arc<Access>, shutdown: Cancella
     let mut tick = tokio::time::interval(LOOK_EVERY);
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         let now_ms = clock::wall_ms();
-        let endings = Ending::all(&replica.ledger(), &access.tokens(), now_ms);
+        let endings = Ending::all(&replica, &access.tokens(), now_ms);
         said.retain(|(id, _)| endings.iter().any(|ending| ending.id == *id));
         for ending in &endings {
             let Some(hours) = ending.within_h(now_ms) else { continue };
@@ -170,6 +191,19 @@ mod tests {
         ];
         let indices: Vec<_> = due(&grants, 10).iter().map(|grant| grant.index).collect();
         assert_eq!(indices, [1, 4, 6]);
+    }
+
+    #[test]
+    fn what_a_parent_with_the_same_terms_outlives_is_due_and_no_loss() {
+        let grants = [
+            grant("demo", 1, 99, &[]),
+            grant("demo/a/b", 2, 10, &[]),
+            grant("demo/c", 3, 10, &["handover"]), // the parent has no such class
+            grant("other", 4, 10, &[]),
+        ];
+        let indices = |grants: Vec<&GrantSummary>| grants.iter().map(|grant| grant.index).collect::<Vec<_>>();
+        assert_eq!(indices(due(&grants, 10)), [2, 3, 4]);
+        assert_eq!(indices(lost(&grants, 10)), [3, 4]);
     }
 
     #[test]

@@ -182,7 +182,7 @@ pub fn leases(service: &Service) {
 /// What ends soon.
 pub fn endings(service: &Service, access: &Access) {
     let now_ms = clock::wall_ms();
-    let endings = Ending::all(&service.replica.ledger(), &access.tokens(), now_ms);
+    let endings = Ending::all(&service.replica, &access.tokens(), now_ms);
     for hours in WARNED_BEFORE_H {
         let soon = endings.iter().filter(|ending| ending.ends_at_ms <= now_ms + hours * HOUR_MS);
         let (mut grants, mut enrolments, mut tokens) = (0, 0, 0);

@@ -428,7 +428,7 @@ impl Notifications {
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
             let Some(term) = *self.lead.borrow() else { continue };
             let now_ms = clock::wall_ms();
-            let endings = Ending::all(&cluster.replica.ledger(), &access.tokens(), now_ms);
+            let endings = Ending::all(&cluster.replica, &access.tokens(), now_ms);
             for ending in &endings {
                 if let Some(hours) = ending.within_h(now_ms) {
                     self.queue(Event::of_expiry(&self.deployment, ending, hours));

@@ -120,18 +120,20 @@ impl Ledger {
 
     /// Those that hold at `now_ms` and end by `until_ms`, unless another one of the same token covers the scope for longer.
     pub fn enrolments_ending(&self, now_ms: u64, until_ms: u64) -> Vec<(Digest, &Enrolment)> {
+        let ends = |enrolment: &Enrolment| enrolment.expires_at_ms.is_some_and(|at_ms| at_ms <= until_ms);
         let mut ending = Vec::new();
-        for of_token in self.enrolments.0.values() {
-            for (id, enrolment) in of_token {
-                let Some(ends_at_ms) = enrolment.expires_at_ms.filter(|at_ms| *at_ms <= until_ms) else {
-                    continue;
-                };
-                let followed = of_token.iter().any(|(other_id, other)| {
-                    other.scope.covers(&enrolment.scope)
-                        && other.expires_at_ms.is_none_or(|at_ms| at_ms > ends_at_ms)
-                        && self.holds(other_id, other, now_ms)
-                });
-                if self.holds(id, enrolment, now_ms) && !followed {
+        for of_token in self.enrolments.0.values().filter(|of_token| of_token.values().any(ends)) {
+            let holding = || of_token.iter().filter(|(id, enrolment)| self.holds(id, enrolment, now_ms));
+            // When the last one on each scope ends.
+            let mut last: BTreeMap<&Scope, u64> = BTreeMap::new();
+            for (_, enrolment) in holding() {
+                let ends_at_ms = last.entry(&enrolment.scope).or_default();
+                *ends_at_ms = (*ends_at_ms).max(enrolment.expires_at_ms.unwrap_or(u64::MAX));
+            }
+            for (id, enrolment) in holding().filter(|(_, enrolment)| ends(enrolment)) {
+                let covered_until =
+                    enrolment.scope.upward().filter_map(|scope| last.get(&scope).copied()).max();
+                if covered_until == enrolment.expires_at_ms {
                     ending.push((*id, enrolment));
                 }
             }
