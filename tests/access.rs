@@ -518,6 +518,12 @@ fn s10_a_broken_token_keeps_no_stop_out_and_what_gives_may_take_both() {
     let deployment = &world.deployment;
     let operator = deployment.api_token();
 
+    // One that is longer than any that counts, too.
+    assert_eq!(
+        world.send("/agent/shutdown", &deployment.stop("demo/long"), Some(&"x".repeat(20_000))).0,
+        201
+    );
+
     // The article's call, by curl: a token and a signature.
     let folder = deployment.folder().join("stops");
     std::fs::create_dir(&folder).unwrap();

@@ -273,6 +273,8 @@ impl Deployment {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(bin::tagout());
         command.arg("--profile").arg(self.profile()).args(arguments).env_remove("SSH_AUTH_SOCK");
+        // What it writes by a name alone goes with the deployment, and so into no source tree.
+        command.current_dir(self.folder());
         // What the command remembers of logs that it saw is this deployment's own.
         command.env("XDG_STATE_HOME", self.folder.path().join("state")).env("NO_COLOR", "1");
         command

@@ -6,6 +6,8 @@ use std::process::Command;
 use tagout_tests::bin;
 use tagout_tests::deployment::{Choice, Deployment, runtime};
 use tagout_tests::process::Process;
+use tagout_tests::three::Three;
+use tagout_tests::wait::{wait_for, wait_until};
 
 #[test]
 fn s1_s8_a_store_that_was_put_back_is_refused_before_anything_is_served() {
@@ -33,6 +35,36 @@ fn s1_s8_a_store_that_was_put_back_is_refused_before_anything_is_served() {
     let said = node.stderr();
     assert!(said.contains("it has forgotten what was acknowledged"), "{said}");
     assert!(!said.contains("serving"), "{said}");
+}
+
+/// After a crash a follower has entries of which it does not know that they are committed, until it hears from another node.
+#[test]
+fn s9_an_honest_node_that_comes_back_alone_is_behind_and_no_liar() {
+    let mut three = Three::start();
+    let stopped = three.deployment.run(&["stop", "demo/agent", "--reason", "r", "--json"]).exits(5).json();
+    let size = stopped["index"].as_u64().expect("an entry") + 1;
+    let (http, runtime) = (three.deployment.http(), runtime());
+    for node in 0..3 {
+        wait_until("every node to have it", || {
+            let covered = http.get(three.url(node, &format!("/log/checkpoint?size={size}")));
+            runtime.block_on(covered.send()).is_ok_and(|answer| answer.status().is_success())
+        });
+    }
+    three.deployment.run(&["log", "verify"]).exits(0);
+    let follower = (three.leader() + 1) % 3;
+    three.kill();
+    three.run_one(follower);
+
+    let url = three.url(follower, "");
+    let shown = wait_for("it to show what it has", || {
+        let ran = three.deployment.run(&["--node", &url, "status"]);
+        assert_ne!(ran.code, Some(7), "it is called a liar: {ran:?}");
+        (ran.stdout.contains("log entries")).then_some(ran)
+    });
+    let behind = shown.stderr.contains("it reaches no quorum");
+    assert_eq!(shown.code, Some(if behind { 6 } else { 0 }), "{shown:?}");
+    assert_eq!(shown.stdout.contains("demo/agent"), !behind, "{shown:?}");
+    three.deployment.run(&["--node", &url, "backup", "--out", "last-node"]).exits(0);
 }
 
 fn copy(from: &Path, to: &Path) {

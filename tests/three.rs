@@ -33,7 +33,7 @@ impl Three {
             .collect();
         let deployment = Deployment::make(Choice { seats: seats.clone(), ..Choice::default() });
         prepare(&deployment);
-        let mut three = Self { nodes: Vec::new(), seats, deployment, starts: 0 };
+        let mut three = Self { nodes: vec![None, None, None], seats, deployment, starts: 0 };
         three.run();
         // The first one begins alone, and whoever loses it then has lost the quorum.
         for node in 0..3 {
@@ -46,14 +46,7 @@ impl Three {
 
     /// Starts them again, after [`Three::kill`].
     pub fn run(&mut self) {
-        self.starts += 1;
-        for n in 1..=3 {
-            let config = self.deployment.dir().join(format!("node-{n}/tagout.toml"));
-            let mut serve = Command::new(bin::tagout());
-            serve.arg("serve").arg("--config").arg(config);
-            let name = format!("node-{n}-{}", self.starts);
-            self.nodes.push(Some(Process::spawn(&name, self.deployment.folder(), &mut serve)));
-        }
+        (0..3).for_each(|node| self.run_one(node));
         let (http, runtime) = (self.deployment.http(), runtime());
         for seat in &self.seats {
             wait_for("every node to be ready", || {
@@ -63,9 +56,19 @@ impl Three {
         }
     }
 
+    /// Starts one, which is not ready before another one is there.
+    pub fn run_one(&mut self, node: usize) {
+        self.starts += 1;
+        let config = self.deployment.dir().join(format!("node-{}/tagout.toml", node + 1));
+        let mut serve = Command::new(bin::tagout());
+        serve.arg("serve").arg("--config").arg(config);
+        let name = format!("node-{}-{}", node + 1, self.starts);
+        self.nodes[node] = Some(Process::spawn(&name, self.deployment.folder(), &mut serve));
+    }
+
     /// `kill -9` of all of them.
     pub fn kill(&mut self) {
-        self.nodes.drain(..).flatten().for_each(|mut node| node.kill());
+        self.nodes.iter_mut().filter_map(Option::take).for_each(|mut node| node.kill());
     }
 
     /// `kill -9` of one.

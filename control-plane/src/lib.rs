@@ -35,6 +35,7 @@ mod tighten;
 pub mod tls;
 mod way;
 pub mod webhooks;
+mod written;
 
 /// Runs what may wait for a disk away from the async threads.
 async fn blocking<T: Send + 'static>(

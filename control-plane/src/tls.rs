@@ -98,8 +98,8 @@ impl Default for ServerLimits {
             header_read_timeout: Duration::from_secs(30),
             body_read_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(120),
-            // Some issuers write a token for every group that somebody is in.
-            max_header_bytes: 64 * 1024,
+            // A bearer token that is too long to count for anything keeps no stop out (S10), up to here.
+            max_header_bytes: 32 * 1024,
             h2_max_concurrent_streams: 128,
             h2_window_bytes: 128 * 1024,
             shutdown_grace: Duration::from_secs(10),

@@ -12,8 +12,8 @@ use tagout_proto::wire::AccessRole;
 
 use super::mutual::{ClientCas, NotACa};
 use super::oidc::IssuerRule;
+use crate::written::{FileError, parse, read};
 
-const FILE_MAX_BYTES: u64 = 1 << 20;
 const TOKENS_MAX: usize = 1024;
 const SCOPES_MAX: usize = 64;
 const NAMES_MAX: usize = 256;
@@ -138,20 +138,8 @@ impl Roles {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{} has more than {FILE_MAX_BYTES} bytes", path.display())]
-    TooLarge { path: PathBuf },
-    #[error("{} is no file of who may read", path.display())]
-    Parse {
-        path: PathBuf,
-        #[source]
-        source: Box<toml::de::Error>,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("token {name:?}: {why}")]
     Token { name: String, why: String },
     #[error("there are more than {TOKENS_MAX} tokens: `tagout token revoke` takes out those that ended")]
@@ -181,8 +169,7 @@ impl Rules {
 
     /// As the file at `path`, where relative paths begin.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let file: File = toml::from_str(text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let file: File = parse(path, text, "no file of who may read")?;
         let folder = path.parent().unwrap_or(Path::new(""));
         if file.tokens.len() > TOKENS_MAX {
             return Err(ConfigError::TooManyTokens);
@@ -212,15 +199,6 @@ impl Rules {
             mtls: file.mtls.map(|entry| entry.open(folder)).transpose()?,
         })
     }
-}
-
-/// The file's text.
-pub fn read(path: &Path) -> Result<String, ConfigError> {
-    let failed = |source| ConfigError::Read { path: path.into(), source };
-    if std::fs::metadata(path).map_err(failed)?.len() > FILE_MAX_BYTES {
-        return Err(ConfigError::TooLarge { path: path.into() });
-    }
-    std::fs::read_to_string(path).map_err(failed)
 }
 
 /// Whether a token may have this name.
@@ -271,7 +249,7 @@ impl OidcEntry {
             ));
         }
         let roles = roles(self.viewer, self.operator).map_err(wrong)?;
-        let ca_pem = self.ca.map(|ca| read(&folder.join(ca))).transpose()?;
+        let ca_pem = self.ca.map(|ca| read(&folder.join(ca))).transpose()?.map(|pem| pem.to_string());
         IssuerRule::new(&self.issuer, self.audience, self.leeway_s, self.roles_claim, roles, ca_pem)
             .map_err(wrong)
     }

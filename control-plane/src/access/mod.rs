@@ -23,7 +23,7 @@ use tagout_proto::wire::{AccessRole, TokenRecord};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{ConfigError, Open, check_name, read};
+pub use self::config::{ConfigError, Open, check_name};
 use self::config::{Rules, TokenRule};
 pub use self::mutual::Untrusted;
 pub use self::oidc::Invalid;

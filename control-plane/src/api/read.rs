@@ -132,18 +132,14 @@ pub async fn reach(
 /// `GET /v1/status`.
 pub async fn status(State(api): State<Api>, watcher: Watcher) -> Result<Json<Status>, Problem> {
     let time_ms = clock::wall_ms();
-    let concerns = |grant: &GrantSummary| match &watcher {
-        Watcher::Reader(reader) => reader.sight().touches(&grant.scope),
-        Watcher::Agent(sight) => sight.touches(&grant.scope),
-        Watcher::Anybody => false,
-    };
-    let ledger = api.service.replica.ledger();
-    let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
     let sight = match &watcher {
         Watcher::Reader(reader) => Some(reader.sight()),
         Watcher::Agent(sight) => Some(sight),
         Watcher::Anybody => None,
     };
+    let concerns = |grant: &GrantSummary| sight.is_some_and(|sight| sight.touches(&grant.scope));
+    let ledger = api.service.replica.ledger();
+    let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
     let locks = match sight.map(|sight| sight.narrow(&Scope::fleet())).transpose()? {
         Some(scopes) if !scopes.iter().any(Scope::is_fleet) => {
             let touching = scopes.iter().flat_map(|scope| ledger.locks_touching(scope));

@@ -159,7 +159,7 @@ impl Client {
         let path = "v1/drills";
         let form = |request: RequestBuilder| request.multipart(form_of("drill", envelope));
         let answer = self.ask(Method::POST, path, &form)?;
-        let answer: DrillAnswer = self.parse(path, accepted(answer)?)?;
+        let answer: DrillAnswer = self.parse(path, self.accepted(answer)?)?;
         self.check_digest(self.current.get(), envelope, answer.digest)?;
         Ok(answer)
     }

@@ -188,11 +188,14 @@ impl Checked {
         status::say_some(session.out, &named);
         let others = ids.len() - named.len();
         if others > 0 {
-            let over = count(others as u64, "lock");
-            session.out.line(format!(
-                "  {over} of these {} no longer in force: there is nothing to lift",
-                ids.len()
-            ));
+            session.out.line(match named.is_empty() {
+                true => "  none of its locks is in force any more: there is nothing left to lift".into(),
+                false => format!(
+                    "  {} of its {} are not in force any more",
+                    others,
+                    count(ids.len() as u64, "lock")
+                ),
+            });
         }
         Ok(())
     }

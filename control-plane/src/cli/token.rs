@@ -17,6 +17,7 @@ use super::out::{Ink, Out, count, instant, now_ms, span};
 use super::profile::{self, Profile};
 use super::{Globals, duration_ms};
 use crate::access::{self, ApiToken, ConfigError};
+use crate::written::read;
 
 /// A token always ends, and no later than this.
 const FOR_MAX_MS: u64 = 400 * 24 * 3600 * 1000;
@@ -238,7 +239,7 @@ fn change(path: &Path, become_: impl FnOnce(Option<&str>) -> Result<String, Fail
         Failure::new(Exit::Failed, "bad-access", format!("{}: {}", path.display(), chain(&error)))
     };
     let before = match fs::metadata(path) {
-        Ok(found) => Some((access::read(path).map_err(wrong)?, found.permissions())),
+        Ok(found) => Some((read(path).map_err(|error| wrong(error.into()))?, found.permissions())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(failed(e)),
     };

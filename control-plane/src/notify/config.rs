@@ -8,13 +8,13 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use tagout_proto::scope::Scope;
-use zeroize::Zeroizing;
 
 use super::event::{Event, Topic};
 use super::format::{Format, Issue};
 use super::key::{Key, NotAKey};
 use super::target::{FileTarget, HttpTarget, Surroundings, SyslogTarget, Target, Transport};
 use crate::tls::{self, TlsError};
+use crate::written::{FileError, parse, read};
 
 pub const RECEIVERS_MAX: usize = 32;
 const NAME_MAX_BYTES: usize = 64;
@@ -126,18 +126,8 @@ pub struct Receiver {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{} is no file of receivers", path.display())]
-    Parse {
-        path: PathBuf,
-        #[source]
-        source: Box<toml::de::Error>,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{} has more than {RECEIVERS_MAX} receivers", path.display())]
     TooMany { path: PathBuf },
     #[error(
@@ -171,8 +161,7 @@ impl Receiver {
 /// `node` is this node's name.
 pub fn load(path: &Path, node: &str) -> Result<Vec<Receiver>, ConfigError> {
     let text = read(path)?;
-    let file: File = toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+    let file: File = parse(path, &text, "no file of receivers")?;
     if file.receivers.len() + file.siem.len() > RECEIVERS_MAX {
         return Err(ConfigError::TooMany { path: path.into() });
     }
@@ -386,9 +375,4 @@ fn headers(name: &str, authorization: Option<&str>, extra: Option<&str>) -> Resu
         }
     }
     Ok(headers)
-}
-
-fn read(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
-    let text = std::fs::read_to_string(path);
-    text.map(Zeroizing::new).map_err(|source| ConfigError::Read { path: path.into(), source })
 }

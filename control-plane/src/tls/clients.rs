@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
@@ -62,10 +62,7 @@ impl ClientCertVerifier for ClientCertificates {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if unreadable(certificate) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        proven(certificate, |by| verify_tls12_signature(message, certificate, signature, by))
     }
 
     fn verify_tls13_signature(
@@ -74,10 +71,7 @@ impl ClientCertVerifier for ClientCertificates {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if unreadable(certificate) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        proven(certificate, |by| verify_tls13_signature(message, certificate, signature, by))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -85,8 +79,14 @@ impl ClientCertVerifier for ClientCertificates {
     }
 }
 
-/// Such as one of X.509 version 1. Nothing is proven by it and nobody is made known: what judges it (access/mutual.rs) reads it
-/// with the same parser. So it keeps no stop out.
-fn unreadable(certificate: &CertificateDer<'_>) -> bool {
-    ParsedCertificate::try_from(certificate).is_err()
+/// Whether the peer holds the key. A certificate that cannot be read, such as one of X.509 version 1, proves nothing and makes
+/// nobody known, since what judges it (access/mutual.rs) reads it with the same parser: so it keeps no stop out (S10).
+fn proven(
+    certificate: &CertificateDer<'_>,
+    verify: impl FnOnce(&WebPkiSupportedAlgorithms) -> Result<HandshakeSignatureValid, Error>,
+) -> Result<HandshakeSignatureValid, Error> {
+    match ParsedCertificate::try_from(certificate) {
+        Ok(_) => verify(&provider().signature_verification_algorithms),
+        Err(_) => Ok(HandshakeSignatureValid::assertion()),
+    }
 }

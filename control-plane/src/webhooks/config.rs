@@ -12,6 +12,7 @@ use super::openc2::Producer;
 use super::standard::{Key, NotAKey};
 use super::{Integration, Kind, Webhook, Webhooks, Which};
 use crate::sign::{SignError, Signer, Surroundings};
+use crate::written::{FileError, parse, read};
 
 const WEBHOOKS_MAX: usize = 64;
 const NAME_MAX_BYTES: usize = 64;
@@ -67,18 +68,8 @@ struct ProducerEntry {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{} is no file of webhooks", path.display())]
-    Parse {
-        path: PathBuf,
-        #[source]
-        source: Box<toml::de::Error>,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{} has more than {WEBHOOKS_MAX} webhooks, or OpenC2 producers", path.display())]
     TooMany { path: PathBuf },
     #[error("{which}: {why}")]
@@ -95,8 +86,7 @@ pub enum ConfigError {
 
 pub fn load(path: &Path) -> Result<Webhooks, ConfigError> {
     let text = read(path)?;
-    let file: File = toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+    let file: File = parse(path, &text, "no file of webhooks")?;
     if file.webhooks.len() > WEBHOOKS_MAX || file.producers.len() > WEBHOOKS_MAX {
         return Err(ConfigError::TooMany { path: path.into() });
     }
@@ -208,8 +198,4 @@ impl ProducerEntry {
         let integration = integration(which, &folder.join(&self.sign), &self.scopes, self.agents_per_hour)?;
         Ok(Producer { integration, tokens })
     }
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })
 }
