@@ -1,7 +1,7 @@
 //! The account of a stop in a cluster: agents ask one node each, and every node tells of all of them.
 
 use tagout::Guard;
-use tagout_proto::wire::{Agents, ReachState, StopReach};
+use tagout_proto::wire::{ReachState, StopReach};
 use tagout_tests::wait::{wait_for, wait_until};
 
 use super::cluster::{Cluster, Made};
@@ -21,17 +21,6 @@ fn s8_every_node_tells_of_all_instances_whichever_node_they_asked() {
         .collect();
     wait_until("every guard to allow calls", || guards.iter().all(|guard| guard.check().is_ok()));
 
-    // Nodes tell each other of instances after they have answered them.
-    wait_until("every node to know all instances", || {
-        cluster.all().all(|node| {
-            let path = format!("{}/v1/agents?scope=account", cluster.url(node));
-            let agents: Option<Agents> =
-                cluster.get(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            let living =
-                |agents: Agents| agents.agents.iter().filter(|agent| !agent.instances.is_empty()).count();
-            agents.map(living) == Some(guards.len())
-        })
-    });
     let stop = cluster.deployment.stop("account");
     send(&cluster, &stop);
     for node in cluster.all() {
