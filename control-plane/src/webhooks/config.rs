@@ -199,3 +199,17 @@ impl ProducerEntry {
         Ok(Producer { integration, tokens })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_shipped_for_platforms_is_one() {
+        let shipped = include_str!("../../../deploy/soar/webhooks.toml");
+        let file = toml::from_str::<File>(shipped).unwrap();
+        let [webhook] = &file.webhooks[..] else { panic!("one webhook") };
+        let Actions::BySeverity(actions) = &webhook.actions else { panic!("an action for each word") };
+        assert_eq!(actions.keys().collect::<Vec<_>>(), ["contain", "stop", "test", "throttle"]);
+    }
+}

@@ -85,7 +85,7 @@ impl TryFrom<toml::Value> for Actions {
     fn try_from(said: toml::Value) -> Result<Self, NoActions> {
         match said {
             toml::Value::Table(lines) if lines.is_empty() => Err(NoActions::Empty),
-            toml::Value::Table(lines) if !lines.contains_key(THROTTLE) => {
+            toml::Value::Table(lines) if !lines.get(THROTTLE).is_some_and(are_limits) => {
                 let mut actions = BTreeMap::new();
                 for (severity, said) in lines {
                     let of = format!("severity {severity:?}: ");
@@ -100,6 +100,11 @@ impl TryFrom<toml::Value> for Actions {
             said => Does::read(&said, "").map(Self::Always),
         }
     }
+}
+
+/// A severity may be called like the action: what it does is an action then, and so no table of limits.
+fn are_limits(said: &toml::Value) -> bool {
+    said.as_table().is_some_and(|table| !table.contains_key(THROTTLE))
 }
 
 impl Does {
@@ -482,6 +487,7 @@ mod tests {
             ("{ throttle = { calls_per_minute = -1 } }", "invalid value"),
             ("{ throttle = { calls_per_hour = 1 } }", "unknown field `calls_per_hour`"),
             ("{ throttle = { calls_per_minute = 1 }, high = 'stop' }", "is no action"),
+            ("{ throttle = 'throttle' }", "severity \"throttle\": throttle has no limit"),
             ("{ High = 'stop', high = 'pause' }", "stands twice"),
         ];
         for (actions, said) in cases {
@@ -495,6 +501,11 @@ mod tests {
         );
         assert_eq!(read("'nothing'"), Ok(Actions::Always(Does::Nothing)));
         assert_eq!(read("{ High = 'stop' }"), Ok(Actions::BySeverity([("high".into(), Does::Stop)].into())));
+        let called_alike = [("high".into(), Does::Stop), ("throttle".into(), Does::Throttle(limits))];
+        assert_eq!(
+            read("{ throttle = { throttle = { tokens_per_minute = 1 } }, high = 'stop' }"),
+            Ok(Actions::BySeverity(called_alike.into()))
+        );
     }
 
     #[test]
