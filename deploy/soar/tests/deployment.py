@@ -41,7 +41,7 @@ class Deployment:
         for n in range(1, NODES + 1):
             self.configure(n)
             self.start(n)
-        wait_for(lambda: self.try_run("status").returncode == 0, "a leader")
+        wait_for(self.has_leader, "a leader")
         self.by_both("grant", "moltbook", "--for", "24h", "--reason", "a test")
 
     def token(self, name, scope):
@@ -70,6 +70,11 @@ class Deployment:
         config = str(self.dir / f"node-{n}" / "tagout.toml")
         self.serving[n] = subprocess.Popen([TAGOUT, "serve", "--config", config], stdout=output, stderr=output)
         output.close()
+
+    def has_leader(self):
+        for n, process in self.serving.items():
+            assert process.poll() is None, (self.folder / f"node-{n}.log").read_text()
+        return self.try_run("status").returncode == 0
 
     def kill(self, n):
         self.serving[n].kill()
