@@ -105,6 +105,32 @@ fn s5_consent_that_was_revoked_is_not_renewed() {
 }
 
 #[test]
+fn what_is_proposed_already_is_not_proposed_twice() {
+    let world = World::start();
+    let renew = |scope: &str, exit: i32| {
+        let line = ["grant", scope, "--renew-due", "--within", "24h", "--for", "72h", "--reason", "r"];
+        world.0.run(&line).exits(exit)
+    };
+    let open = || {
+        let listed = world.0.run(&["proposals", "--json"]).exits(0).json();
+        let ids = listed["proposals"].as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    renew("demo/soon", 8);
+    let first = open();
+    assert_eq!(first.len(), 1);
+    let again = renew("demo/soon", 4);
+    let sign = format!("tagout proposals sign {}", &first[0][..12]);
+    assert!(again.stdout.contains(&sign) && again.stderr.contains("proposed already"), "{again:?}");
+    let rest = renew("demo", 8).stdout;
+    assert!(rest.contains("1 of them wait") && !rest.contains("renewed, with"), "{rest}");
+    assert_eq!((open().len(), open().contains(&first[0])), (2, true));
+    // Enough people together need no proposal.
+    let done = world.by_both(&["grant", "--renew-due", "--within", "24h", "--for", "72h"]);
+    assert_eq!(granted(&done).iter().map(|(scope, _)| *scope).collect::<Vec<_>>(), ["demo/later", "demo/soon"]);
+}
+
+#[test]
 fn s5_renewing_takes_as_many_people_as_granting_and_is_never_for_less() {
     let world = World::start();
     let alone = world.0.run(&["grant", "--renew-due", "--for", "72h", "--reason", "r"]);

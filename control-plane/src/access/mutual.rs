@@ -10,7 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use crate::tls::{self, TlsError};
 
@@ -35,6 +35,12 @@ pub enum Untrusted {
     NotYet,
     #[error("it is not for clients (TLS client authentication is not among its uses)")]
     Purpose,
+    #[error(
+        "it is of X.509 version 1, which cannot say what it is for: make it with extensions, by openssl with -extfile"
+    )]
+    Version,
+    #[error("it is a CA's own certificate: show one that the CA has signed")]
+    Ca,
     #[error("it cannot be verified: {0}")]
     Other(String),
 }
@@ -50,6 +56,15 @@ impl ClientCas {
     /// the common name.
     pub fn names(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<BTreeSet<String>, Untrusted> {
         let [own, others @ ..] = chain else { return Err(Untrusted::OtherCa) };
+        let (_, certificate) =
+            X509Certificate::from_der(own).map_err(|error| Untrusted::Other(error.to_string()))?;
+        // The verifier has no words for these.
+        if certificate.version() != X509Version::V3 {
+            return Err(Untrusted::Version);
+        }
+        if certificate.is_ca() {
+            return Err(Untrusted::Ca);
+        }
         self.0.verify_client_cert(own, others, now).map_err(|error| match error {
             rustls::Error::InvalidCertificate(error) => match error {
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => Untrusted::OtherCa,
@@ -64,8 +79,6 @@ impl ClientCas {
             },
             other => Untrusted::Other(other.to_string()),
         })?;
-        let (_, certificate) =
-            X509Certificate::from_der(own).map_err(|error| Untrusted::Other(error.to_string()))?;
         let mut names: BTreeSet<String> = certificate
             .subject()
             .iter_common_name()

@@ -19,6 +19,7 @@ use super::problem::{Code, Problem};
 use super::read::{SEEN_WITHIN, reach_of};
 use super::{Api, WEBHOOK_BODY_MAX_BYTES, commands, read};
 use crate::clock;
+use crate::due::HOUR_MS;
 use crate::fair::Source;
 use crate::tls::Peer;
 use crate::way::way;
@@ -124,13 +125,15 @@ async fn take(
 ) -> Result<CommandAnswer, Problem> {
     let now_ms = clock::wall_ms();
     let _turn = integration.turn(&wanted).await;
-    let (deployment, principal, locks) = {
+    let (deployment, in_force, before) = {
         let ledger = api.service.replica.ledger();
         let authority = ledger.authority().ok_or(Refusal::NoGenesis)?;
-        let principal = integration.principal(authority)?.to_owned();
-        (authority.deployment.clone(), principal, ledger.locks_touching(&Scope::fleet()))
+        let principal = integration.principal(authority)?;
+        let in_force = ledger.locked_since(principal, now_ms.saturating_sub(HOUR_MS));
+        let before = ledger.lock_of_case(&wanted.scope, wanted.kind, &wanted.case, principal);
+        (authority.deployment.clone(), in_force, before)
     };
-    if let Some(record) = webhooks::placed_before(&locks, &wanted, &principal) {
+    if let Some(record) = before {
         let found = read::find_instances(&api.service, wanted.scope.clone());
         return Ok(CommandAnswer {
             action: record.lock.kind.action(),
@@ -145,7 +148,7 @@ async fn take(
     }
     let living = api.service.cluster.instances_below(&Scope::fleet(), SEEN_WITHIN).await;
     let agents: BTreeSet<_> = living.into_iter().map(|(agent, _)| agent).collect();
-    integration.allow(&wanted, &principal, &locks, &agents, now_ms).inspect_err(|why| {
+    integration.allow(&wanted, &in_force, &agents, now_ms).inspect_err(|why| {
         if let NotDone::TooMany(TooMany { limit, agents }) = why {
             let Wanted { scope, kind, case, .. } = &wanted;
             let (which, action) = (&integration.which, kind.action());

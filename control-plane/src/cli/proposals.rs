@@ -5,7 +5,7 @@
 
 use clap::{Args, Subcommand};
 use tagout_proto::authority::Unauthorised;
-use tagout_proto::command::{Action, Command, LockSet, Refuse};
+use tagout_proto::command::{Action, Command, Grant, LockSet, Refuse};
 use tagout_proto::digest::Digest;
 use tagout_proto::rule::Verdict;
 use tagout_proto::scope::Scope;
@@ -446,6 +446,21 @@ pub fn check_not_proposed(session: &Session<'_>, commands: &[Signed]) -> Result<
         ids.join(" ")
     );
     Err(Failure::new(Exit::MissingSignatures, "proposed-already", detail))
+}
+
+/// The open proposals of grants that others can still sign.
+pub fn of_grants(session: &Session<'_>, below: &Scope) -> Result<Vec<(Digest, Grant)>, Failure> {
+    let mut open = Vec::new();
+    for record in session.client.proposals(below)?.proposals {
+        let checked = Checked::new(session, record)?;
+        let waits = matches!(checked.missing, None | Some(Unauthorised::BelowThreshold { .. }));
+        if let Action::Grant(grant) = checked.action
+            && waits
+        {
+            open.push((checked.record.id, grant));
+        }
+    }
+    Ok(open)
 }
 
 /// Whether two commands do the same, whatever their reasons.

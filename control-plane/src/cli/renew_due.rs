@@ -3,7 +3,8 @@
 //! What is in force is not a node's to say here: it would have people sign again what they have revoked. So the log is
 //! verified, and what follows from it is renewed.
 
-use tagout_proto::command::{Action, Grant, Seen};
+use tagout_proto::command::{Action, ActionKind, Grant, Seen};
+use tagout_proto::digest::Digest;
 use tagout_proto::ledger::GrantSummary;
 use tagout_proto::scope::Scope;
 
@@ -12,8 +13,9 @@ use super::log::verify_all;
 use super::out::{Out, count, instant, now_ms, span};
 use super::restart::send_each;
 use super::session::{Gift, Session};
-use super::{Globals, KeyArgs, status};
+use super::{Globals, KeyArgs, proposals, status};
 use crate::due::due;
+use crate::sign::Signer;
 
 pub struct RenewDue<'a> {
     /// Of these alone: at this scope or below it.
@@ -56,6 +58,11 @@ pub fn run(out: &Out, globals: &Globals, args: &RenewDue<'_>) -> Result<Exit, Fa
     status::say_grants(out, due.iter().copied());
 
     let signers = session.signers(args.keys)?;
+    let proposed = leave_what_is_proposed(&session, args, until_ms, &signers, &mut due)?;
+    if due.is_empty() {
+        let detail = "all that is due is proposed already: sign that; nothing was sent";
+        return Err(Failure::new(Exit::MissingSignatures, "proposed-already", detail));
+    }
     let epoch = session.trust().epoch();
     let seen = Seen { epoch: epoch.id, size: checkpoint.size, authority: session.authority().version };
     let sign = |GrantSummary { scope, terms, .. }: GrantSummary| {
@@ -65,8 +72,38 @@ pub fn run(out: &Out, globals: &Globals, args: &RenewDue<'_>) -> Result<Exit, Fa
     };
     let signed = due.into_iter().cloned().map(sign).collect::<Result<Vec<_>, Failure>>()?;
     let (Gift { commands: done, proposals }, exit) = send_each(&session, signed)?;
-    let left = span(args.expires_at_ms.saturating_sub(now_ms()));
-    out.line(format!("{} renewed, with {left} left", count(done.len() as u64, "grant")));
-    out.document(&serde_json::json!({ "grants": done, "proposals": proposals }));
+    if !done.is_empty() {
+        let left = span(args.expires_at_ms.saturating_sub(now_ms()));
+        out.line(format!("{} renewed, with {left} left", count(done.len() as u64, "grant")));
+    }
+    out.document(&serde_json::json!({ "grants": done, "proposals": proposals, "proposed_before": proposed }));
     Ok(exit)
+}
+
+/// Where these keys could only propose what is proposed already, a second proposal would halve the signatures of the first.
+fn leave_what_is_proposed(
+    session: &Session<'_>,
+    args: &RenewDue<'_>,
+    until_ms: u64,
+    signers: &[Signer],
+    due: &mut Vec<&GrantSummary>,
+) -> Result<Vec<Digest>, Failure> {
+    let (fleet, assumed) = (Scope::fleet(), session.assumed(signers));
+    let open = proposals::of_grants(session, args.below.unwrap_or(&fleet))?;
+    let mut proposed = Vec::new();
+    due.retain(|grant| {
+        let renews = |(_, other): &&(Digest, Grant)| {
+            (&other.scope, &other.terms) == (&grant.scope, &grant.terms) && other.expires_at_ms > until_ms
+        };
+        let suffices = session.authority().authorise(ActionKind::Grant, &grant.scope, &assumed).is_ok();
+        let same = open.iter().find(renews).filter(|_| !suffices);
+        proposed.extend(same.map(|(id, _)| *id));
+        same.is_none()
+    });
+    if !proposed.is_empty() {
+        let ids: Vec<_> = proposed.iter().map(Digest::short).collect();
+        session.out.line(format!("{} of them wait for signatures as proposals already:", ids.len()));
+        session.out.line(format!("  tagout proposals sign {}", ids.join(" ")));
+    }
+    Ok(proposed)
 }

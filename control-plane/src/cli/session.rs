@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tagout_proto::authority::Authority;
+use tagout_proto::authority::{Authority, Signer as Named, Signers};
 use tagout_proto::command::{Action, Command, Deployment};
 use tagout_proto::digest::Digest;
 use tagout_proto::envelope::Envelope;
@@ -158,6 +158,26 @@ impl<'a> Session<'a> {
     /// The keys that were named, or else all of the profile's: loosening takes several.
     pub fn signers(&self, args: &KeyArgs) -> Result<Vec<Signer>, Failure> {
         signing::open_signers(if args.keys.is_empty() { &self.profile.keys } else { &args.keys })
+    }
+
+    /// As the holders of `signers` would sign who show what roles may ask of keys: whether they do shows when they sign.
+    pub fn assumed(&self, signers: &[Signer]) -> Signers<'_> {
+        let mut all = Signers::default();
+        for signer in signers {
+            let key = signer.public_key().key();
+            let owner = self.authority().principal_of(key).filter(|_| !self.trust().is_suspended(key));
+            match owner {
+                Some(principal) if all.valid.iter().any(|named| named.principal.name == principal.name) => {}
+                Some(principal) => {
+                    all.valid.push(Named { principal, key: key.clone(), presence: true, verification: true });
+                }
+                None => all.refused.push(format!(
+                    "key {} belongs to no principal of this deployment, or is suspended",
+                    key.fingerprint()
+                )),
+            }
+        }
+        all
     }
 
     /// Signs something that gives, once the node's log is known to continue what this machine has seen of it: a node that

@@ -79,7 +79,7 @@ impl Handler for Cluster {
                     let (scope, within_ms): (Scope, u64) = decode(&request)?;
                     Ok(encode(&self.instances.below(&scope, Duration::from_millis(within_ms))))
                 }
-                Kind::Notifications => self.notifications.answer(self.audit.checkpointed_size(), &request),
+                Kind::Notifications => self.notifications.answer(&self.audit, &request).await,
                 Kind::Entries => {
                     let (from, max): (u64, u64) = decode(&request)?;
                     let entries = crate::blocking(move || self.audit.entries(from, max)).await?;

@@ -148,9 +148,12 @@ pub enum ConfigError {
 }
 
 impl Receiver {
+    /// What happens above a scope is for it, too; but a refused attempt is told with what was wanted, wherever that was.
     pub fn wants(&self, event: &Event) -> bool {
-        self.wants_topic(event.topic)
-            && self.scopes.iter().any(|scope| scope.covers(&event.scope) || event.scope.covers(scope))
+        let concerns = |scope: &Scope| {
+            scope.covers(&event.scope) || (event.topic != Topic::Security && event.scope.covers(scope))
+        };
+        self.wants_topic(event.topic) && self.scopes.iter().any(concerns)
     }
 
     pub fn wants_topic(&self, topic: Topic) -> bool {
@@ -186,8 +189,13 @@ pub fn load(path: &Path, node: &str) -> Result<Vec<Receiver>, ConfigError> {
 }
 
 impl HttpEntry {
-    fn open(self, folder: &Path, link: Option<&String>) -> Result<Receiver, ConfigError> {
+    fn open(mut self, folder: &Path, link: Option<&String>) -> Result<Receiver, ConfigError> {
         let name = self.name.clone();
+        // Strangers make as many refused attempts as they like: no ticket of each, unless somebody wants that.
+        if self.format.is_for_people() {
+            let most = || Topic::ALL.into_iter().filter(|topic| *topic != Topic::Security).collect();
+            self.common.events.get_or_insert_with(most);
+        }
         let url = match (&self.url, &self.url_file) {
             (Some(url), None) => url.clone(),
             (None, Some(file)) => read(&folder.join(file))?.to_string(),
@@ -284,14 +292,19 @@ impl Common {
         if scopes.is_empty() || scopes.len() > SCOPES_MAX {
             return Err(wrong(&name, format!("\"scopes\" names 1 to {SCOPES_MAX}")));
         }
-        let scopes = scopes.iter().map(|scope| Scope::parse(scope)).collect::<Result<_, _>>();
+        let scopes: Result<Vec<_>, _> = scopes.iter().map(|scope| Scope::parse(scope)).collect();
+        let scopes = scopes.map_err(|error| wrong(&name, error.to_string()))?;
+        let by_name = self.events.as_ref().is_some_and(|events| events.contains(&Topic::Security));
+        if by_name && !scopes.iter().any(Scope::is_fleet) {
+            return Err(wrong(&name, "\"security\" is of the whole fleet: say scopes = [\"*\"], or none"));
+        }
         let give_up_after = self.give_up_after.unwrap_or(GIVE_UP_AFTER_DEFAULT);
         if give_up_after.is_zero() || give_up_after > GIVE_UP_AFTER_MAX {
             return Err(wrong(&name, "\"give_up_after\" is at most 30 days, and more than nothing"));
         }
         Ok(Receiver {
             topics: self.events,
-            scopes: scopes.map_err(|error| wrong(&name, error.to_string()))?,
+            scopes,
             give_up_after,
             from: self.from.unwrap_or(From::End),
             target,

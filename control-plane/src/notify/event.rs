@@ -41,6 +41,19 @@ pub enum Topic {
     Security,
 }
 
+impl Topic {
+    pub const ALL: [Self; 8] = [
+        Self::Tightening,
+        Self::Loosening,
+        Self::Authority,
+        Self::Outcome,
+        Self::Proposal,
+        Self::Drill,
+        Self::Expiry,
+        Self::Security,
+    ];
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {

@@ -29,6 +29,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tagout_proto::digest::Digest;
+use tagout_proto::log::entry::Entry;
 use tagout_proto::wire;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -42,6 +43,7 @@ use self::event::{Event, Topic, expiry_id};
 use self::state::{DeadLetter, State, States};
 use self::target::Answer;
 use crate::access::Access;
+use crate::audit::AuditReader;
 use crate::certificates::NodeTls;
 use crate::clock;
 use crate::cluster::Cluster;
@@ -190,13 +192,9 @@ impl Notifications {
     }
 
     fn post(&self, event: Event) {
-        let mut outbox = self.outbox.lock();
-        if outbox.len() >= QUEUE_MAX {
+        if push(&mut self.outbox.lock(), event).is_some() {
             count_dropped("every", 1);
-            return;
         }
-        outbox.push_back(event);
-        drop(outbox);
         self.outbox_filled.notify_one();
     }
 
@@ -359,7 +357,7 @@ impl Notifications {
     /// Has the leader do it, which may be this node.
     async fn ask_leader(&self, cluster: &Arc<Cluster>, ask: Ask) -> Result<Vec<u8>, NotDone> {
         if self.lead.borrow().is_some() {
-            return Ok(self.do_here(cluster.audit.checkpointed_size(), ask));
+            return Ok(self.do_here(&cluster.audit, ask).await);
         }
         let leader =
             cluster.status().leader.filter(|leader| *leader != cluster.id).ok_or(NotDone::NoLeader)?;
@@ -371,11 +369,11 @@ impl Notifications {
     }
 
     /// What another node asks of this one.
-    pub fn answer(&self, log_size: u64, request: &[u8]) -> io::Result<Vec<u8>> {
-        Ok(self.do_here(log_size, decode(request)?))
+    pub async fn answer(&self, audit: &AuditReader, request: &[u8]) -> io::Result<Vec<u8>> {
+        Ok(self.do_here(audit, decode(request)?).await)
     }
 
-    fn do_here(&self, log_size: u64, ask: Ask) -> Vec<u8> {
+    async fn do_here(&self, audit: &AuditReader, ask: Ask) -> Vec<u8> {
         match ask {
             Ask::States(theirs) => {
                 let better = state::newer(&self.states.lock(), &theirs);
@@ -389,7 +387,7 @@ impl Notifications {
                 }
                 encode(&leads)
             }
-            Ask::Replay { receiver, id } => encode(&self.replay_here(log_size, &receiver, id)),
+            Ask::Replay { receiver, id } => encode(&self.replay_here(audit, &receiver, id).await),
             Ask::Resume { receiver } => encode(&self.resume_here(&receiver)),
         }
     }
@@ -403,11 +401,9 @@ impl Notifications {
             if warned || queue.iter().any(|queued| queued.id == event.id) {
                 continue;
             }
-            if queue.len() >= QUEUE_MAX {
+            if push(queue, event.clone()).is_some() {
                 count_dropped(&receiver.name, 1);
-                continue;
             }
-            queue.push_back(event.clone());
             self.wakes(&receiver.name).work.notify_one();
         }
     }
@@ -501,14 +497,19 @@ impl Notifications {
         decode(&answer).unwrap_or(Err(NotDone::NoLeader))
     }
 
-    fn replay_here(&self, log_size: u64, receiver: &str, id: Option<String>) -> Result<u64, NotDone> {
-        let term = (*self.lead.borrow()).ok_or(NotDone::NoLeader)?;
+    async fn replay_here(
+        &self,
+        audit: &AuditReader,
+        receiver: &str,
+        id: Option<String>,
+    ) -> Result<u64, NotDone> {
         let receiver = &self.receiver(receiver)?.name;
         let known = self.state(receiver).dead.iter().any(|letter| id.as_ref() == Some(&letter.id));
+        let lead = || (*self.lead.borrow()).ok_or(NotDone::NoLeader);
         let count = match &id {
             Some(id) if !known => {
-                let index = event::entry_of(id).filter(|index| *index < log_size);
-                let index = index.ok_or_else(|| NotDone::NoEvent(event::shortened(id, 100)))?;
+                let entry = entry_named(audit, id).await;
+                let index = entry.ok_or_else(|| NotDone::NoEvent(event::shortened(id, 100)))?;
                 let letter = DeadLetter {
                     id: id.clone(),
                     index: Some(index),
@@ -518,10 +519,10 @@ impl Notifications {
                     at_ms: clock::wall_ms(),
                     again: true,
                 };
-                self.alter(receiver, term, |state| state.bury(receiver, letter));
+                self.alter(receiver, lead()?, |state| state.bury(receiver, letter));
                 1
             }
-            _ => self.alter(receiver, term, |state| {
+            _ => self.alter(receiver, lead()?, |state| {
                 let wanted =
                     state.dead.iter_mut().filter(|letter| id.as_ref().is_none_or(|id| *id == letter.id));
                 wanted.map(|letter| letter.again = true).count() as u64
@@ -605,6 +606,27 @@ impl Notifications {
             gauge("tagout_notifications_dead_letters_dropped", receiver.dead_letters_dropped);
         }
     }
+}
+
+/// The entry that `id` names: only if it is the very id that the entry is told of by.
+async fn entry_named(audit: &AuditReader, id: &str) -> Option<u64> {
+    let index = event::entry_of(id).filter(|index| *index < audit.checkpointed_size())?;
+    let audit = audit.clone();
+    let bytes = crate::blocking(move || audit.entry_bytes(index)).await.ok()??;
+    let digest = Entry::decode(&bytes).ok()?.envelope.digest();
+    (event::entry_id(index, &digest) == id).then_some(index)
+}
+
+/// Gives back what has no room. That is a refused attempt, if there is one: strangers can make as many as they like.
+fn push(queue: &mut VecDeque<Event>, event: Event) -> Option<Event> {
+    let mut dropped = None;
+    if queue.len() >= QUEUE_MAX {
+        let attempt = queue.iter().rposition(|queued| queued.topic == Topic::Security);
+        let Some(at) = attempt.filter(|_| event.topic != Topic::Security) else { return Some(event) };
+        dropped = queue.remove(at);
+    }
+    queue.push_back(event);
+    dropped
 }
 
 fn count_dropped(receiver: &str, count: u64) {

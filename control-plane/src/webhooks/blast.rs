@@ -1,18 +1,15 @@
 //! How much one webhook or producer may take away: so many agents an hour, and then it is for people. Pure: times are given.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use tagout_proto::scope::Scope;
 
 use crate::due::HOUR_MS;
 
-/// Of each; beyond that nothing more is taken within the hour, whatever its limit.
-const REMEMBERED_MAX: usize = 10_000;
-
-/// What it took away through this node. The locks in force are in the ledger, for all nodes; this is for those that people
-/// have lifted since.
+/// What it took away from through this node, and when last. The locks in force are in the ledger, for all nodes; this is for
+/// those that people have lifted since. A scope counts as an agent, or is above one that counts: so the limit bounds it.
 #[derive(Default)]
-pub struct Taken(VecDeque<(u64, Scope)>);
+pub struct Taken(BTreeMap<Scope, u64>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -25,29 +22,18 @@ pub struct TooMany {
 }
 
 impl Taken {
-    pub fn note(&mut self, scope: &Scope, now_ms: u64) {
-        self.forget(now_ms);
-        self.0.push_back((now_ms, scope.clone()));
-    }
-
-    fn forget(&mut self, now_ms: u64) {
-        while self.0.front().is_some_and(|(at_ms, _)| at_ms + HOUR_MS <= now_ms) {
-            self.0.pop_front();
-        }
-    }
-
-    /// Whether `scope` may be added. `in_force` are the scopes of its locks of the last hour, `agents` all that live.
-    pub fn allow(
+    /// Whether `scope` may be added, which it is then. `in_force` are the scopes of its locks of the last hour, `agents` all
+    /// that live.
+    pub fn add(
         &mut self,
         scope: &Scope,
-        in_force: Vec<Scope>,
+        in_force: &BTreeSet<Scope>,
         agents: &BTreeSet<Scope>,
         limit: u64,
         now_ms: u64,
     ) -> Result<(), TooMany> {
-        self.forget(now_ms);
-        let mut scopes: BTreeSet<&Scope> = self.0.iter().map(|(_, scope)| scope).collect();
-        scopes.extend(&in_force);
+        self.0.retain(|_, at_ms| *at_ms + HOUR_MS > now_ms);
+        let mut scopes: BTreeSet<&Scope> = self.0.keys().chain(in_force).collect();
         scopes.insert(scope);
         // Somebody may soon be where nobody is: such a scope counts as one agent.
         let (mut reached, mut deserted) = (BTreeSet::new(), 0);
@@ -57,11 +43,11 @@ impl Taken {
             reached.extend(covered);
         }
         let count = reached.len() as u64 + deserted;
-        if count > limit || self.0.len() >= REMEMBERED_MAX {
-            Err(TooMany { limit, agents: count })
-        } else {
-            Ok(())
+        if count > limit {
+            return Err(TooMany { limit, agents: count });
         }
+        self.0.insert(scope.clone(), now_ms);
+        Ok(())
     }
 }
 
@@ -78,9 +64,7 @@ mod tests {
         let agents: BTreeSet<_> = ["demo/a/1", "demo/a/2", "demo/b"].map(scope).into();
         let mut taken = Taken::default();
         let allow = |taken: &mut Taken, text: &str, limit, now_ms| {
-            let allowed =
-                taken.allow(&scope(text), vec![], &agents, limit, now_ms).map_err(|over| over.agents);
-            allowed.inspect(|()| taken.note(&scope(text), now_ms))
+            taken.add(&scope(text), &BTreeSet::new(), &agents, limit, now_ms).map_err(|over| over.agents)
         };
         assert_eq!(allow(&mut taken, "demo/a", 2, 0), Ok(()));
         assert_eq!(allow(&mut taken, "demo/a/1", 2, 1), Ok(()), "it counts already");
@@ -92,12 +76,22 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_about_one_agent_takes_nobody_elses_place() {
+        let mut taken = Taken::default();
+        for now_ms in 0..20_000 {
+            taken.add(&scope("demo/a"), &BTreeSet::new(), &BTreeSet::new(), 2, now_ms).unwrap();
+        }
+        assert_eq!(taken.0.len(), 1);
+        assert_eq!(taken.add(&scope("demo/b"), &BTreeSet::new(), &BTreeSet::new(), 2, 20_000), Ok(()));
+    }
+
+    #[test]
     fn what_other_nodes_have_taken_counts_by_its_locks() {
         let agents: BTreeSet<_> = ["demo/a", "demo/b"].map(scope).into();
         let mut taken = Taken::default();
-        let in_force = vec![scope("demo/a")];
+        let in_force = [scope("demo/a")].into();
         assert_eq!(
-            taken.allow(&scope("demo/b"), in_force, &agents, 1, 0),
+            taken.add(&scope("demo/b"), &in_force, &agents, 1, 0),
             Err(TooMany { limit: 1, agents: 2 })
         );
     }

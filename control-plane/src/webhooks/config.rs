@@ -1,6 +1,7 @@
 //! The file of webhooks and OpenC2 producers: who may ask for what. Paths are relative to it.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -18,6 +19,7 @@ const WEBHOOKS_MAX: usize = 64;
 const NAME_MAX_BYTES: usize = 64;
 const KEYS_MAX: usize = 4;
 const SCOPES_MAX: usize = 64;
+const AGENTS_PER_HOUR: RangeInclusive<u64> = 1..=10_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,8 +136,9 @@ fn integration(
     if scopes.is_empty() || scopes.len() > SCOPES_MAX {
         return Err(wrong(&which, format!("\"scopes\" names 1 to {SCOPES_MAX} scopes that it may touch")));
     }
-    if agents_per_hour == 0 {
-        return Err(wrong(&which, "\"agents_per_hour\" is at least 1"));
+    if !AGENTS_PER_HOUR.contains(&agents_per_hour) {
+        let (least, most) = AGENTS_PER_HOUR.into_inner();
+        return Err(wrong(&which, format!("\"agents_per_hour\" is at least {least} and at most {most}")));
     }
     let scopes = scopes.iter().map(|scope| Scope::parse(scope));
     let scopes = scopes.collect::<Result<_, _>>().map_err(|e| wrong(&which, e.to_string()))?;

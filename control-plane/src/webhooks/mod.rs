@@ -29,7 +29,6 @@ use sha2::{Digest as _, Sha256};
 use tagout_proto::authority::{Authority, PrincipalKind};
 use tagout_proto::command::{Action, Deployment, LockCommand};
 use tagout_proto::envelope::Envelope;
-use tagout_proto::ledger::LockRecord;
 use tagout_proto::scope::Scope;
 use tagout_proto::sshsig::{NAMESPACE, PublicKey};
 use tagout_proto::strict::DocumentError;
@@ -43,7 +42,6 @@ use self::openc2::Producer;
 use self::standard::Key;
 pub use self::standard::{Headers, Refused, Sent};
 use crate::document;
-use crate::due::HOUR_MS;
 use crate::sign::{SignError, Signer};
 
 /// All that this node takes.
@@ -188,12 +186,12 @@ impl Integration {
         automation.map(|automation| automation.name.as_str()).ok_or(NotDone::NoAutomation)
     }
 
-    /// Whether it may do this now. `locks` are those in force, `agents` all that live; both as one node knows them.
+    /// Whether it may do this now, which counts then. `in_force` is where its locks of the last hour are, `agents` all that
+    /// live; both as one node knows them.
     pub fn allow(
         &self,
         wanted: &Wanted,
-        principal: &str,
-        locks: &[LockRecord],
+        in_force: &BTreeSet<Scope>,
         agents: &BTreeSet<Scope>,
         now_ms: u64,
     ) -> Result<(), NotDone> {
@@ -202,14 +200,7 @@ impl Integration {
             let allowed = scopes.iter().map(ToString::to_string).collect();
             return Err(NotDone::Scope { scope: wanted.scope.clone(), allowed });
         }
-        let of_hour = locks.iter().filter(|record| {
-            record.lock.time_ms + HOUR_MS > now_ms && record.lock.tag.by.iter().any(|by| by == principal)
-        });
-        let in_force = of_hour.map(|record| record.lock.scope.clone()).collect();
-        let mut taken = self.taken.lock();
-        taken.allow(&wanted.scope, in_force, agents, *agents_per_hour, now_ms)?;
-        taken.note(&wanted.scope, now_ms);
-        Ok(())
+        Ok(self.taken.lock().add(&wanted.scope, in_force, agents, *agents_per_hour, now_ms)?)
     }
 
     fn first_sent_s(&self, sent: &Sent<'_>, now_ms: u64) -> u64 {
@@ -245,21 +236,6 @@ impl Integration {
         let signature = self.signer.sign(NAMESPACE, document.as_bytes())?;
         Ok(Envelope { document, signatures: vec![signature] })
     }
-}
-
-/// The lock in force that the same case has placed already.
-pub fn placed_before<'a>(
-    locks: &'a [LockRecord],
-    wanted: &Wanted,
-    principal: &str,
-) -> Option<&'a LockRecord> {
-    locks.iter().find(|LockRecord { lock, .. }| {
-        lock.scope == wanted.scope
-            && lock.kind == wanted.kind
-            && lock.tag.case.as_ref() == Some(&wanted.case)
-            && !lock.released
-            && lock.tag.by.iter().any(|by| by == principal)
-    })
 }
 
 #[cfg(test)]

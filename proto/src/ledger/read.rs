@@ -164,6 +164,25 @@ impl Ledger {
         locks
     }
 
+    /// The lock on `scope` itself that `by` has placed for this case, the oldest; none that is released.
+    pub fn lock_of_case(&self, scope: &Scope, kind: LockKind, case: &str, by: &str) -> Option<LockRecord> {
+        let here = self.by_scope.get(scope)?.iter().map(|(_, _, id)| (id, &self.locks[id]));
+        let of_case = here.filter(|(_, lock)| {
+            lock.kind == kind
+                && lock.released_at.is_none()
+                && lock.tag.case.as_deref() == Some(case)
+                && lock.tag.by.iter().any(|name| name == by)
+        });
+        of_case.min_by_key(|(_, lock)| lock.index).map(|(id, lock)| lock.record(*id))
+    }
+
+    /// Where `by` has placed locks after `since_ms` that are in force still.
+    pub fn locked_since(&self, by: &str, since_ms: u64) -> BTreeSet<Scope> {
+        let is_of = |lock: &&Lock| lock.time_ms > since_ms && lock.tag.by.iter().any(|name| name == by);
+        let scopes: BTreeSet<&Scope> = self.locks.values().filter(is_of).map(|lock| &lock.scope).collect();
+        scopes.into_iter().cloned().collect()
+    }
+
     /// The locks that hold `agent`: on it or above it, and not started for it.
     pub fn locks_on(&self, agent: &Scope) -> Vec<Digest> {
         self.in_force_on(agent).map(|(id, _)| id).collect()

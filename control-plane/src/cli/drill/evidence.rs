@@ -22,8 +22,8 @@ use crate::cli::out::{Ink, Out, count, now_ms};
 use crate::cli::session::{Place as InTheLog, Session};
 use crate::sign::Signer;
 
-/// How long an outcome is waited for; a stop is settled by then, unless its node has gone.
-const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the log is waited for: a stop is settled by then, unless its node has gone.
+const LOG_PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Evidence that is in the log.
@@ -40,6 +40,17 @@ pub struct Appended {
     pub log: InTheLog,
     #[serde(skip)]
     pub drill: Drill,
+}
+
+/// Whether whom the drill stopped is back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Back {
+    /// A node has shown so: its checkpoint covers that in a moment.
+    Shown,
+    /// That is for the log to say.
+    Asked,
+    /// Somebody says for good that it is not.
+    Never,
 }
 
 /// The stop of a lock and the state that it is in, by the log that was verified now.
@@ -83,12 +94,13 @@ pub fn append(
     session: &Session<'_>,
     lock: Digest,
     signer: &Signer,
-    not_resumed: bool,
+    back: Back,
 ) -> Result<Appended, Failure> {
     let begun = Instant::now();
     let (checkpoint, record) = loop {
         let (checkpoint, record) = verified(session, &lock)?;
-        if record.outcome.is_some() || begun.elapsed() > OUTCOME_PATIENCE {
+        let whole = record.outcome.is_some() && (record.over || back != Back::Shown);
+        if whole || begun.elapsed() > LOG_PATIENCE {
             break (checkpoint, record);
         }
         std::thread::sleep(LOOK_EVERY);
@@ -97,7 +109,7 @@ pub fn append(
         let detail = format!("what this drill showed is in the log already: tagout log show {index}");
         return Err(Failure::new(Exit::Refused, "drill-known", detail));
     }
-    if !record.over && !not_resumed {
+    if !record.over && back != Back::Never {
         let scope = &record.scope;
         let detail = format!(
             "{scope} is not brought back yet: sign that first (`tagout proposals`, or `tagout resume {scope}`), or say for \

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tagout_proto::authority::{Signer as Named, Signers, Unauthorised};
+use tagout_proto::authority::Unauthorised;
 use tagout_proto::command::{Action, ActionKind, LockCommand, LockSet, Release, Start};
 use tagout_proto::digest::Digest;
 use tagout_proto::limits::PROPOSAL_TTL_MS;
@@ -28,7 +28,7 @@ mod evidence;
 mod page;
 mod report;
 
-use evidence::Appended;
+use evidence::{Appended, Back};
 
 /// The case of every stop that is a drill.
 const CASE: &str = "drill";
@@ -210,7 +210,7 @@ fn once(session: &Session<'_>, args: &RunArgs, signers: &[Signer]) -> Result<Exi
     if exit == Exit::Proposed {
         wait_for_others(session, scope, &lock, &gift)?;
     }
-    append(session, lock, stopper, Some(gift), args.alert_over, false)
+    append(session, lock, stopper, Some(gift), args.alert_over, Back::Shown)
 }
 
 /// Signs and appends the evidence, and says what it shows.
@@ -220,10 +220,10 @@ fn append(
     signer: &Signer,
     gift: Option<Gift>,
     alert_over: Option<u64>,
-    not_resumed: bool,
+    back: Back,
 ) -> Result<Exit, Failure> {
     let out = session.out;
-    let appended = evidence::append(session, lock, signer, not_resumed)?;
+    let appended = evidence::append(session, lock, signer, back)?;
     appended.say(out);
     let alert = appended.alert(alert_over);
     let scope = &appended.drill.scope;
@@ -242,7 +242,8 @@ fn finish(out: &Out, globals: &Globals, args: &FinishArgs) -> Result<Exit, Failu
     let signers = session.signers(&args.keys)?;
     let (lock, scope) = evidence::find(&session, &args.lock)?;
     let signer = who_may_stop(&session, &scope, &signers)?;
-    append(&session, lock, signer, None, args.alert_over, args.not_resumed)
+    let back = if args.not_resumed { Back::Never } else { Back::Asked };
+    append(&session, lock, signer, None, args.alert_over, back)
 }
 
 /// Whom a drill would stop.
@@ -326,26 +327,6 @@ fn confirm(out: &Out, args: &RunArgs) -> Result<(), Failure> {
     }
 }
 
-/// As the holders of `signers` would sign who show what roles may ask of keys: whether they do shows when they sign.
-fn assumed<'a>(session: &'a Session<'_>, signers: &[Signer]) -> Signers<'a> {
-    let mut all = Signers::default();
-    for signer in signers {
-        let key = signer.public_key().key();
-        let owner = session.authority().principal_of(key).filter(|_| !session.trust().is_suspended(key));
-        match owner {
-            Some(principal) if all.valid.iter().any(|named| named.principal.name == principal.name) => {}
-            Some(principal) => {
-                all.valid.push(Named { principal, key: key.clone(), presence: true, verification: true });
-            }
-            None => all.refused.push(format!(
-                "key {} belongs to no principal of this deployment, or is suspended",
-                key.fingerprint()
-            )),
-        }
-    }
-    all
-}
-
 /// The first of `signers` who may stop the scope: who places the lock, and who says afterwards what it reached.
 fn who_may_stop<'a>(
     session: &Session<'_>,
@@ -353,13 +334,13 @@ fn who_may_stop<'a>(
     signers: &'a [Signer],
 ) -> Result<&'a Signer, Failure> {
     let may = |signer: &&Signer| {
-        let alone = assumed(session, slice::from_ref(*signer));
+        let alone = session.assumed(slice::from_ref(*signer));
         session.authority().authorise(ActionKind::Stop, scope, &alone).is_ok()
     };
     match signers.iter().find(may) {
         Some(signer) => Ok(signer),
         None => {
-            let all = assumed(session, signers);
+            let all = session.assumed(signers);
             let refused = session.authority().authorise(ActionKind::Stop, scope, &all);
             Err(refused
                 .err()
@@ -375,7 +356,7 @@ fn what_it_lacks(
     scope: &Scope,
     signers: &[Signer],
 ) -> Result<Option<Unauthorised>, Failure> {
-    let all = assumed(session, signers);
+    let all = session.assumed(signers);
     for action in [ActionKind::Release, ActionKind::Start] {
         match session.authority().authorise(action, scope, &all) {
             Ok(()) => {}

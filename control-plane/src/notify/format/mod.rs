@@ -48,6 +48,11 @@ impl Format {
         }
     }
 
+    /// Chat and tickets.
+    pub fn is_for_people(self) -> bool {
+        matches!(self, Self::Slack | Self::Teams | Self::Jira | Self::ServiceNow)
+    }
+
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Cloudevents => "application/cloudevents+json; charset=UTF-8",

@@ -66,8 +66,14 @@ fn entity(event: &Event) -> Value {
     if let Some(reason) = &event.reason {
         body.insert("comment".into(), json!(reason));
     }
-    body.insert("status_id".into(), 1.into());
-    body.insert("status".into(), "Success".into());
+    // Somebody should look at a stop that not everybody confirmed, or at a drill whose agents did not come back.
+    let failed = matches!(event.topic, Topic::Outcome | Topic::Drill) && event.severity > Severity::Low;
+    let (status_id, status) = if failed { (2, "Failure") } else { (1, "Success") };
+    body.insert("status_id".into(), status_id.into());
+    body.insert("status".into(), status.into());
+    if failed {
+        body.insert("status_detail".into(), json!(event.title));
+    }
     Value::Object(body)
 }
 
