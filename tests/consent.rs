@@ -113,7 +113,8 @@ fn what_is_proposed_already_is_not_proposed_twice() {
     };
     let open = || {
         let listed = world.0.run(&["proposals", "--json"]).exits(0).json();
-        let ids = listed["proposals"].as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap().to_owned());
+        let ids =
+            listed["proposals"].as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap().to_owned());
         ids.collect::<Vec<_>>()
     };
     renew("demo/soon", 8);
@@ -127,7 +128,10 @@ fn what_is_proposed_already_is_not_proposed_twice() {
     assert_eq!((open().len(), open().contains(&first[0])), (2, true));
     // Enough people together need no proposal.
     let done = world.by_both(&["grant", "--renew-due", "--within", "24h", "--for", "72h"]);
-    assert_eq!(granted(&done).iter().map(|(scope, _)| *scope).collect::<Vec<_>>(), ["demo/later", "demo/soon"]);
+    assert_eq!(
+        granted(&done).iter().map(|(scope, _)| *scope).collect::<Vec<_>>(),
+        ["demo/later", "demo/soon"]
+    );
 }
 
 #[test]

@@ -484,6 +484,7 @@ fn what_is_wrong_with_the_file_of_receivers_is_said_at_the_start() {
         (entry("soc", good, "events = []"), "names at least one"),
         (entry("soc", good, "events = ['stops']"), "unknown variant `stops`"),
         (entry("soc", good, "scopes = ['a//b']"), "scope"),
+        (entry("soc", good, "scopes = ['demo']\nevents = ['security']"), "is of the whole fleet"),
         (entry("soc", good, "format = 'pagerduty'"), "unknown variant `pagerduty`"),
         (entry("soc", good, "format = 'jira'"), "needs \"project\""),
         (entry("soc", good, "project = 'SEC'"), "are for the format jira"),

@@ -4,6 +4,7 @@
 //! lock can never raise it (S7) and neither order nor duplicates of locks matter.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -123,6 +124,21 @@ impl Serialize for CallLimits {
         }
         let named = [("calls_per_minute", calls), ("tokens_per_minute", tokens)];
         serializer.collect_map(named.into_iter().filter_map(|(name, limit)| Some((name, limit?))))
+    }
+}
+
+/// For people: `60 calls and 1000 tokens a minute`.
+impl fmt::Display for CallLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |n: u64| if n == 1 { "" } else { "s" };
+        match (self.calls_per_minute, self.tokens_per_minute) {
+            (None, None) => f.write_str("no limits"),
+            (Some(calls), None) => write!(f, "{calls} call{} a minute", plural(calls)),
+            (None, Some(tokens)) => write!(f, "{tokens} token{} a minute", plural(tokens)),
+            (Some(calls), Some(tokens)) => {
+                write!(f, "{calls} call{} and {tokens} token{} a minute", plural(calls), plural(tokens))
+            }
+        }
     }
 }
 

@@ -132,16 +132,8 @@ pub fn terms(terms: &Terms) -> String {
     };
     match terms.limits == CallLimits::default() {
         true => format!("{essential}; no limits"),
-        false => format!("{essential}; at most {}", limits(terms.limits)),
+        false => format!("{essential}; at most {}", terms.limits),
     }
-}
-
-/// `60 calls and 1000 tokens a minute`.
-pub fn limits(limits: CallLimits) -> String {
-    let limit = |limit: Option<u64>, noun| limit.map(|n| count(n, noun));
-    let calls = limit(limits.calls_per_minute, "call");
-    let named: Vec<_> = calls.into_iter().chain(limit(limits.tokens_per_minute, "token")).collect();
-    format!("{} a minute", named.join(" and "))
 }
 
 pub fn say_agents(out: &Out, agents: &Agents, locks: &Locks) {
@@ -232,7 +224,7 @@ fn row(out: &Out, record: &LockRecord, now_ms: u64) -> Vec<String> {
 
 fn how(kind: LockKind) -> String {
     match kind {
-        LockKind::Throttle(limits) => format!("throttle to {}", self::limits(limits)),
+        LockKind::Throttle(limits) => format!("throttle to {limits}"),
         kind => kind.name().into(),
     }
 }

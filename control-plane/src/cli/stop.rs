@@ -232,7 +232,7 @@ pub(super) fn say_placed(out: &Out, kind: LockKind, answer: &CommandAnswer) {
         }
         LockKind::Isolate => ("ISOLATED", String::new()),
         LockKind::Restrict => ("RESTRICTED", String::new()),
-        LockKind::Throttle(limits) => ("THROTTLED", format!(" ({})", status::limits(limits))),
+        LockKind::Throttle(limits) => ("THROTTLED", format!(" ({limits})")),
     };
     let again = if answer.repeated { ", as it was before" } else { "" };
     out.line(format!("{} {scope}{mode} at entry {}{again}", out.ink(Ink::Red, done), answer.index));
@@ -263,7 +263,7 @@ fn effect(kind: LockKind) -> String {
             "no new calls, calls under way are cut, and enforcers cut the agent's network".into()
         }
         LockKind::Restrict => "no new calls but essential ones; calls under way go on".into(),
-        LockKind::Throttle(limits) => format!("at most {}; calls under way go on", status::limits(limits)),
+        LockKind::Throttle(limits) => format!("at most {limits}; calls under way go on"),
     };
     let lifted =
         if kind.needs_start() { "its release and then its start lift it" } else { "its release lifts it" };

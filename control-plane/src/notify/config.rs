@@ -389,3 +389,28 @@ fn headers(name: &str, authorization: Option<&str>, extra: Option<&str>) -> Resu
     }
     Ok(headers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::tests::{attempt, stop};
+    use super::*;
+
+    #[test]
+    fn refused_attempts_are_for_those_who_see_the_fleet_and_in_chat_for_those_who_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify.toml");
+        let wants = |target: &str, more: &str| {
+            std::fs::write(&path, format!("{target}\nname = 'soc'\n{more}")).unwrap();
+            let receiver = load(&path, "node-1").unwrap().remove(0);
+            (receiver.wants(&stop()), receiver.wants(&attempt()))
+        };
+        let lines = "[[siem]]\nfile = 'ocsf.jsonl'";
+        assert_eq!(wants(lines, ""), (true, true));
+        assert_eq!(wants(lines, "scopes = ['support']"), (true, false));
+        assert_eq!(wants(lines, "scopes = ['support/agent_22/part']"), (true, false), "the stop is above it");
+        assert_eq!(wants(lines, "scopes = ['billing']"), (false, false));
+        let chat = "[[receiver]]\nformat = 'slack'\nurl = 'https://hooks.slack.example/x'";
+        assert_eq!(wants(chat, ""), (true, false));
+        assert_eq!(wants(chat, "events = ['security']"), (false, true));
+    }
+}

@@ -11,6 +11,7 @@ use tagout_proto::envelope::Envelope;
 use tagout_proto::lock::{LockKind, Trip};
 use tagout_proto::log::entry::{Entry, EntryKind};
 use tagout_proto::restore::Restore;
+use tagout_proto::rule::CallLimits;
 use tagout_proto::scope::Scope;
 use tagout_proto::strict::format_instant_ms;
 use tagout_proto::wire::Outcome;
@@ -439,8 +440,10 @@ impl Event {
     /// What people want to know, by name.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         let detail = |key: &str| self.details.get(key).and_then(Value::as_str).map(str::to_owned);
+        let limits = self.details.get("limits").and_then(|limits| CallLimits::deserialize(limits).ok());
         let facts = [
             ("Scope", Some(self.scope.to_string())),
+            ("Limits", limits.map(|limits| limits.to_string())),
             ("By", (!self.by.is_empty()).then(|| self.by.join(", "))),
             ("Reason", self.reason.clone()),
             ("Case", self.case.clone()),
@@ -561,6 +564,17 @@ pub(super) mod tests {
         let parts = document["drill"].as_object_mut().expect("an object");
         parts.retain(|key, _| key != "release" && key != "start");
         assert_eq!(told(&document).next.as_deref(), Some("tagout resume support/canary --reason WHY"));
+    }
+
+    #[test]
+    fn people_are_told_to_what_a_throttle_limits() {
+        let document = json!({
+            "tagout": 1, "deployment": format!("moltbook:{}", "0".repeat(64)), "action": "throttle", "id": "1",
+            "issued_at": "2026-11-22T15:00:00Z", "scope": "support", "reason": "r",
+            "limits": {"calls_per_minute": 1, "tokens_per_minute": 500}
+        });
+        let facts = of(EntryKind::Command, document.to_string(), false).facts();
+        assert_eq!(facts[1], ("Limits", "1 call and 500 tokens a minute".to_owned()));
     }
 
     #[test]

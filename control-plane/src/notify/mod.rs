@@ -650,3 +650,21 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     }
     serde_json::from_slice(bytes).map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::event::tests::{attempt, stop};
+    use super::*;
+
+    #[test]
+    fn refused_attempts_take_no_place_of_anything_else() {
+        let mut queue = VecDeque::new();
+        (0..QUEUE_MAX).for_each(|_| assert_eq!(push(&mut queue, attempt()), None));
+        assert_eq!(push(&mut queue, attempt()).map(|event| event.topic), Some(Topic::Security));
+        for _ in 0..QUEUE_MAX {
+            assert_eq!(push(&mut queue, stop()).map(|event| event.topic), Some(Topic::Security));
+        }
+        assert_eq!(push(&mut queue, stop()), Some(stop()), "there is nothing else to drop");
+        assert!(queue.len() == QUEUE_MAX && queue.iter().all(|event| *event == stop()));
+    }
+}

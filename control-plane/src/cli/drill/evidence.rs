@@ -90,12 +90,7 @@ fn no_such_stop(text: &str) -> Failure {
 }
 
 /// Writes down what the log says of this stop, signs it, and has it appended.
-pub fn append(
-    session: &Session<'_>,
-    lock: Digest,
-    signer: &Signer,
-    back: Back,
-) -> Result<Appended, Failure> {
+pub fn append(session: &Session<'_>, lock: Digest, signer: &Signer, back: Back) -> Result<Appended, Failure> {
     let begun = Instant::now();
     let (checkpoint, record) = loop {
         let (checkpoint, record) = verified(session, &lock)?;

@@ -259,4 +259,16 @@ mod tests {
         assert_eq!((&body["class_uid"], &body["type_uid"]), (&json!(2004), &json!(200_401)));
         assert_eq!(body["evidences"], json!([{"src_endpoint": {"ip": "192.0.2.7", "port": 4711}}]));
     }
+
+    #[test]
+    fn what_did_not_work_is_a_failure() {
+        let of = |topic, severity| {
+            let body = ocsf(&Event { topic, severity, ..stop() });
+            (body["status"].as_str().unwrap().to_owned(), body.get("status_detail").cloned())
+        };
+        for topic in [Topic::Outcome, Topic::Drill] {
+            assert_eq!(of(topic, Severity::Informational), ("Success".into(), None));
+            assert_eq!(of(topic, Severity::Medium), ("Failure".into(), Some(json!(stop().title))));
+        }
+    }
 }
