@@ -233,6 +233,9 @@ pub struct Enables {
     pub more: u64,
     /// The first of these.
     pub first: Vec<Enabled>,
+    /// Nodes that did not say which agents they know: there may be more.
+    #[serde(default)]
+    pub unheard: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -129,8 +129,8 @@ pub async fn show(
         reader.sight().touching(&proposed.scope)?;
         (record(&ledger, id, proposed), with_releases(&ledger, proposed))
     };
-    let agents = agents_on(&api.service, &reader.sight().narrow(&proposal.scope)?).await;
-    let enables = enables(&api.service.replica.ledger(), &actions, &agents);
+    let (agents, unheard) = agents_on(&api.service, &reader.sight().narrow(&proposal.scope)?).await;
+    let enables = Enables { unheard, ..enables(&api.service.replica.ledger(), &actions, &agents) };
     Ok(Json(ProposalShown { proposal, enables }))
 }
 
@@ -183,5 +183,5 @@ fn enables(ledger: &Ledger, actions: &[Action], agents: &[Agent]) -> Enables {
     let more = first.len() as u64;
     first.truncate(ENABLED_SHOWN_MAX);
     let instances = agents.iter().map(|agent| agent.instances.len() as u64).sum();
-    Enables { agents: agents.len() as u64, instances, more, first }
+    Enables { agents: agents.len() as u64, instances, more, first, unheard: 0 }
 }

@@ -52,7 +52,7 @@ pub async fn agents(
     query: ScopeQuery,
 ) -> Result<Json<Agents>, Problem> {
     let scopes = reader.sight().narrow(&scope_of(query)?)?;
-    Ok(Json(Agents { agents: agents_on(&api.service, &scopes).await }))
+    Ok(Json(Agents { agents: agents_on(&api.service, &scopes).await.0 }))
 }
 
 /// `GET /v1/enrolments?scope=…`.
@@ -209,15 +209,16 @@ fn lock_id(path: LockPath) -> Result<Digest, Problem> {
     })
 }
 
-/// Agents at or below `scopes`, none of which lies below another, as every node knows them.
-pub(super) async fn agents_on(service: &Service, scopes: &[Scope]) -> Vec<Agent> {
-    let mut agents = Vec::new();
+/// Agents at or below `scopes`, none of which lies below another, as every node knows them; and how many nodes did not say.
+pub(super) async fn agents_on(service: &Service, scopes: &[Scope]) -> (Vec<Agent>, u64) {
+    let (mut agents, mut unheard) = (Vec::new(), 0);
     for scope in scopes {
-        let seen = service.cluster.instances_below(scope, SEEN_WITHIN).await;
+        let (seen, silent) = service.cluster.instances_below(scope, SEEN_WITHIN).await;
+        unheard = silent.max(unheard);
         agents.extend(agents_below(service, scope, seen));
     }
     agents.sort_by(|a, b| a.scope.cmp(&b.scope));
-    agents
+    (agents, unheard)
 }
 
 /// Agents at or below `scope`: seen by a lease, or with a grant of their own.
@@ -252,7 +253,7 @@ fn agents_below(service: &Service, scope: &Scope, seen: Vec<(Scope, Instance)>) 
 /// Who is on or below a scope that is being stopped, on every node. It is asked for while the stop is being committed.
 pub fn find_instances(service: &Service, scope: Scope) -> JoinHandle<Vec<(Scope, Instance)>> {
     let cluster = service.cluster.clone();
-    tokio::spawn(async move { cluster.instances_below(&scope, SEEN_WITHIN).await })
+    tokio::spawn(async move { cluster.instances_below(&scope, SEEN_WITHIN).await.0 })
 }
 
 /// What is known once the stop took effect: no answer waits long for a node that is gone.

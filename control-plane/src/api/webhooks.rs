@@ -146,7 +146,7 @@ async fn take(
             scope: wanted.scope,
         });
     }
-    let living = api.service.cluster.instances_below(&Scope::fleet(), SEEN_WITHIN).await;
+    let (living, _) = api.service.cluster.instances_below(&Scope::fleet(), SEEN_WITHIN).await;
     let agents: BTreeSet<_> = living.into_iter().map(|(agent, _)| agent).collect();
     integration.allow(&wanted, &in_force, &agents, now_ms).inspect_err(|why| {
         if let NotDone::TooMany(TooMany { limit, agents }) = why {

@@ -173,9 +173,12 @@ fn say<'a>(out: &Out, enrolments: impl Iterator<Item = &'a EnrolmentRecord>) {
 }
 
 fn revoke(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failure> {
-    let (session, withdrawal) = (Session::open_to_tighten(out, globals)?, &args.withdrawal);
+    let (mut session, withdrawal) = (Session::open_to_tighten(out, globals)?, &args.withdrawal);
     let enrolments = match session.client.enrolments(&Scope::fleet()) {
-        Ok(found) => found.enrolments,
+        Ok(found) => {
+            session.learn_if_shown();
+            found.enrolments
+        }
         // Whole ids need no looking up.
         Err(failure) if withdrawal.scope.is_none() => {
             out.note(format!("warning: which enrolments are in force cannot be said: {failure}"));

@@ -31,6 +31,8 @@ use super::profile::Profile;
 use super::session::Given;
 use crate::tls;
 
+/// A node's problem with a token that it does not know.
+const INVALID_TOKEN: &str = "invalid-token";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node holds a long poll for 20 s at most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -337,7 +339,17 @@ impl Client {
 
     /// As [`accepted`], and where reading was refused, with what was not shown here, and why.
     fn accepted(&self, answer: Answer) -> Result<Vec<u8>, Failure> {
-        accepted(answer).map_err(|failure| self.bearer.explain(failure))
+        accepted(answer).map_err(|mut failure| {
+            if failure.problem.code == INVALID_TOKEN {
+                failure.problem.detail = format!("{}: {}", self.node(), failure.problem.detail);
+            }
+            self.bearer.explain(failure)
+        })
+    }
+
+    /// Whether a node has a quorum; what it said otherwise.
+    pub fn ready(&self) -> Result<(), Failure> {
+        self.accepted(self.ask(Method::GET, "readyz", &bare)?).map(drop)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -389,7 +401,7 @@ impl Client {
                 if !open.is_empty() {
                     let next = timeout(if more { HEDGE_AFTER } else { ANSWER_TIMEOUT * 2 }, open.next());
                     match next.await {
-                        Ok(Some((at, Ok::<Answer, String>(answer)))) if answer.status.is_server_error() => {
+                        Ok(Some((at, Ok::<Answer, String>(answer)))) if another_may(&answer) => {
                             unable = unable.take().or(Some((at, answer)));
                         }
                         Ok(Some((at, Ok(answer)))) => return Some((at, answer)),
@@ -572,6 +584,12 @@ fn said(error: &reqwest::Error) -> String {
         return format!("{text}; its node needs `tagout renew`, and stopping works all the same");
     }
     text
+}
+
+/// Whether another node may give what this one does not: it has a quorum, or knows the token.
+fn another_may(answer: &Answer) -> bool {
+    let unknown = || serde_json::from_slice::<Problem>(&answer.body).is_ok_and(|p| p.code == INVALID_TOKEN);
+    answer.status.is_server_error() || (answer.status == StatusCode::UNAUTHORIZED && unknown())
 }
 
 /// The body of a success; the problem that a node described otherwise.

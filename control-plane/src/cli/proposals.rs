@@ -265,6 +265,11 @@ fn say_enables(out: &Out, action: &Action, enables: &Enables) {
         more => out.ink(Ink::Yellow, format!("more than now for {more} of {agents} with {instances}:")),
     };
     out.line(format!("  {:<11}{more}", "enables"));
+    if enables.unheard > 0 {
+        let silent = count(enables.unheard, "node");
+        let note = out.ink(Ink::Yellow, format!("{silent} did not answer, and may know of more agents"));
+        out.line(format!("  {:<11}{note}", ""));
+    }
     let besides = match action {
         Action::Release(_) if enables.more == 0 => "what was halted or drained needs its start, too".into(),
         Action::Grant(grant) => {

@@ -74,9 +74,12 @@ impl Withdrawal {
 }
 
 pub fn run(out: &Out, globals: &Globals, args: RevokeArgs) -> Result<Exit, Failure> {
-    let (session, withdrawal) = (Session::open_to_tighten(out, globals)?, &args.withdrawal);
+    let (mut session, withdrawal) = (Session::open_to_tighten(out, globals)?, &args.withdrawal);
     let grants = match session.client.status() {
-        Ok(status) => status.grants,
+        Ok(status) => {
+            session.learn_if_shown();
+            status.grants
+        }
         // Whole ids need no looking up.
         Err(failure) if withdrawal.scope.is_none() => {
             out.note(format!("warning: which grants are in force cannot be said: {failure}"));

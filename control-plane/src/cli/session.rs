@@ -143,6 +143,13 @@ impl<'a> Session<'a> {
         Err(behind.expect("there is a node, and it was behind"))
     }
 
+    /// As [`Session::learn`] for whoever takes away and can wait for the answer: without one, this machine's is used.
+    pub fn learn_if_shown(&mut self) {
+        if let Err(failure) = self.learn() {
+            self.out.note(format!("warning: going by what this machine knows: {failure}"));
+        }
+    }
+
     pub fn trust(&self) -> &Trust {
         self.profile.trust()
     }

@@ -1,5 +1,7 @@
 //! `tagout status`: what runs, what is locked out and by whom, and when consent ends.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use serde::Serialize;
 use tagout_proto::digest::Digest;
@@ -16,6 +18,9 @@ use super::log::seen::Seen;
 use super::out::{Ink, Out, count, instant, now_ms, span};
 use super::proposals;
 use super::session::Session;
+
+/// How long a quorum is waited for before it is said that there is none.
+const READY_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub struct StatusArgs {
@@ -83,6 +88,7 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         out.line(format!("\n{}, see `tagout proposals`", count(proposals.len() as u64, "proposal")));
         proposals::say_open(&session, &proposals)?;
     }
+    let ready = if behind { Ok(()) } else { ready(&session) };
     if behind {
         out.note(format!(
             "{} this node's log has {} entries, and what it shows is as of {}: it reaches no quorum, and knows of what came \
@@ -93,7 +99,27 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         ));
         return Ok(Exit::Unreachable);
     }
+    if let Err(why) = &ready {
+        out.note(format!(
+            "{} it reaches no quorum, so that agents get no leases, and a stop that waits for one is not shown here ({why}). A \
+             stop is taken all the same; look at `tagout node list`",
+            out.ink(Ink::Yellow, "note:")
+        ));
+        return Ok(Exit::Unreachable);
+    }
     Ok(Exit::Ok)
+}
+
+/// A leader may be about to be elected.
+fn ready(session: &Session<'_>) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        let ready = session.client.ready();
+        if ready.is_ok() || begun.elapsed() > READY_PATIENCE {
+            return ready;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 pub fn say_grants<'a>(out: &Out, grants: impl Iterator<Item = &'a GrantSummary>) {

@@ -163,14 +163,14 @@ pub fn place(out: &Out, globals: &Globals, kind: LockKind, args: &LockArgs) -> R
     if let (Some(copies), Some(dir)) = (args.copies, &args.out) {
         return runbook(out, globals, &lock, &args.keys, copies, dir);
     }
-    let session = Session::open_to_tighten(out, globals)?;
+    let mut session = Session::open_to_tighten(out, globals)?;
     if args.dry_run {
         return dry_run(&session, &lock);
     }
-    send(&session, lock, args)
+    send(&mut session, lock, args)
 }
 
-fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exit, Failure> {
+fn send(session: &mut Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exit, Failure> {
     let (out, kind, scope) = (session.out, lock.kind, lock.scope.clone());
     let signers = session.signers_to_tighten(&args.keys)?;
     let signed = session.sign_tightening(Action::Lock(lock), &signers)?;
@@ -180,7 +180,7 @@ fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exi
 
     // From here on the stop stands. What goes wrong now is reported beside it, never instead of it.
     let mut problem = None;
-    let log = session.prove(answer.index, &signed.envelope).map_err(|f| problem = Some(f)).ok();
+    let log = prove(session, answer.index, &signed).map_err(|f| problem = Some(f)).ok();
     if let Some(place) = &log {
         session.say_place(place);
     }
@@ -203,6 +203,16 @@ fn send(session: &Session<'_>, lock: LockCommand, args: &LockArgs) -> Result<Exi
     let (signed, problem) = (signed.summary(session.trust()), problem.map(|f| f.problem));
     out.document(&Report { answer, signed, log, reach_now, problem });
     Ok(exit)
+}
+
+/// The log may be signed by a node that this machine has not heard of yet.
+fn prove(session: &mut Session<'_>, index: u64, signed: &Signed) -> Result<Place, Failure> {
+    match session.prove(index, &signed.envelope) {
+        Err(failure) if failure.exit == Exit::Unverified && session.learn().is_ok() => {
+            session.prove(index, &signed.envelope)
+        }
+        proven => proven,
+    }
 }
 
 /// What is so all the same, where a node took it and no log has it; the failure itself follows.

@@ -36,9 +36,7 @@ pub struct SuspendArgs {
 pub fn run(out: &Out, globals: &Globals, args: SuspendArgs) -> Result<Exit, Failure> {
     let mut session = Session::open_to_tighten(out, globals)?;
     // A principal's newest keys; but that a node does not show them keeps nobody from taking back those that are known.
-    if let Err(failure) = session.learn() {
-        out.note(format!("warning: going by what this machine knows: {failure}"));
-    }
+    session.learn_if_shown();
     let keys = chosen(session.trust(), &args)?;
     out.line(format!("{}:", count(keys.len() as u64, "key")));
     for key in &keys {

@@ -263,8 +263,12 @@ impl Cluster {
         self.consensus.status()
     }
 
-    /// Instances at or below `scope` that any node has seen within `within`. A node that does not answer is passed over.
-    pub async fn instances_below(&self, scope: &Scope, within: Duration) -> Vec<(Scope, wire::Instance)> {
+    /// Instances at or below `scope` that any node has seen within `within`, and how many nodes did not say.
+    pub async fn instances_below(
+        &self,
+        scope: &Scope,
+        within: Duration,
+    ) -> (Vec<(Scope, wire::Instance)>, u64) {
         let mut found: BTreeMap<(Scope, String), u64> = BTreeMap::new();
         let request = (scope, within.as_millis() as u64);
         let asked = self.peers.others().into_iter().map(|id| {
@@ -273,16 +277,17 @@ impl Cluster {
                 self.peers
                     .ask::<_, Vec<(Scope, wire::Instance)>>(id, Kind::Instances, request, INSTANCES_TIMEOUT)
                     .await
-                    .unwrap_or_default()
             }
         });
-        let others = join_all(asked).await.into_iter().flatten();
+        let answers = join_all(asked).await;
+        let unheard = answers.iter().filter(|answer| answer.is_err()).count() as u64;
+        let others = answers.into_iter().flatten().flatten();
         for (agent, instance) in self.instances.below(scope, within).into_iter().chain(others) {
             let seen = found.entry((agent, instance.instance)).or_insert(instance.seen_ms_ago);
             *seen = instance.seen_ms_ago.min(*seen);
         }
         let instance = |((agent, instance), seen_ms_ago)| (agent, wire::Instance { instance, seen_ms_ago });
-        found.into_iter().map(instance).collect()
+        (found.into_iter().map(instance).collect(), unheard)
     }
 }
 

@@ -19,7 +19,7 @@ pub mod key;
 mod state;
 mod target;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -341,13 +341,13 @@ impl Notifications {
                 }
                 continue;
             }
-            let count = events.len();
+            let ids: BTreeSet<String> = events.iter().map(|event| event.id.clone()).collect();
             let taken = match self.ask_leader(&cluster, Ask::Events(events)).await {
                 Ok(answer) => matches!(decode(&answer), Ok(true)),
                 Err(NotDone::NoLeader | NotDone::NoReceiver | NotDone::NoEvent(_)) => false,
             };
             if taken {
-                self.outbox.lock().drain(..count);
+                self.outbox.lock().retain(|event| !ids.contains(&event.id));
             } else if shutdown.run_until_cancelled(tokio::time::sleep(HAND_ON_RETRY)).await.is_none() {
                 return;
             }
@@ -540,8 +540,8 @@ impl Notifications {
     }
 
     fn resume_here(&self, receiver: &str) -> Result<(), NotDone> {
-        let term = (*self.lead.borrow()).ok_or(NotDone::NoLeader)?;
         let receiver = &self.receiver(receiver)?.name;
+        let term = (*self.lead.borrow()).ok_or(NotDone::NoLeader)?;
         self.alter(receiver, term, |state| state.disabled = None);
         self.wakes(receiver).asked.notify_one();
         Ok(())

@@ -115,7 +115,7 @@ fn other_bodies() {
             let proposal = ProposalRecord { id: lock, action, scope: on, command, signed_by, missing: None, entries: vec![], expires_at_ms: T0 };
             let (verdict, verdict_then) = (Verdict::Denied, Verdict::Enabled);
             let first = vec![Enabled { scope: scope("a/x"), instances: 1, verdict, verdict_then }];
-            let enables = Enables { agents: 2, instances: 3, more: 1, first };
+            let enables = Enables { agents: 2, instances: 3, more: 1, first, unheard: 1 };
             serde_json::to_string(&ProposalShown { proposal, enables }).unwrap()
         }),
         text(&|| {

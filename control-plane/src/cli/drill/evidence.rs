@@ -107,7 +107,7 @@ pub fn append(session: &Session<'_>, lock: Digest, signer: &Signer, back: Back) 
     if !record.over && back != Back::Never {
         let scope = &record.scope;
         let detail = format!(
-            "{scope} is not brought back yet: sign that first (`tagout proposals`, or `tagout resume {scope}`), or say for \
+            "{scope} is not brought back yet: sign that first (`tagout proposals`, or `tagout resume {scope} --reason WHY`), or say for \
              good that it was not, with --not-resumed"
         );
         return Err(Failure::new(Exit::MissingSignatures, "not-resumed", detail));

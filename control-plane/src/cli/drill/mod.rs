@@ -186,15 +186,18 @@ fn once(session: &Session<'_>, args: &RunArgs, signers: &[Signer]) -> Result<Exi
     let lock = LockCommand { scope: scope.clone(), kind, reason, case };
     let signed = session.sign_tightening(Action::Lock(lock), slice::from_ref(stopper))?;
     let answer = session.send(&signed.envelope);
-    let answer = answer.inspect_err(|failure| stop::say_not_committed(out, scope, &signed, failure))?;
-    let lock = answer.digest;
+    let lock = signed.envelope.digest();
+    let answer = answer.inspect_err(|failure| {
+        stop::say_not_committed(out, scope, &signed, failure);
+        out.line(
+            "where it is in force, or once it is, this brings it back, and then says what the drill showed:",
+        );
+        say_way_back(out, scope, &lock);
+    })?;
     stop::say_placed(out, kind, &answer);
     // Said now, since nothing may be said any more when this process is killed.
     out.line("whatever ends this command now leaves it stopped. This brings it back, and then says what the drill showed:");
-    out.line(format!(
-        "  tagout resume {scope} --reason \"after a drill\" && tagout drill finish {}",
-        lock.short()
-    ));
+    say_way_back(out, scope, &lock);
     session.say_place(&session.prove(answer.index, &signed.envelope)?);
     reach::follow(session, lock)?;
 
@@ -211,6 +214,11 @@ fn once(session: &Session<'_>, args: &RunArgs, signers: &[Signer]) -> Result<Exi
         wait_for_others(session, scope, &lock, &gift)?;
     }
     append(session, lock, stopper, Some(gift), args.alert_over, Back::Shown)
+}
+
+fn say_way_back(out: &Out, scope: &Scope, lock: &Digest) {
+    let lock = lock.short();
+    out.line(format!("  tagout resume {scope} --reason \"after a drill\" && tagout drill finish {lock}"));
 }
 
 /// Signs and appends the evidence, and says what it shows.
@@ -276,7 +284,7 @@ impl Canary {
             let (why, next) = match locks.first() {
                 Some(lock) => (
                     format!("lock {} holds it", lock.short()),
-                    format!("`tagout resume {agent}` brings it back"),
+                    format!("`tagout resume {agent} --reason WHY` brings it back"),
                 ),
                 None => {
                     ("nobody consents to it".into(), format!("`tagout grant {agent} --for 72h` lets it run"))
@@ -433,7 +441,7 @@ fn look(session: &Session<'_>, scope: &Scope, lock: &Digest, gift: &Gift) -> Res
 
 fn not_resumed(scope: &Scope, lock: &Digest, why: &str) -> Failure {
     let detail = format!(
-        "{why}, and {scope} stays stopped: tagout resume {scope}, then tagout drill finish {}",
+        "{why}, and {scope} stays stopped: tagout resume {scope} --reason WHY, then tagout drill finish {}",
         lock.short()
     );
     Failure::new(Exit::MissingSignatures, "not-resumed", detail)

@@ -222,6 +222,9 @@ fn say_next(
             format!("then bring {}", quoted(dir))
         }
     ));
+    out.line(
+        "what the other nodes' tagout.toml names, such as webhooks and notify, it needs too: copy those lines and files",
+    );
     let url = plan.url();
     let path = profile::locate(globals.profile.as_deref())?;
     match profile::add_node(&path, &url) {

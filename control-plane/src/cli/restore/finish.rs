@@ -95,6 +95,7 @@ pub fn run(out: &Out, args: FinishArgs) -> Result<Exit, Failure> {
     for node in &nodes {
         out.line(format!("  tagout serve --config {}", quoted(&node.config)));
     }
+    out.line("what the old nodes' tagout.toml named, such as webhooks and notify, they need too: copy those lines and files");
     let profile = quoted(&args.dir.join(super::PROFILE_FILE));
     out.line(format!(
         "with {profile}, `tagout status` then shows the halt of the whole fleet; `tagout resume` and `tagout grant` bring back \
