@@ -16,6 +16,7 @@ use tagout_proto::wire::AccessRole;
 use tagout_tests::deployment::{Choice, Deployment, PEOPLE, parse, runtime};
 use tagout_tests::issuer::{Issuer, now_s, unsigned};
 use tagout_tests::ran::Ran;
+use tagout_tests::three::Three;
 use tagout_tests::wait::{DEADLINE, wait_until};
 
 /// 2100-01-01.
@@ -615,4 +616,21 @@ fn s3_guards_need_no_more_than_their_own_token() {
     assert!(report.contains("This host can be stopped now"), "{report}");
     assert_eq!(world.send("/v1/commands", &deployment.stop("demo/a"), None).0, 201);
     wait_until("the guard to deny", || guard.check().is_err());
+}
+
+#[test]
+fn a_token_that_one_node_lacks_is_shown_to_the_next() {
+    let three = Three::start();
+    let run = |arguments: &[&str]| three.deployment.run(arguments);
+    let (access, out) = (three.deployment.dir().join("node-2/access.toml"), "elsewhere.token");
+    let access = access.to_str().expect("UTF-8");
+    run(&["token", "new", "elsewhere", "--role", "viewer", "--access", access, "--out", out]).exits(0);
+    let [first, second] = [0, 1].map(|node| three.url(node, ""));
+    wait_until("the second node to know it", || {
+        run(&["--api-token", out, "--node", &second, "status"]).code == Some(0)
+    });
+    run(&["--api-token", out, "status"]).exits(0);
+    let refused = run(&["--api-token", out, "--node", &first, "status"]).exits(3);
+    let said = format!("{}: the API token is none of this node's", first.trim_end_matches('/'));
+    assert!(refused.stderr.contains(&said), "{refused:?}");
 }
