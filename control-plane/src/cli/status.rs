@@ -19,7 +19,7 @@ use super::out::{Ink, Out, count, instant, now_ms, span};
 use super::proposals;
 use super::session::Session;
 
-/// How long a quorum is waited for before it is said that there is none.
+/// How long nodes may take to be ready before it is said that they are not.
 const READY_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
@@ -88,7 +88,6 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         out.line(format!("\n{}, see `tagout proposals`", count(proposals.len() as u64, "proposal")));
         proposals::say_open(&session, &proposals)?;
     }
-    let ready = if behind { Ok(()) } else { ready(&session) };
     if behind {
         out.note(format!(
             "{} this node's log has {} entries, and what it shows is as of {}: it reaches no quorum, and knows of what came \
@@ -99,10 +98,10 @@ pub fn run(out: &Out, globals: &Globals, args: StatusArgs) -> Result<Exit, Failu
         ));
         return Ok(Exit::Unreachable);
     }
-    if let Err(why) = &ready {
+    if let Err(why) = ready(&session) {
         out.note(format!(
-            "{} it reaches no quorum, so that agents get no leases, and a stop that waits for one is not shown here ({why}). A \
-             stop is taken all the same; look at `tagout node list`",
+            "{} no leases are given now ({why}): guards deny once theirs have ended, and a stop that waits for a quorum is not \
+             shown here. A stop is taken all the same; look at `tagout node list`",
             out.ink(Ink::Yellow, "note:")
         ));
         return Ok(Exit::Unreachable);
