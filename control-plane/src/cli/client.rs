@@ -347,7 +347,7 @@ impl Client {
         })
     }
 
-    /// Whether a node has a quorum; what it said otherwise.
+    /// Whether a node gives leases; what it said otherwise.
     pub fn ready(&self) -> Result<(), Failure> {
         self.accepted(self.ask(Method::GET, "readyz", &bare)?).map(drop)
     }
