@@ -136,6 +136,22 @@ fn s1_s5_s8_three_nodes_have_the_same_proposals_and_keep_them() {
     same(&three);
     assert_eq!(runtime.block_on(proposals(&three, 1)), expected);
 
+    // Where a node is away, whoever is about to sign is told that there may be more agents than are shown.
+    let show = |three: &Three| {
+        let url = three.url(1, "");
+        three.deployment.run(&["--node", &url, "proposals", "show", &ids[0].to_string()]).exits(0).stdout
+    };
+    let silent = "1 node did not answer, and may know of more agents";
+    assert!(!show(&three).contains(silent));
+    three.kill_one(0);
+    let shown = show(&three);
+    assert!(shown.contains(silent), "{shown}");
+    three.run_one(0);
+    wait_until("the node to be back", || {
+        let ready = runtime.block_on(http.get(three.url(0, "/readyz")).send());
+        ready.is_ok_and(|answer| answer.status().is_success())
+    });
+
     // Bob signs at another node than Alice did; two at once, at two nodes, take effect once.
     let deployment = &three.deployment;
     let by_bob: Vec<_> =

@@ -130,7 +130,7 @@ pub async fn show(
         (record(&ledger, id, proposed), with_releases(&ledger, proposed))
     };
     let (agents, unheard) = agents_on(&api.service, &reader.sight().narrow(&proposal.scope)?).await;
-    let enables = Enables { unheard, ..enables(&api.service.replica.ledger(), &actions, &agents) };
+    let enables = enables(&api.service.replica.ledger(), &actions, &agents, unheard);
     Ok(Json(ProposalShown { proposal, enables }))
 }
 
@@ -167,7 +167,7 @@ fn with_releases(ledger: &Ledger, proposed: &Proposed) -> Vec<Action> {
     actions
 }
 
-fn enables(ledger: &Ledger, actions: &[Action], agents: &[Agent]) -> Enables {
+fn enables(ledger: &Ledger, actions: &[Action], agents: &[Agent], unheard: u64) -> Enables {
     let now_ms = clock::wall_ms();
     let more = |agent: &Agent| {
         let verdict_then = ledger.verdict_after(actions, &agent.scope, now_ms);
@@ -183,5 +183,5 @@ fn enables(ledger: &Ledger, actions: &[Action], agents: &[Agent]) -> Enables {
     let more = first.len() as u64;
     first.truncate(ENABLED_SHOWN_MAX);
     let instances = agents.iter().map(|agent| agent.instances.len() as u64).sum();
-    Enables { agents: agents.len() as u64, instances, more, first, unheard: 0 }
+    Enables { agents: agents.len() as u64, instances, more, first, unheard }
 }
